@@ -1,0 +1,98 @@
+// Key types, and Ed25519 signatures that are bound to a context.
+import { ed25519, x25519 } from "@noble/curves/ed25519.js";
+import { concatBytes, fromBase64, fromBase64Url, toBase64, toBase64Url, utf8 } from "../base/bytes.ts";
+
+/** Ed25519 public key (RFC 8032), base64url without padding, 43 characters. */
+export type IdentityKey = string & { readonly __brand: "IdentityKey" };
+/** Ed25519 seed, 32 bytes. */
+export type IdentitySecret = Uint8Array & { readonly __brand: "IdentitySecret" };
+/** Ed25519 signature, base64url without padding, 86 characters. */
+export type Signature = string & { readonly __brand: "Signature" };
+/** X25519 public key as `wg` prints it: base64 with padding, 44 characters. */
+export type WireGuardKey = string & { readonly __brand: "WireGuardKey" };
+/** X25519 private key as `wg` takes it: base64 with padding, 44 characters. */
+export type WireGuardSecret = string & { readonly __brand: "WireGuardSecret" };
+/** SHA-256 of a certificate's SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7), base64url without padding. */
+export type SpkiHash = string & { readonly __brand: "SpkiHash" };
+/** The id that the server gave a machine: a UUID. */
+export type MachineId = string & { readonly __brand: "MachineId" };
+
+/** What a signature is for; a signature made for one context says nothing in another. */
+export type SignatureContext =
+  | "higgs server proof v1"
+  | "higgs machine proof v1"
+  | "higgs enrolment v1"
+  | "higgs machine record v1";
+
+export function parseIdentityKey(text: string): IdentityKey | null {
+  const bytes = fromBase64Url(text);
+  if (bytes === null || bytes.length !== 32) return null;
+  try {
+    // Strict decoding (RFC 8032) refuses non-canonical encodings; a point of small order would verify anything.
+    const point = ed25519.Point.fromBytes(bytes, false);
+    return point.isSmallOrder() ? null : (text as IdentityKey);
+  } catch {
+    return null; // no point of the curve: the caller names the value
+  }
+}
+
+export function parseWireGuardKey(text: string): WireGuardKey | null {
+  const bytes = fromBase64(text);
+  return bytes === null || bytes.length !== 32 || bytes.every((b) => b === 0) ? null : (text as WireGuardKey);
+}
+
+export function parseSignature(text: string): Signature | null {
+  return fromBase64Url(text)?.length === 64 ? (text as Signature) : null;
+}
+
+export function identityKeyBytes(key: IdentityKey): Uint8Array {
+  return fromBase64Url(key) ?? new Uint8Array(32);
+}
+
+export function identityKeyFromBytes(bytes: Uint8Array): IdentityKey | null {
+  return parseIdentityKey(toBase64Url(bytes));
+}
+
+export function newIdentity(): IdentitySecret {
+  return ed25519.utils.randomSecretKey() as IdentitySecret;
+}
+
+export function identityKeyOf(secret: IdentitySecret): IdentityKey {
+  return toBase64Url(ed25519.getPublicKey(secret)) as IdentityKey;
+}
+
+export function newWireGuardSecret(): WireGuardSecret {
+  const bytes = x25519.utils.randomSecretKey();
+  // The clamping of RFC 7748 section 5, so that the text is the one that `wg genkey` would have made.
+  bytes[0] = (bytes[0] ?? 0) & 248;
+  bytes[31] = ((bytes[31] ?? 0) & 127) | 64;
+  return toBase64(bytes) as WireGuardSecret;
+}
+
+export function wireGuardKeyOf(secret: WireGuardSecret): WireGuardKey {
+  return toBase64(x25519.getPublicKey(fromBase64(secret) ?? new Uint8Array(32))) as WireGuardKey;
+}
+
+function inContext(context: SignatureContext, message: Uint8Array): Uint8Array {
+  return concatBytes(utf8(context), Uint8Array.of(0), message);
+}
+
+/** Ed25519 (RFC 8032) over `context || 0x00 || message`. */
+export function sign(context: SignatureContext, message: Uint8Array, secret: IdentitySecret): Signature {
+  return toBase64Url(ed25519.sign(inContext(context, message), secret)) as Signature;
+}
+
+export function verify(
+  context: SignatureContext,
+  message: Uint8Array,
+  by: { readonly key: IdentityKey; readonly signature: Signature },
+): boolean {
+  const signature = fromBase64Url(by.signature);
+  const key = fromBase64Url(by.key);
+  if (signature === null || key === null || parseIdentityKey(by.key) === null) return false;
+  try {
+    return ed25519.verify(signature, inContext(context, message), key, { zip215: false });
+  } catch {
+    return false; // malformed: not a signature of that key
+  }
+}
