@@ -1,0 +1,37 @@
+// The fixed names and numbers by which higgs marks what is its own in the operating system, one set per role.
+import type { Role } from "../proto/role.ts";
+
+export interface Identifiers {
+  readonly interface: string;
+  /** nft table, family inet. */
+  readonly table: string;
+  /** Firewall mark of WireGuard's own socket. */
+  readonly mark: number;
+  readonly markMask: number;
+  /** Preferences of `ip rule` that are ours, inclusive; empty for a role that makes none. */
+  readonly rulePrefs: { readonly first: number; readonly last: number } | null;
+  readonly routeTable: number | null;
+}
+
+/** A node and a client may share a host: nothing here is used by both. */
+export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
+  client: {
+    interface: "higgs0",
+    table: "higgs_client",
+    mark: 0x68000,
+    markMask: 0xff000,
+    rulePrefs: { first: 5210, last: 5270 },
+    routeTable: 5270,
+  },
+  node: {
+    interface: "higgsn0",
+    table: "higgs_node",
+    mark: 0x69000,
+    markMask: 0xff000,
+    rulePrefs: null,
+    routeTable: null,
+  },
+};
+
+/** Where the node's resolver listens on its tunnel addresses; nft brings every query of its clients here. */
+export const RESOLVER_PORT = 5300;

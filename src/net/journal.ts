@@ -1,0 +1,35 @@
+// The write-ahead journal of what a role changed on this machine: a closed set of entries that root can safely act on.
+
+/** The sysctls that higgs may write; an entry names one of them, never a path. */
+export type SysctlKey =
+  | "net.ipv4.ip_forward"
+  | "net.ipv6.conf.all.forwarding"
+  | "net.ipv4.conf.all.src_valid_mark"
+  | "net.ipv4.conf.all.arp_ignore"
+  /** The interface's name is validated wherever an entry is read. */
+  | `net.ipv6.conf.${string}.accept_ra`;
+
+/** What /etc/resolv.conf was before: its bytes are in the role's state folder under a name fixed by the program. */
+export type ResolvConfOriginal =
+  | { readonly kind: "file"; readonly mode: number; readonly sha256: string }
+  | { readonly kind: "symlink"; readonly target: string }
+  | { readonly kind: "absent" };
+
+export type UndoEntry =
+  | { readonly kind: "wireguard-device" }
+  | { readonly kind: "nft-table" }
+  | { readonly kind: "ip-rules" }
+  | { readonly kind: "ip-routes" }
+  | { readonly kind: "sysctl"; readonly key: SysctlKey; readonly before: string; readonly ours: string }
+  | { readonly kind: "resolv-conf"; readonly original: ResolvConfOriginal; readonly oursSha256: string }
+  | { readonly kind: "resolved-link" };
+
+/** Every `add` is on disk (file and folder synced) before it resolves; then the change may be made. */
+export interface Journal {
+  entries(): readonly UndoEntry[];
+  /** An entry that says the same as one that is there (same kind, and same key for a sysctl) keeps the older one's `before`. */
+  add(entry: UndoEntry): Promise<void>;
+  /** After the change was undone. */
+  remove(entry: UndoEntry): Promise<void>;
+}
+
