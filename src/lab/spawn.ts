@@ -1,5 +1,6 @@
 // Children of the lab's own process: run to the end, or watched line by line, always with a fixed environment.
 import { readFileSync } from "node:fs";
+import { constants } from "node:os";
 import { LabCommandFailed, LabTimeout } from "./errors.ts";
 
 export interface ExecOptions {
@@ -34,7 +35,12 @@ const OUTPUT_GRACE_MS = 500;
 export async function runChild(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
   options.signal?.throwIfAborted();
   const child = Bun.spawn([...argv], {
-    stdin: options.stdin === undefined ? "ignore" : typeof options.stdin === "string" ? Buffer.from(options.stdin) : options.stdin,
+    stdin:
+      options.stdin === undefined
+        ? "ignore"
+        : typeof options.stdin === "string"
+          ? Buffer.from(options.stdin)
+          : options.stdin,
     stdout: "pipe",
     stderr: "pipe",
     cwd: "/",
@@ -81,21 +87,15 @@ export async function runChildOrThrow(argv: readonly string[], options: ExecOpti
   });
 }
 
-export function exitCode(child: { readonly exitCode: number | null; readonly signalCode: NodeJS.Signals | null }): number {
+export function exitCode(child: {
+  readonly exitCode: number | null;
+  readonly signalCode: string | number | null;
+}): number {
   if (child.exitCode !== null) return child.exitCode;
-  return 128 + (child.signalCode === null ? 0 : (SIGNAL_NUMBERS[child.signalCode] ?? 0));
+  if (typeof child.signalCode === "number") return 128 + child.signalCode;
+  const signals: Readonly<Record<string, number>> = constants.signals;
+  return 128 + (signals[child.signalCode ?? ""] ?? 0);
 }
-
-const SIGNAL_NUMBERS: Readonly<Partial<Record<NodeJS.Signals, number>>> = {
-  SIGHUP: 1,
-  SIGINT: 2,
-  SIGQUIT: 3,
-  SIGABRT: 6,
-  SIGKILL: 9,
-  SIGSEGV: 11,
-  SIGPIPE: 13,
-  SIGTERM: 15,
-};
 
 /** The direct children of a process, by the pids of the lab's own namespace. */
 export function childrenOf(pid: number): readonly number[] {

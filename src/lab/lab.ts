@@ -1,0 +1,197 @@
+// Builds the hosts of a topology on this machine, wires them, and takes everything away again.
+import { copyFileSync, existsSync, linkSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { LabTopologyInvalid } from "./errors.ts";
+import { startHolder } from "./holder.ts";
+import type { Holder } from "./holder.ts";
+import { enterArgv, enterNetworkArgv, labHost } from "./host.ts";
+import type { LabHost } from "./host.ts";
+import { bootSteps, DISK_FOLDER_NAMES } from "./machine.ts";
+import { routerRuleset } from "./nat.ts";
+import { runChild, runChildOrThrow } from "./spawn.ts";
+import { checkTopology } from "./topology.ts";
+import type { HostSpec, Topology } from "./topology.ts";
+import { addressBatch, cableBatch, segmentBatch, uncableBatch } from "./wire.ts";
+import { copyEtc, makeWorkDir } from "./work-dir.ts";
+
+export interface LabOptions {
+  /** Where the lab's folder is made. Default: the system's folder for temporary files. */
+  readonly workDir?: string;
+  readonly signal?: AbortSignal;
+  /** Programs to be found as /usr/local/bin/<name> in every host: { higgs: "/path/to/higgs" }. */
+  readonly programs?: Readonly<Record<string, string>>;
+  /** Directories that every host sees though they lie below /root or /tmp, which are each host's own. */
+  readonly visible?: readonly string[];
+  readonly onEvent?: (event: LabEvent) => void;
+}
+
+export type LabEvent =
+  | { readonly kind: "segment-up"; readonly segment: string }
+  | { readonly kind: "host-up"; readonly host: string; readonly pid: number }
+  | { readonly kind: "host-off"; readonly host: string };
+
+export interface Lab extends AsyncDisposable {
+  readonly topology: Topology;
+  /** The lab's folder on the machine; gone with the lab. */
+  readonly dir: string;
+  readonly hosts: readonly LabHost[];
+  readonly events: readonly LabEvent[];
+  host(name: string): LabHost;
+}
+
+/** Resolves when every host is up. Aborting `signal` during the start takes away what was built; afterwards, dispose. */
+export async function startLab(topology: Topology, options: LabOptions = {}): Promise<Lab> {
+  checkTopology(topology);
+  options.signal?.throwIfAborted();
+  const stack = new AsyncDisposableStack();
+  try {
+    const work = stack.use(makeWorkDir(options.workDir));
+    const events: LabEvent[] = [];
+    const tell = (event: LabEvent): void => {
+      events.push(event);
+      options.onEvent?.(event);
+    };
+    const etcDir = join(work.dir, "etc");
+    copyEtc(etcDir);
+    const switches = await startSwitches(topology);
+    stack.defer(() => switches.cut());
+    for (const { name } of topology.segments) tell({ kind: "segment-up", segment: name });
+    const build: Build = { topology, options, switches, etcDir, dir: work.dir, tell };
+    const hosts = topology.hosts.map((spec) => buildHost(spec, build));
+    stack.defer(async () => {
+      await Promise.all(hosts.map((host) => host.powerOff()));
+    });
+    await settled(hosts.map((host) => host.boot()));
+    options.signal?.throwIfAborted();
+    const byName = new Map(hosts.map((host) => [host.name, host]));
+    const over = stack.move();
+    return {
+      topology,
+      dir: work.dir,
+      hosts,
+      events,
+      host(name) {
+        const host = byName.get(name);
+        if (host !== undefined) return host;
+        throw new LabTopologyInvalid(
+          `Cannot find the lab host "${name}": there are ${[...byName.keys()].join(", ")}.`,
+          {
+            code: "lab-no-host",
+          },
+        );
+      },
+      [Symbol.asyncDispose]: () => over.disposeAsync(),
+    };
+  } catch (thrown) {
+    await stack.disposeAsync();
+    throw thrown;
+  }
+}
+
+interface Build {
+  readonly topology: Topology;
+  readonly options: LabOptions;
+  readonly switches: Holder;
+  readonly etcDir: string;
+  readonly dir: string;
+  readonly tell: (event: LabEvent) => void;
+}
+
+/** The bridges have a namespace of their own, so that a router can be switched off without unplugging its neighbours. */
+async function startSwitches(topology: Topology): Promise<Holder> {
+  const quiet = "/proc/sys/net/ipv6/conf/default/disable_ipv6"; // a switch has no addresses
+  const holder = await startHolder("switches", [{ do: "sysctl", path: quiet, value: "1" }]);
+  try {
+    await ipBatch(holder.pid, segmentBatch(topology.segments));
+    return holder;
+  } catch (thrown) {
+    await holder.cut();
+    throw thrown;
+  }
+}
+
+function buildHost(spec: HostSpec, build: Build): LabHost {
+  const { topology, switches } = build;
+  const hostDir = join(build.dir, "hosts", spec.name);
+  const boundPrograms = makeDisk(spec, { hostDir, build });
+  const steps = bootSteps(spec, {
+    hostDir,
+    boundPrograms,
+    visible: build.options.visible ?? [],
+    hasLocalBin: existsSync("/usr/local/bin"),
+  });
+  return labHost(spec, {
+    async start() {
+      const holder = await startHolder(spec.name, steps);
+      try {
+        await ipBatch(switches.pid, cableBatch(topology, spec, holder.pid));
+        await ipBatch(holder.pid, addressBatch(spec));
+        const ruleset = routerRuleset(spec);
+        if (ruleset !== "") await runChildOrThrow(enterNetworkArgv(holder.pid, ["nft", "-f", "-"]), { stdin: ruleset });
+        // After the rules, as conntrack's own settings appear with it.
+        const sysctls = Object.entries(spec.sysctls ?? {}).map(([key, value]) => `${key}=${value}`);
+        if (sysctls.length > 0) await runChildOrThrow(enterArgv(holder.pid, ["sysctl", "-q", "-w", ...sysctls]));
+        build.tell({ kind: "host-up", host: spec.name, pid: holder.pid });
+        return holder;
+      } catch (thrown) {
+        await holder.cut();
+        throw thrown;
+      }
+    },
+    async unplug() {
+      build.tell({ kind: "host-off", host: spec.name });
+      // The kernel takes the far ends away by itself, some time after the host; a boot in between would find the names taken.
+      await runChild(enterNetworkArgv(switches.pid, ["ip", "-force", "-batch", "-"]), {
+        stdin: uncableBatch(topology, spec),
+      });
+    },
+  });
+}
+
+/** The folders that outlive a power cut. Returns the programs that must be bind-mounted, as they lie on another file system. */
+function makeDisk(
+  spec: HostSpec,
+  where: { readonly hostDir: string; readonly build: Build },
+): Readonly<Record<string, string>> {
+  const { hostDir, build } = where;
+  for (const folder of DISK_FOLDER_NAMES) mkdirSync(join(hostDir, folder), { recursive: true, mode: 0o755 });
+  const etcDir = join(hostDir, "etc");
+  copyEtc(etcDir, build.etcDir);
+  for (const name of ["resolv.conf", "hosts", "hostname", "machine-id"]) rmSync(join(etcDir, name), { force: true });
+  writeFileSync(join(etcDir, "resolv.conf"), spec.nameservers.map((address) => `nameserver ${address}\n`).join(""));
+  writeFileSync(join(etcDir, "hosts"), `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t${spec.name}\n`);
+  writeFileSync(join(etcDir, "hostname"), `${spec.name}\n`);
+  writeFileSync(
+    join(etcDir, "machine-id"),
+    `${new Bun.CryptoHasher("md5").update(`${build.dir} ${spec.name}`).digest("hex")}\n`,
+  );
+  const bound: Record<string, string> = {};
+  for (const [name, path] of Object.entries(build.options.programs ?? {})) {
+    if (!installed(path, join(hostDir, "usr-local-bin", name))) bound[name] = path;
+  }
+  return bound;
+}
+
+/** A hard link can be renamed over, as an upgrade does it; a bind mount cannot. */
+function installed(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch {
+    if (statSync(from).size > SMALL_PROGRAM_BYTES) return false; // other file system, or somebody else's file
+    copyFileSync(from, to);
+    return true;
+  }
+}
+
+const SMALL_PROGRAM_BYTES = 4 << 20; // a copy for each of a dozen hosts costs nothing up to here
+
+async function ipBatch(pid: number, text: string): Promise<void> {
+  await runChildOrThrow(enterNetworkArgv(pid, ["ip", "-batch", "-"]), { stdin: text });
+}
+
+/** As Promise.all, but throws only when all are over, so that nothing is still being built while it is taken away. */
+async function settled(promises: readonly Promise<void>[]): Promise<void> {
+  const results = await Promise.allSettled(promises);
+  for (const result of results) if (result.status === "rejected") throw result.reason;
+}
