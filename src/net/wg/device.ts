@@ -1,0 +1,88 @@
+// What a WireGuard device is asked for and tells: one interface with its keys, addresses and peers, applied whole.
+import { HiggsError } from "../../base/errors.ts";
+import type { Cidr, Endpoint, IpAddress } from "../../base/ip.ts";
+import type { WireGuardKey, WireGuardSecret } from "../../proto/keys.ts";
+
+export interface WireGuardPeer {
+  readonly publicKey: WireGuardKey;
+  /** Null leaves the endpoint as it is: unknown for a new peer, wherever it roamed to for a known one. */
+  readonly endpoint: Endpoint | null;
+  readonly allowedIps: readonly Cidr[];
+  /** Seconds; 0 is off. */
+  readonly keepaliveS: number;
+}
+
+export interface WireGuardConfig {
+  readonly privateKey: WireGuardSecret;
+  readonly listenPort: number;
+  /** Each is given to the interface as /32 or /128. Those of IPv6 are left out on a machine without IPv6. */
+  readonly addresses: readonly IpAddress[];
+  /** Bytes, at least 1280: below it the kernel takes IPv6 off the interface. */
+  readonly mtu: number;
+  readonly peers: readonly WireGuardPeer[];
+}
+
+export interface PeerStats {
+  readonly publicKey: WireGuardKey;
+  readonly endpoint: Endpoint | null;
+  /** Unix time in milliseconds, whole seconds; null before the first handshake. */
+  readonly lastHandshakeMs: number | null;
+  readonly rxBytes: number;
+  readonly txBytes: number;
+}
+
+/** What went through the interface, all peers together. */
+export interface DeviceCounters {
+  readonly rxBytes: number;
+  readonly txBytes: number;
+  readonly rxPackets: number;
+  readonly txPackets: number;
+}
+
+/** Who encrypts: the kernel's module, the wireguard-go inside this executable, or one that the machine has on PATH. */
+export type Implementation =
+  | { readonly kind: "kernel" }
+  | { readonly kind: "carried" | "path"; readonly version: string; readonly path: string };
+
+export interface WireGuardDevice {
+  /**
+   * Makes the device as wanted, or takes over one that lives (its sessions with unchanged peers go on). Resolves when
+   * it is up and its port is bound. What it made itself is gone again when it throws.
+   */
+  apply(config: WireGuardConfig, signal: AbortSignal): Promise<void>;
+  /**
+   * Adds or changes one peer; the others are untouched. With a keepalive, a peer that has no living session and gets a
+   * new endpoint is sent a handshake at once.
+   */
+  setPeer(peer: WireGuardPeer, signal: AbortSignal): Promise<void>;
+  /** Harmless for a peer that is not there. */
+  removePeer(publicKey: WireGuardKey, signal: AbortSignal): Promise<void>;
+  /** Starts the tool `wg`: a few milliseconds. */
+  stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
+  /** Reads one file: cheap enough for every tick. Null when there is no device. */
+  counters(): Promise<DeviceCounters | null>;
+  /** Null before `apply`, and after `reset`. */
+  implementation(): Implementation | null;
+  /** Takes the device away, whoever made it, by its fixed name; harmless twice. An interface of that name that is no WireGuard stays. */
+  reset(signal: AbortSignal): Promise<void>;
+}
+
+/** No kernel module, nothing carried and nothing on PATH, or what was asked for by name is not to be had. */
+export class WireGuardUnavailable extends HiggsError {
+  override readonly name = "WireGuardUnavailable";
+}
+
+/** An interface with our fixed name is there and is no WireGuard. */
+export class InterfaceTaken extends HiggsError {
+  override readonly name = "InterfaceTaken";
+}
+
+/** The UDP port that WireGuard should listen on belongs to somebody else. */
+export class ListenPortBusy extends HiggsError {
+  override readonly name = "ListenPortBusy";
+}
+
+/** A tool or wireguard-go did not do what the device needs. */
+export class WireGuardFailed extends HiggsError {
+  override readonly name = "WireGuardFailed";
+}
