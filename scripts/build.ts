@@ -22,7 +22,9 @@ for (const target of wanted) {
   const { bytes } = await compile(target, { entry: join(projectDir, "src/cli/main.ts"), outfile, wireguardGo });
   const carries = wireguardGo === null ? "without wireguard-go" : `wireguard-go ${wireguardGo.version}`;
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`${relative(projectDir, outfile)}: ${target.name}, ${(bytes / 1e6).toFixed(0)} MB, ${carries}, ${seconds} s`);
+  console.log(
+    `${relative(projectDir, outfile)}: ${target.name}, ${(bytes / 1e6).toFixed(0)} MB, ${carries}, ${seconds} s`,
+  );
 }
 
 function chooseTargets(asked: readonly string[]): readonly Target[] {
@@ -42,7 +44,9 @@ async function usableGo(): Promise<GoTool | null> {
   const found = await findGo();
   const reason = typeof found === "string" ? found : await downloadModules(found);
   if (typeof found !== "string" && reason === undefined) return found;
-  console.warn(`warning: wireguard-go is left out: ${reason ?? ""}. higgs will use the kernel's WireGuard or a wireguard-go on PATH.`);
+  console.warn(
+    `warning: wireguard-go is left out: ${reason ?? ""}. higgs will use the kernel's WireGuard or a wireguard-go on PATH.`,
+  );
   return null;
 }
 

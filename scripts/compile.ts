@@ -60,7 +60,10 @@ function carriedPlugin(built: BuiltWireguardGo | null): Bun.BunPlugin {
     name: "carried-wireguard-go",
     setup(build) {
       build.onResolve({ filter: /^higgs:carried-wireguard-go$/ }, ({ path }) => ({ path, namespace: "higgs-carried" }));
-      build.onLoad({ filter: /.*/, namespace: "higgs-carried" }, () => ({ contents: carriedModule(built), loader: "js" }));
+      build.onLoad({ filter: /.*/, namespace: "higgs-carried" }, () => ({
+        contents: carriedModule(built),
+        loader: "js",
+      }));
     },
   };
 }

@@ -18,7 +18,17 @@ export async function libsqlNative(target: Target): Promise<string> {
   await mkdir(dir, { recursive: true });
   // --force: the package says that it is for another platform, and that is what it is wanted for.
   const wanted = `${target.libsqlPackage}@${version}`;
-  const argv = ["npm", "install", "--no-save", "--no-package-lock", "--force", "--ignore-scripts", "--prefix", dir, wanted];
+  const argv = [
+    "npm",
+    "install",
+    "--no-save",
+    "--no-package-lock",
+    "--force",
+    "--ignore-scripts",
+    "--prefix",
+    dir,
+    wanted,
+  ];
   const child = Bun.spawn(argv, { cwd: dir, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
   const [stderr, code] = await Promise.all([child.stderr.text(), child.exited, child.stdout.text()]);
   if (code !== 0 || !existsSync(fetched)) throw new Error(`Cannot fetch "${wanted}": ${stderr.trim()}`);
@@ -36,7 +46,8 @@ export function libsqlNativePlugin(nativePath: string): Bun.BunPlugin {
       build.onLoad({ filter: /[/\\]node_modules[/\\]libsql[/\\]index\.js$/ }, async ({ path }) => {
         const source = await readFile(path, "utf8");
         const literal = withLiteralNative(source, nativePath);
-        if (literal === undefined) throw new Error(`Cannot build with this libsql: "${path}" loads its native part in another way`);
+        if (literal === undefined)
+          throw new Error(`Cannot build with this libsql: "${path}" loads its native part in another way`);
         return { contents: literal, loader: "js" };
       });
     },

@@ -6,7 +6,7 @@ import { readBuilt } from "./wireguard-go.ts";
 
 Object.assign(globalThis, { HIGGS_VERSION: packageVersion("package.json") });
 
-await Bun.plugin({
+Bun.plugin({
   name: "carried-wireguard-go",
   setup(build) {
     build.module("higgs:carried-wireguard-go", async () => {

@@ -19,7 +19,10 @@ export function packageVersion(path: string): string {
 /** The version at which go.mod pins a Go module. */
 export function goModuleVersion(modulePath: string): string {
   for (const line of readFileSync(join(projectDir, "go.mod"), "utf8").split("\n")) {
-    const [path, version] = line.replace(/^require\b/, "").trim().split(/\s+/);
+    const [path, version] = line
+      .replace(/^require\b/, "")
+      .trim()
+      .split(/\s+/);
     if (path === modulePath && version !== undefined) return version;
   }
   throw new Error(`Cannot find "${modulePath}" in go.mod`);

@@ -47,7 +47,8 @@ export async function findGo(): Promise<GoTool | string> {
 export async function downloadModules(go: GoTool): Promise<string | undefined> {
   const { code, stderr } = await run([go.path, "mod", "download"]);
   if (code === 0) return undefined;
-  if (/checksum mismatch|SECURITY ERROR|missing go\.sum/.test(stderr)) throw new Error(`go mod download: ${stderr.trim()}`);
+  if (/checksum mismatch|SECURITY ERROR|missing go\.sum/.test(stderr))
+    throw new Error(`go mod download: ${stderr.trim()}`);
   return `Go cannot fetch the modules: ${stderr.trim().split("\n").at(-1) ?? ""}`;
 }
 
