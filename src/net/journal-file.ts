@@ -1,0 +1,215 @@
+// The journal of a role on disk: one small JSON file that is whole at every moment, and read with distrust.
+import { constants } from "node:fs";
+import { type FileHandle, open, readdir, rename, stat, unlink } from "node:fs/promises";
+import { basename, dirname } from "node:path";
+import { z } from "zod";
+import { SerialQueue } from "../base/async.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import type { Role } from "../proto/role.ts";
+import type { Journal, SysctlKey, UndoEntry } from "./journal.ts";
+import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.ts";
+import { syncDir } from "./secret-file.ts";
+import { isSysctlValue, parseSysctlKey } from "./sysctl.ts";
+
+export interface JournalOwner extends ProcessIdentity {
+  /** False when the machine was started anew since: then the kernel's state is gone, and only files are left to put back. */
+  readonly sameBoot: boolean;
+  readonly alive: boolean;
+}
+
+export interface JournalFile extends Journal {
+  /** Who wrote the file that was found; null when there was none. */
+  readonly owner: JournalOwner | null;
+}
+
+export interface JournalOptions {
+  readonly path: string;
+  readonly role: Role;
+  readonly log: Logger;
+}
+
+export class JournalUnreadable extends HiggsError {
+  override readonly name = "JournalUnreadable";
+}
+
+const VERSION = 1;
+/** A full journal has about ten entries; root does not read more than this of a file that a lesser user may have written. */
+const LIMIT_BYTES = 64 * 1024;
+const ENTRIES_LIMIT = 64;
+const CORRUPT_KEPT = 3;
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const sysctlValue = z.string().refine(isSysctlValue);
+const sysctlKey = z.custom<SysctlKey>((value) => typeof value === "string" && parseSysctlKey(value) !== null);
+const resolvConfOriginal = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("file"), mode: z.int().min(0).max(0o777), sha256 }),
+  // A link's text: printable ASCII, which every resolver's own link is.
+  z.strictObject({ kind: z.literal("symlink"), target: z.string().regex(/^[\x21-\x7e]{1,255}$/) }),
+  z.strictObject({ kind: z.literal("absent") }),
+]);
+const undoEntry = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("wireguard-device") }),
+  z.strictObject({ kind: z.literal("nft-table") }),
+  z.strictObject({ kind: z.literal("ip-rules") }),
+  z.strictObject({ kind: z.literal("ip-routes") }),
+  z.strictObject({ kind: z.literal("sysctl"), key: sysctlKey, before: sysctlValue, ours: sysctlValue }),
+  z.strictObject({ kind: z.literal("resolv-conf"), original: resolvConfOriginal, oursSha256: sha256 }),
+  z.strictObject({ kind: z.literal("resolved-link") }),
+]);
+const journalSchema = z.strictObject({
+  version: z.literal(VERSION),
+  role: z.enum(["node", "client"]),
+  bootId: z.string().regex(/^[0-9a-f-]{36}$/),
+  pid: z.int().min(1).max(0x7fff_ffff),
+  startTime: z.string().regex(/^\d{1,20}$/),
+  undo: z.array(undoEntry).max(ENTRIES_LIMIT),
+});
+
+/**
+ * A file that cannot be understood is renamed aside (`journal.json.corrupt-1` to `-3`, then the last is replaced) and the
+ * journal starts empty: what it spoke of is found again by its fixed identifiers.
+ * Throws JournalUnreadable when the folder does not allow reading or renaming.
+ */
+export async function openJournal(options: JournalOptions): Promise<JournalFile> {
+  const me = thisProcess();
+  const found = await readJournal(options);
+  const owner: JournalOwner | null =
+    found === null
+      ? null
+      : {
+          pid: found.pid,
+          startTime: found.startTime,
+          bootId: found.bootId,
+          sameBoot: found.bootId === me.bootId,
+          alive: isAlive(found),
+        };
+  // A boot takes everything with it that is not a file.
+  let undo: readonly UndoEntry[] = (found?.undo ?? []).filter(
+    (entry) => owner?.sameBoot === true || entry.kind === "resolv-conf",
+  );
+  const queue = new SerialQueue();
+  const save = async (next: readonly UndoEntry[]): Promise<void> => {
+    if (next.length === 0) await removeFile(options.path);
+    else await writeWhole(options.path, JSON.stringify({ version: VERSION, role: options.role, ...me, undo: next }));
+    undo = next;
+  };
+
+  return {
+    owner,
+    entries: () => undo,
+    add: (entry) =>
+      queue.run(async () => {
+        const known = undo.find((one) => isSame(one, entry));
+        const merged = known === undefined ? undoEntry.parse(entry) : merge(known, entry);
+        await save([...undo.filter((one) => one !== known), merged]);
+      }),
+    remove: (entry) => queue.run(() => save(undo.filter((one) => !isSame(one, entry)))),
+  };
+}
+
+function isSame(a: UndoEntry, b: UndoEntry): boolean {
+  return a.kind === b.kind && (a.kind !== "sysctl" || b.kind !== "sysctl" || a.key === b.key);
+}
+
+/** What was there before we came is what the older entry says; what we made of it is what the newer one says. */
+function merge(older: UndoEntry, newer: UndoEntry): UndoEntry {
+  if (older.kind === "sysctl" && newer.kind === "sysctl") return { ...newer, before: older.before };
+  if (older.kind === "resolv-conf" && newer.kind === "resolv-conf") return { ...newer, original: older.original };
+  return newer;
+}
+
+async function readJournal(options: JournalOptions): Promise<z.infer<typeof journalSchema> | null> {
+  let file: FileHandle;
+  try {
+    // O_NONBLOCK: a FIFO under this name must not hold us up.
+    file = await open(options.path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (thrown) {
+    if (codeOf(thrown) === "ENOENT") return null;
+    if (codeOf(thrown) === "ELOOP") return await putAside(options, "it is a symbolic link");
+    throw unreadable(options.path, thrown);
+  }
+  try {
+    const facts = await file.stat();
+    if (!facts.isFile()) return await putAside(options, "it is no plain file");
+    if (facts.size > LIMIT_BYTES) return await putAside(options, `it has ${facts.size} bytes`);
+    const parsed = journalSchema.safeParse(parseJson(await file.readFile("utf8")));
+    if (!parsed.success) return await putAside(options, parsed.error.issues[0]?.message ?? "not as expected");
+    if (parsed.data.role !== options.role) return await putAside(options, `it is the journal of a ${parsed.data.role}`);
+    return parsed.data;
+  } finally {
+    await file.close();
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // the schema refuses it
+  }
+}
+
+async function putAside(options: JournalOptions, reason: string): Promise<null> {
+  const dir = dirname(options.path);
+  const names = new Set(await readdir(dir));
+  let n = 1;
+  while (n < CORRUPT_KEPT && names.has(`${basename(options.path)}.corrupt-${n}`)) n++;
+  const asidePath = `${options.path}.corrupt-${n}`;
+  try {
+    await rename(options.path, asidePath);
+    await syncDir(dir);
+  } catch (thrown) {
+    throw unreadable(options.path, thrown);
+  }
+  options.log.warn({ path: options.path, asidePath, reason }, "the journal could not be understood and was put aside");
+  return null;
+}
+
+async function removeFile(path: string): Promise<void> {
+  try {
+    await unlink(path);
+  } catch (thrown) {
+    if (codeOf(thrown) === "ENOENT") return;
+    throw thrown;
+  }
+  await syncDir(dirname(path));
+}
+
+/** Whoever looks sees the old file or the new one, also after a power cut. One process of a role writes at a time. */
+async function writeWhole(path: string, text: string): Promise<void> {
+  const temporaryPath = `${path}.tmp`;
+  await unlink(temporaryPath).catch(() => undefined); // of a process that was killed while it wrote
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+  const file = await open(temporaryPath, flags, 0o600);
+  try {
+    await giveToOwnerOf(dirname(path), file);
+    await file.writeFile(`${text}\n`);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(temporaryPath, path);
+  await syncDir(dirname(path));
+}
+
+/** Root may clean up for a service that runs as a lesser user, who must be able to read the file afterwards. */
+async function giveToOwnerOf(dir: string, file: FileHandle): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  const { uid, gid } = await stat(dir);
+  // By its handle: the folder's owner could have put a link in its place.
+  if (uid !== 0) await file.chown(uid, gid);
+}
+
+function codeOf(thrown: unknown): string {
+  return thrown instanceof Error && "code" in thrown && typeof thrown.code === "string" ? thrown.code : "";
+}
+
+function unreadable(path: string, thrown: unknown): JournalUnreadable {
+  return new JournalUnreadable(`Cannot read the journal "${path}": ${errorText(thrown)}.`, {
+    code: "journal-unreadable",
+    remedy: "Run the command as the user that higgs runs as, or as root.",
+    detail: { path },
+    cause: thrown,
+  });
+}
