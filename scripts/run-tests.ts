@@ -1,0 +1,179 @@
+// Runs the test suites, each within a hard time limit, and ends with one line that sums them up.
+
+import { spawn } from "node:child_process";
+import { accessSync, constants, existsSync } from "node:fs";
+import { mkdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { filesIn } from "../test/arch/source.ts";
+import { buildDir, distDir, projectDir } from "./project.ts";
+import { hostTarget } from "./targets.ts";
+
+interface Suite {
+  readonly name: string;
+  /** For one test that says nothing else. */
+  readonly testTimeoutS: number;
+  /** For one run; then everything that it started is killed, and it counts as failed. */
+  readonly limitS: number;
+  /** The lab's files share the machine's clock and cores, and are run one after the other. */
+  readonly oneFileAtATime: boolean;
+}
+
+const suites: readonly Suite[] = [
+  { name: "arch", testTimeoutS: 20, limitS: 120, oneFileAtATime: false },
+  { name: "unit", testTimeoutS: 20, limitS: 300, oneFileAtATime: false },
+  { name: "system", testTimeoutS: 60, limitS: 600, oneFileAtATime: false },
+  { name: "lab", testTimeoutS: 120, limitS: 600, oneFileAtATime: true },
+];
+
+interface Run {
+  readonly name: string;
+  readonly passed: number;
+  readonly failed: number;
+  /** Why it counts as failed although no test said so. */
+  readonly trouble?: string;
+}
+
+/** The group of the run that is under way, which is this process's to end. */
+let running: number | undefined;
+for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(name, () => {
+    killGroup();
+    process.exit(130);
+  });
+}
+
+const asked = process.argv.slice(2);
+const unknown = asked.find((name) => !suites.some((suite) => suite.name === name));
+if (unknown !== undefined) {
+  console.error(`Cannot run "${unknown}": the suites are ${suites.map(({ name }) => name).join(", ")}`);
+  process.exit(2);
+}
+
+const runs: Run[] = [];
+for (const suite of suites) {
+  if (asked.length === 0 || asked.includes(suite.name)) runs.push(...(await runSuite(suite)));
+}
+
+console.log("");
+for (const { name, passed, failed, trouble } of runs) {
+  console.log(
+    `${failed === 0 ? "ok    " : "FAILED"} ${name}: ${passed} passed, ${failed} failed${trouble === undefined ? "" : ` (${trouble})`}`,
+  );
+}
+const passed = runs.reduce((sum, run) => sum + run.passed, 0);
+const failed = runs.reduce((sum, run) => sum + run.failed, 0);
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed === 0 && passed > 0 ? 0 : 1);
+
+async function runSuite(suite: Suite): Promise<Run[]> {
+  const files = filesIn(`test/${suite.name}`).filter((path) => path.endsWith(".test.ts"));
+  if (files.length === 0) return [notRun(suite.name, `there are no tests in test/${suite.name}`)];
+  if (!suite.oneFileAtATime) return [await runFiles(suite.name, files, suite)];
+  const prefix = privilegePrefix();
+  if (prefix === undefined) return [notRun(suite.name, "it needs root, sudo or user namespaces. Type: sudo npm test")];
+  const done: Run[] = [];
+  for (const file of files) done.push(await runFiles(file, [file], { ...suite, prefix }));
+  return done;
+}
+
+async function runFiles(
+  name: string,
+  files: readonly string[],
+  options: { readonly testTimeoutS: number; readonly limitS: number; readonly prefix?: readonly string[] },
+): Promise<Run> {
+  console.log(`\n--- ${name}`);
+  const reportPath = join(buildDir, "reports", `${name.replaceAll("/", "-")}.${process.pid}.xml`);
+  await mkdir(join(buildDir, "reports"), { recursive: true });
+  const argv = [
+    ...(options.prefix ?? []),
+    process.execPath,
+    "test",
+    `--timeout=${options.testTimeoutS * 1000}`,
+    "--reporter=junit",
+    `--reporter-outfile=${reportPath}`,
+    ...files.map((file) => `./${file}`),
+  ];
+  const ended = await runWithin(options.limitS, argv);
+  const report = existsSync(reportPath) ? await readFile(reportPath, "utf8") : "";
+  await rm(reportPath, { force: true });
+
+  const counts = countsOf(report);
+  if (ended === "limit")
+    return { name, passed: counts.passed, failed: counts.failed + 1, trouble: `took longer than ${options.limitS} s` };
+  if (counts.passed + counts.failed === 0)
+    return { name, passed: 0, failed: 1, trouble: `ran no test; exit code ${ended}` };
+  if (ended !== 0 && counts.failed === 0) return { name, ...counts, failed: 1, trouble: `exit code ${ended}` };
+  return { name, ...counts };
+}
+
+/** In a process group of its own, so that what it leaves behind ends with it. */
+async function runWithin(limitS: number, argv: readonly string[]): Promise<number | "limit"> {
+  const [command = "", ...args] = argv;
+  const child = spawn(command, args, {
+    cwd: projectDir,
+    detached: true,
+    stdio: ["ignore", "inherit", "inherit"],
+    env: { ...process.env, HIGGS_BIN: join(distDir, hostTarget()?.executable ?? "higgs") },
+  });
+  running = child.pid;
+  const { promise, resolve } = Promise.withResolvers<number | "limit">();
+  child.once("error", () => resolve(127));
+  child.once("exit", (code) => resolve(code ?? 128));
+  const timer = setTimeout(() => resolve("limit"), limitS * 1000);
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(timer);
+    killGroup();
+    running = undefined;
+  }
+}
+
+function killGroup(): void {
+  if (running === undefined) return;
+  try {
+    process.kill(-running, "SIGKILL");
+  } catch {
+    // The group is gone: everything in it has ended.
+  }
+}
+
+/** A test that was skipped did not run, and so did not pass. */
+function countsOf(report: string): { passed: number; failed: number } {
+  const head = /<testsuites\b[^>]*>/.exec(report)?.[0] ?? "";
+  const count = (name: string) => Number(new RegExp(`\\b${name}="(\\d+)"`).exec(head)?.[1] ?? 0);
+  const failures = count("failures") + count("errors") + count("skipped");
+  return { passed: Math.max(0, count("tests") - failures), failed: failures };
+}
+
+/** What makes this user root enough for network namespaces, or `undefined`. */
+function privilegePrefix(): readonly string[] | undefined {
+  if (process.getuid?.() === 0) return [];
+  const works = (argv: string[]) => Bun.which(argv[0] ?? "") !== null && Bun.spawnSync(argv).exitCode === 0;
+  if (works(["sudo", "-n", "true"])) return ["sudo", "-n", "--preserve-env=HIGGS_BIN,PATH"];
+  const namespace = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--net",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+  ];
+  return canOpenTun() && works([...namespace, "true"]) ? namespace : undefined;
+}
+
+function canOpenTun(): boolean {
+  try {
+    accessSync("/dev/net/tun", constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function notRun(name: string, trouble: string): Run {
+  return { name, passed: 0, failed: 1, trouble };
+}
