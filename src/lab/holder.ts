@@ -30,7 +30,7 @@ while (($#)); do
     tmpfs) mount -t tmpfs -o "mode=$3" tmpfs "$2"; shift 3 ;;
     sysfs) mount -t sysfs sysfs /sys; shift ;;
     folder) mkdir -p -- "$2"; shift 2 ;;
-    bind) if [[ ! -d $2 && ! -e $3 ]]; then : > "$3"; fi; mount --bind -- "$2" "$3"; shift 3 ;;
+    bind) if [[ ! -d $2 && ! -e $3 ]]; then : > "$3"; fi; mount --rbind -- "$2" "$3"; shift 3 ;;
   esac
 done
 echo up

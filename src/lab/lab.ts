@@ -1,18 +1,23 @@
 // Builds the hosts of a topology on this machine, wires them, and takes everything away again.
-import { copyFileSync, existsSync, linkSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { makeLabCertificates, type LabCertificates } from "./ca.ts";
+import { ETC_SHARED, makeDisk } from "./disk.ts";
 import { LabTopologyInvalid } from "./errors.ts";
 import { startHolder } from "./holder.ts";
 import type { Holder } from "./holder.ts";
 import { enterArgv, enterNetworkArgv, labHost } from "./host.ts";
 import type { LabHost } from "./host.ts";
-import { bootSteps, DISK_FOLDER_NAMES } from "./machine.ts";
+import { bootSteps } from "./machine.ts";
 import { routerRuleset } from "./nat.ts";
+import { spawnEntered } from "./process.ts";
+import { LAB_SERVICE_READY, labServiceArguments } from "./service.ts";
+import { DNS_NAME } from "./small-internet.ts";
 import { runChild, runChildOrThrow } from "./spawn.ts";
-import { checkTopology } from "./topology.ts";
+import { checkTopology, interfaceAddresses } from "./topology.ts";
 import type { HostSpec, Topology } from "./topology.ts";
 import { addressBatch, cableBatch, segmentBatch, uncableBatch } from "./wire.ts";
-import { copyEtc, makeWorkDir } from "./work-dir.ts";
+import { makeWorkDir } from "./work-dir.ts";
 
 export interface LabOptions {
   /** Where the lab's folder is made. Default: the system's folder for temporary files. */
@@ -22,12 +27,15 @@ export interface LabOptions {
   readonly programs?: Readonly<Record<string, string>>;
   /** Directories that every host sees though they lie below /root or /tmp, which are each host's own. */
   readonly visible?: readonly string[];
+  /** What runs a service of the topology, before its two arguments: ["/usr/local/bin/higgs", "lab-service"]. Without it, none run. */
+  readonly serviceProgram?: readonly string[];
   readonly onEvent?: (event: LabEvent) => void;
 }
 
 export type LabEvent =
   | { readonly kind: "segment-up"; readonly segment: string }
   | { readonly kind: "host-up"; readonly host: string; readonly pid: number }
+  | { readonly kind: "service-up"; readonly host: string; readonly service: string }
   | { readonly kind: "host-off"; readonly host: string };
 
 export interface Lab extends AsyncDisposable {
@@ -51,12 +59,11 @@ export async function startLab(topology: Topology, options: LabOptions = {}): Pr
       events.push(event);
       options.onEvent?.(event);
     };
-    const etcDir = join(work.dir, "etc");
-    copyEtc(etcDir);
+    const certificates = await makeLabCertificates(DNS_NAME, dnsAddresses(topology));
     const switches = await startSwitches(topology);
     stack.defer(() => switches.cut());
     for (const { name } of topology.segments) tell({ kind: "segment-up", segment: name });
-    const build: Build = { topology, options, switches, etcDir, dir: work.dir, tell };
+    const build: Build = { topology, options, switches, certificates, dir: work.dir, tell };
     const hosts = topology.hosts.map((spec) => buildHost(spec, build));
     stack.defer(async () => {
       await Promise.all(hosts.map((host) => host.powerOff()));
@@ -92,9 +99,15 @@ interface Build {
   readonly topology: Topology;
   readonly options: LabOptions;
   readonly switches: Holder;
-  readonly etcDir: string;
+  readonly certificates: LabCertificates;
   readonly dir: string;
   readonly tell: (event: LabEvent) => void;
+}
+
+function dnsAddresses(topology: Topology): readonly string[] {
+  return topology.hosts
+    .filter((host) => host.services?.some((service) => service.kind === "dns") === true)
+    .flatMap(interfaceAddresses);
 }
 
 /** The bridges have a namespace of their own, so that a router can be switched off without unplugging its neighbours. */
@@ -111,13 +124,15 @@ async function startSwitches(topology: Topology): Promise<Holder> {
 }
 
 function buildHost(spec: HostSpec, build: Build): LabHost {
-  const { topology, switches } = build;
+  const { topology, switches, options } = build;
   const hostDir = join(build.dir, "hosts", spec.name);
-  const boundPrograms = makeDisk(spec, { hostDir, build });
+  const { certificates } = build;
+  const boundPrograms = makeDisk(spec, { hostDir, certificates, programs: options.programs ?? {} });
   const steps = bootSteps(spec, {
     hostDir,
     boundPrograms,
-    visible: build.options.visible ?? [],
+    visible: options.visible ?? [],
+    sharedEtc: ETC_SHARED.filter((name) => existsSync(join("/etc", name))),
     hasLocalBin: existsSync("/usr/local/bin"),
   });
   return labHost(spec, {
@@ -132,6 +147,7 @@ function buildHost(spec: HostSpec, build: Build): LabHost {
         const sysctls = Object.entries(spec.sysctls ?? {}).map(([key, value]) => `${key}=${value}`);
         if (sysctls.length > 0) await runChildOrThrow(enterArgv(holder.pid, ["sysctl", "-q", "-w", ...sysctls]));
         build.tell({ kind: "host-up", host: spec.name, pid: holder.pid });
+        await startServices(spec, { holder, build });
         return holder;
       } catch (thrown) {
         await holder.cut();
@@ -148,43 +164,17 @@ function buildHost(spec: HostSpec, build: Build): LabHost {
   });
 }
 
-/** The folders that outlive a power cut. Returns the programs that must be bind-mounted, as they lie on another file system. */
-function makeDisk(
-  spec: HostSpec,
-  where: { readonly hostDir: string; readonly build: Build },
-): Readonly<Record<string, string>> {
-  const { hostDir, build } = where;
-  for (const folder of DISK_FOLDER_NAMES) mkdirSync(join(hostDir, folder), { recursive: true, mode: 0o755 });
-  const etcDir = join(hostDir, "etc");
-  copyEtc(etcDir, build.etcDir);
-  for (const name of ["resolv.conf", "hosts", "hostname", "machine-id"]) rmSync(join(etcDir, name), { force: true });
-  writeFileSync(join(etcDir, "resolv.conf"), spec.nameservers.map((address) => `nameserver ${address}\n`).join(""));
-  writeFileSync(join(etcDir, "hosts"), `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t${spec.name}\n`);
-  writeFileSync(join(etcDir, "hostname"), `${spec.name}\n`);
-  writeFileSync(
-    join(etcDir, "machine-id"),
-    `${new Bun.CryptoHasher("md5").update(`${build.dir} ${spec.name}`).digest("hex")}\n`,
-  );
-  const bound: Record<string, string> = {};
-  for (const [name, path] of Object.entries(build.options.programs ?? {})) {
-    if (!installed(path, join(hostDir, "usr-local-bin", name))) bound[name] = path;
-  }
-  return bound;
-}
-
-/** A hard link can be renamed over, as an upgrade does it; a bind mount cannot. */
-function installed(from: string, to: string): boolean {
-  try {
-    linkSync(from, to);
-    return true;
-  } catch {
-    if (statSync(from).size > SMALL_PROGRAM_BYTES) return false; // other file system, or somebody else's file
-    copyFileSync(from, to);
-    return true;
+/** They end with their host. */
+async function startServices(spec: HostSpec, on: { readonly holder: Holder; readonly build: Build }): Promise<void> {
+  const program = on.build.options.serviceProgram;
+  if (program === undefined) return;
+  for (const service of spec.services ?? []) {
+    const argv = [...program, ...labServiceArguments(spec, service)];
+    const running = await spawnEntered(enterArgv(on.holder.pid, argv));
+    await running.waitForLine(new RegExp(`^${LAB_SERVICE_READY}$`));
+    on.build.tell({ kind: "service-up", host: spec.name, service: service.kind });
   }
 }
-
-const SMALL_PROGRAM_BYTES = 4 << 20; // a copy for each of a dozen hosts costs nothing up to here
 
 async function ipBatch(pid: number, text: string): Promise<void> {
   await runChildOrThrow(enterNetworkArgv(pid, ["ip", "-batch", "-"]), { stdin: text });

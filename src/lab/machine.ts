@@ -21,6 +21,8 @@ export interface MachineOptions {
   readonly visible: readonly string[];
   /** Files to show as /usr/local/bin/<name> where a hard link could not be made. */
   readonly boundPrograms: Readonly<Record<string, string>>;
+  /** Folders of the machine's /etc that the hosts see as they are. */
+  readonly sharedEtc: readonly string[];
   readonly hasLocalBin: boolean;
 }
 
@@ -39,6 +41,9 @@ export function bootSteps(host: HostSpec, options: MachineOptions): readonly Boo
   for (const { path, aside } of kept) steps.push({ do: "folder", path: aside }, { do: "bind", from: path, to: aside });
   for (const [name, path] of Object.entries(options.boundPrograms)) {
     steps.push({ do: "bind", from: path, to: `${options.hostDir}/usr-local-bin/${name}` });
+  }
+  for (const name of options.sharedEtc) {
+    steps.push({ do: "bind", from: `/etc/${name}`, to: `${options.hostDir}/etc/${name}` });
   }
   for (const [name, path] of Object.entries(DISK_FOLDERS)) {
     if (name === "usr-local-bin" && !options.hasLocalBin) continue;

@@ -167,5 +167,5 @@ function dnsServices(extraZone: readonly ZoneRecord[]): readonly ServiceSpec[] {
     { name: VPS_NAME, type: "AAAA", data: "2001:db8:10::10" },
     { name: "text.lab.example", type: "TXT", data: "the lab's internet" },
   ];
-  return [{ kind: "dns", zone: [...zone, ...extraZone], serverName: DNS_NAME }];
+  return [{ kind: "dns", zone: [...zone, ...extraZone] }];
 }

@@ -67,17 +67,16 @@ export async function startSniffer(
 
 /** Goes on reading in the background afterwards, until tcpdump ends: a full pipe would stop it. */
 function untilListening(stderr: ReadableStream<Uint8Array>, interfaceName: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const read = async (): Promise<void> => {
-      const decoder = new TextDecoder();
-      let said = "";
-      for await (const chunk of stderr) {
-        said += decoder.decode(chunk, { stream: true });
-        if (said.includes("listening on")) resolve();
-      }
-      const text = `Cannot sniff "${interfaceName}": ${said.trim()}.`;
-      reject(new LabCommandFailed(text, { code: "lab-command-failed" })); // nothing to anybody once it listened
-    };
-    read().catch(reject);
-  });
+  const listening = Promise.withResolvers<void>();
+  const read = async (): Promise<void> => {
+    const decoder = new TextDecoder();
+    let said = "";
+    for await (const chunk of stderr) {
+      said += decoder.decode(chunk, { stream: true });
+      if (said.includes("listening on")) listening.resolve();
+    }
+    throw new LabCommandFailed(`Cannot sniff "${interfaceName}": ${said.trim()}.`, { code: "lab-command-failed" });
+  };
+  read().catch(listening.reject); // without effect once it listened
+  return listening.promise;
 }

@@ -79,7 +79,7 @@ export interface RouterSpec {
 /** A service of the lab's internet, run on the host by the program that the lab was given for it. */
 export type ServiceSpec =
   | { readonly kind: "web"; readonly port: number }
-  | { readonly kind: "dns"; readonly zone: readonly ZoneRecord[]; readonly serverName: string };
+  | { readonly kind: "dns"; readonly zone: readonly ZoneRecord[] };
 
 export interface ZoneRecord {
   readonly name: string;
@@ -140,6 +140,11 @@ export function hostAddress(topology: Topology, name: string, family: 4 | 6): st
   throw new LabTopologyInvalid(`Cannot find an IPv${family} address of "${name}": there is none in the topology.`, {
     code: "lab-no-address",
   });
+}
+
+/** Every address of a host, without prefix lengths. */
+export function interfaceAddresses(host: HostSpec): readonly string[] {
+  return host.interfaces.flatMap((link) => [link.ipv4 ?? [], link.ipv6 ?? []].flat().map(withoutLength));
 }
 
 export function withoutLength(address: InterfaceAddress): string {

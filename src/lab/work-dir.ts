@@ -1,5 +1,5 @@
 // The lab's folder on disk: made for one process, gone when that process is gone, whatever it died of.
-import { cpSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LAB_ENVIRONMENT } from "./spawn.ts";
@@ -39,23 +39,6 @@ export function makeWorkDir(parent: string = tmpdir()): WorkDir {
       rmSync(dir, { recursive: true, force: true });
     },
   };
-}
-
-/**
- * The machine's /etc for the hosts: what everybody may read of it, so that no secret of the machine gets into a copy. Owners
- * become root, which is the only user that a user namespace has.
- */
-export function copyEtc(to: string, from = "/etc"): void {
-  cpSync(from, to, {
-    recursive: true,
-    verbatimSymlinks: true,
-    filter: (path) => {
-      const stat = lstatSync(path);
-      if (stat.isSymbolicLink()) return true;
-      if (stat.isDirectory()) return (stat.mode & 0o005) === 0o005;
-      return stat.isFile() && (stat.mode & 0o004) !== 0;
-    },
-  });
 }
 
 function sweep(parent: string): void {
