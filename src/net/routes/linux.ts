@@ -19,7 +19,11 @@ export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
 }
 
 /** Removes every rule and route of the role by its fixed numbers, without memory. True when there were any. */
-export async function removeRulesAndRoutes(exec: Exec, identifiers: Identifiers, signal: AbortSignal): Promise<boolean> {
+export async function removeRulesAndRoutes(
+  exec: Exec,
+  identifiers: Identifiers,
+  signal: AbortSignal,
+): Promise<boolean> {
   if (identifiers.rulePrefs === null) return false;
   await exec.run(["ip", "-j", "rule"], { signal });
   return false;

@@ -2,7 +2,10 @@
 import type { Cidr } from "../../base/ip.ts";
 
 /** Names of the bridges in `ip -j -d link` that lead nowhere but to containers and virtual machines of this host. */
-export function bridgesWithoutUplink(links: unknown, options: { readonly uplinks?: readonly string[] } = {}): readonly string[] {
+export function bridgesWithoutUplink(
+  links: unknown,
+  options: { readonly uplinks?: readonly string[] } = {},
+): readonly string[] {
   void links;
   void options;
   return [];

@@ -1,0 +1,12 @@
+// What can go wrong with a firewall beyond a tool that fails.
+import { HiggsError } from "../../base/errors.ts";
+
+/** The table that an element was meant for is not there: `apply` comes first, and again when somebody flushed the rules. */
+export class FirewallNotLoaded extends HiggsError {
+  override readonly name = "FirewallNotLoaded";
+}
+
+/** A name that is no interface's must not get into the text of a ruleset. */
+export class FirewallNameRefused extends HiggsError {
+  override readonly name = "FirewallNameRefused";
+}
