@@ -20,7 +20,11 @@ function parse(text: string): Parsed | null {
     if (text.split(".").some((part) => part.length > 1 && part.startsWith("0"))) return null;
     return ipaddr.IPv4.isValid(text) ? ipaddr.IPv4.parse(text) : null;
   }
-  if (!text.includes(":") || text.includes("%") || !ipaddr.IPv6.isValid(text)) return null;
+  const colon = text.lastIndexOf(":");
+  if (colon < 0 || text.includes("%") || !ipaddr.IPv6.isValid(text)) return null;
+  // The dotted end of ::ffff:1.2.3.4 is held to the same form.
+  const end = text.slice(colon + 1);
+  if (end.includes(".") && parse(end) === null) return null;
   const six = ipaddr.IPv6.parse(text);
   return six.isIPv4MappedAddress() ? six.toIPv4Address() : six;
 }
@@ -53,13 +57,15 @@ export function ipFromBytes(bytes: Uint8Array): IpAddress | null {
   return textOf(parsed);
 }
 
-/** `10.1.2.3/16` becomes `10.1.0.0/16`; null for anything that is no prefix. */
+/** `10.1.2.3/16` becomes `10.1.0.0/16`; null for anything that is no prefix, or one of IPv4-mapped addresses. */
 export function parseCidr(text: string): Cidr | null {
   const match = /^([^/]+)\/(\d{1,3})$/.exec(text);
   if (match === null) return null;
   const address = parse(match[1] ?? "");
   const length = Number(match[2]);
   if (address === null || length > (address.kind() === "ipv4" ? 32 : 128)) return null;
+  // The length of ::ffff:10.0.0.0/104 counts bits of IPv6; as a prefix of IPv4 it would mean something else.
+  if (address.kind() === "ipv4" && text.includes(":")) return null;
   const bytes = address.toByteArray();
   for (let bit = length; bit < bytes.length * 8; bit++) {
     bytes[bit >> 3] = (bytes[bit >> 3] ?? 0) & ~(0x80 >> (bit & 7));
@@ -144,7 +150,7 @@ export function formatHostPort(target: HostPort): string {
 function dnsName(text: string): string | null {
   const lower = text.toLowerCase();
   const label = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?";
-  return lower.length <= 253 && new RegExp(`^${label}(?:\\.${label})*$`).test(lower) && !/^[\d.]+$/.test(lower)
-    ? lower
-    : null;
+  if (lower.length > 253 || !new RegExp(`^${label}(?:\\.${label})*$`).test(lower)) return null;
+  // What ends in a number is an IPv4 address in some spelling to resolvers (WHATWG URL, "ends in a number").
+  return /(?:^|\.)(?:\d+|0x[\da-f]*)$/.test(lower) ? null : lower;
 }

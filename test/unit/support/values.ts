@@ -38,7 +38,7 @@ export const anyEndpoint: fc.Arbitrary<Endpoint> = fc.record(
   { noNullPrototype: true },
 );
 
-const alphanumeric = [..."abcdefghijklmnopqrstuvwxyz0123456789"];
+const alphanumeric = "abcdefghijklmnopqrstuvwxyz0123456789".split("");
 
 export const anyName: fc.Arbitrary<MachineName> = fc
   .tuple(
