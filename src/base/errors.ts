@@ -28,7 +28,12 @@ export abstract class HiggsError extends Error {
 /** The text of anything that was thrown, for a log field or for the end of a sentence. */
 export function errorText(thrown: unknown): string {
   if (thrown instanceof Error) return thrown.message;
-  return typeof thrown === "string" ? thrown : JSON.stringify(thrown);
+  if (typeof thrown === "string") return thrown;
+  try {
+    return JSON.stringify(thrown) ?? String(thrown);
+  } catch {
+    return typeof thrown; // a cycle or a bigint: nothing that JSON can say
+  }
 }
 
 /** True for what an aborted signal throws, so that a loop can end quietly. */
