@@ -57,7 +57,7 @@ async function set(key: SysctlKey, to: { readonly value: string; readonly deps: 
     await sysctl.set(key, to.value);
     return true;
   } catch (thrown) {
-    log.warn({ key, value: to.value, error: errorText(thrown) }, "Cannot write a kernel setting");
+    log.warn({ key, value: to.value, error: errorText(thrown) }, "cannot write a kernel setting");
     return false;
   }
 }

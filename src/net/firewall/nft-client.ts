@@ -29,9 +29,9 @@ export function nftClientFirewall(deps: NftClientDeps): ClientFirewall {
       queue.run(async () => {
         const table = clientTable(identifiers.table, { policy, mark: identifiers });
         const differences = tableDifferences(table, await readTable(exec, table.name, signal));
-        await journal.add({ kind: "nft-table" });
+        if (!journal.entries().some((entry) => entry.kind === "nft-table")) await journal.add({ kind: "nft-table" });
         if (differences.length > 0) {
-          log.info({ policy: clientSentence(policy), differences }, "Loading the client's firewall");
+          log.info({ policy: clientSentence(policy), differences }, "loading the client's firewall");
           await loadRuleset(exec, replacementText(table), signal);
         }
         wanted = table;

@@ -40,9 +40,9 @@ class NftExitFirewall implements ExitFirewall {
       const wanted = exitTable(this.#table, policy);
       const listed = await readTable(exec, this.#table, signal);
       const differences = tableDifferences(wanted, listed);
-      await journal.add({ kind: "nft-table" });
+      if (!journal.entries().some((entry) => entry.kind === "nft-table")) await journal.add({ kind: "nft-table" });
       if (differences.length > 0) {
-        log.info({ policy: exitSentence(policy), differences }, "Loading the exit's firewall");
+        log.info({ policy: exitSentence(policy), differences }, "loading the exit's firewall");
         const lease = policy.open ? renewal(this.#table, policy) : keptLease(this.#table, { policy, listed });
         await loadRuleset(exec, replacementText(wanted, lease), signal);
       } else if (policy.open) {

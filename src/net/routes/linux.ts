@@ -1,10 +1,24 @@
 // A client's routes as Linux policy routing: exceptions first, then one table that ends in "unreachable".
+import { SerialQueue } from "../../base/async.ts";
+import { errorText } from "../../base/errors.ts";
+import { formatEndpoint, type Family } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
-import type { Exec } from "../exec.ts";
+import { type Exec, output, ToolFailed } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
-import type { Journal } from "../journal.ts";
+import type { Journal, SysctlKey } from "../journal.ts";
 import type { Sysctl } from "../sysctl.ts";
-import type { ClientRoutes } from "./client-routes.ts";
+import type { ClientRoutes, ClientRoutesPolicy } from "./client-routes.ts";
+import { RoutesRefused } from "./errors.ts";
+import {
+  listedRoutes,
+  listedRules,
+  reconcile,
+  removal,
+  type RouteLines,
+  type RouteNumbers,
+  routeNumbers,
+  wantedLines,
+} from "./rules.ts";
 
 export interface LinuxRoutesDeps {
   readonly exec: Exec;
@@ -14,8 +28,53 @@ export interface LinuxRoutesDeps {
   readonly log: Logger;
 }
 
+const FAMILIES: readonly Family[] = [4, 6];
+
+/** Calls are done one after the other, in their order. */
 export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
-  throw new Error(`Cannot make the routes of "${deps.identifiers.interface}" yet.`);
+  const { exec, journal, identifiers, sysctl, log } = deps;
+  const numbers = routeNumbers(identifiers);
+  if (numbers === null) {
+    throw new RoutesRefused(`Cannot make routes for "${identifiers.interface}": its role has none.`, {
+      code: "no-routes",
+    });
+  }
+  const queue = new SerialQueue();
+
+  const applyFamily = async (policy: ClientRoutesPolicy, family: Family, signal: AbortSignal): Promise<boolean> => {
+    const listed = await readLines(exec, { numbers, family, signal });
+    if (listed === null) return false;
+    const batch = reconcile(wantedLines(policy, { numbers, family }), { listed, numbers });
+    if (batch.length === 0) return false;
+    await journalBoth(journal);
+    log.info({ family, policy: routesSentence(policy, family), batch }, "changing the routes");
+    await runBatch(exec, { family, batch, signal });
+    return true;
+  };
+
+  return {
+    apply: (policy, signal) =>
+      queue.run(async () => {
+        await prepareKernel(sysctl, log);
+        const changed4 = await applyFamily(policy, 4, signal);
+        try {
+          return (await applyFamily(policy, 6, signal)) || changed4;
+        } catch (thrown) {
+          if (!isDisabledOnDevice(thrown)) throw thrown;
+          // Somebody switched IPv6 off on all interfaces: nothing can enter the tunnel, and nothing shall pass outside.
+          log.debug({ interface: policy.interface }, "no IPv6 on the tunnel's interface");
+          return (await applyFamily(refusing6(policy), 6, signal)) || changed4;
+        }
+      }),
+
+    reset: (signal) =>
+      queue.run(async () => {
+        await removeRulesAndRoutes(exec, identifiers, signal);
+        await journal.remove({ kind: "ip-rules" });
+        await journal.remove({ kind: "ip-routes" });
+        await sysctl.restore();
+      }),
+  };
 }
 
 /** Removes every rule and route of the role by its fixed numbers, without memory. True when there were any. */
@@ -24,7 +83,99 @@ export async function removeRulesAndRoutes(
   identifiers: Identifiers,
   signal: AbortSignal,
 ): Promise<boolean> {
-  if (identifiers.rulePrefs === null) return false;
-  await exec.run(["ip", "-j", "rule"], { signal });
-  return false;
+  const numbers = routeNumbers(identifiers);
+  if (numbers === null) return false;
+  let found = false;
+  for (const family of FAMILIES) {
+    const listed = await readLines(exec, { numbers, family, signal });
+    const batch = listed === null ? [] : removal(listed, numbers);
+    if (batch.length === 0) continue;
+    await runBatch(exec, { family, batch, signal });
+    found = true;
+  }
+  return found;
+}
+
+interface Reading {
+  readonly numbers: RouteNumbers;
+  readonly family: Family;
+  readonly signal: AbortSignal;
+}
+
+/** Null when the kernel has no such family. */
+async function readLines(exec: Exec, { numbers, family, signal }: Reading): Promise<RouteLines | null> {
+  const flag = `-${family}`;
+  const rules = await exec.run(["ip", "-N", "-j", flag, "rule", "show"], { signal });
+  if (rules.code !== 0) {
+    if (/not supported/i.test(rules.stderr)) return null;
+    throw listFailed(`list the IPv${family} rules`, rules.stderr);
+  }
+  const routes = await exec.run(["ip", "-N", "-j", flag, "route", "show", "table", String(numbers.table)], { signal });
+  const noTable = /FIB table does not exist/.test(routes.stderr);
+  if (routes.code !== 0 && !noTable) throw listFailed(`list the IPv${family} routes`, routes.stderr);
+  return {
+    rules: listedRules(parseJson(rules.stdout), numbers),
+    routes: noTable ? [] : listedRoutes(parseJson(routes.stdout)),
+  };
+}
+
+function listFailed(what: string, stderr: string): ToolFailed {
+  return new ToolFailed(`Cannot ${what}: ${stderr.trim()}.`, { code: "tool-failed", detail: { stderr } });
+}
+
+/** Older versions of `ip` print nothing at all for an empty list. */
+function parseJson(text: string): unknown {
+  return text.trim() === "" ? [] : JSON.parse(text);
+}
+
+async function runBatch(
+  exec: Exec,
+  work: { readonly family: Family; readonly batch: readonly string[]; readonly signal: AbortSignal },
+): Promise<void> {
+  await output(exec, ["ip", `-${work.family}`, "-batch", "-"], {
+    stdin: `${work.batch.join("\n")}\n`,
+    signal: work.signal,
+  });
+}
+
+async function journalBoth(journal: Journal): Promise<void> {
+  for (const kind of ["ip-rules", "ip-routes"] as const) {
+    if (!journal.entries().some((entry) => entry.kind === kind)) await journal.add({ kind });
+  }
+}
+
+/** Values under which each of the settings does what we need; the first is the one that is written. */
+const KERNEL: readonly (readonly [SysctlKey, readonly string[]])[] = [
+  // The reverse path filter counts a packet's mark when it looks up the way back.
+  ["net.ipv4.conf.all.src_valid_mark", ["1"]],
+  // Nobody on the LAN learns the tunnel's address by asking for it (ip-sysctl: 1, 2 and 8 all keep quiet).
+  ["net.ipv4.conf.all.arp_ignore", ["2", "1", "8"]],
+];
+
+/** A container may not write them; routing works without, so it goes on. */
+async function prepareKernel(sysctl: Sysctl, log: Logger): Promise<void> {
+  for (const [key, good] of KERNEL) {
+    try {
+      if (!good.includes((await sysctl.read(key)) ?? "")) await sysctl.set(key, good[0] ?? "");
+    } catch (thrown) {
+      log.warn({ key, value: good[0], error: errorText(thrown) }, "cannot write a kernel setting");
+    }
+  }
+}
+
+function isDisabledOnDevice(thrown: unknown): boolean {
+  return thrown instanceof ToolFailed && /IPv6 is disabled on/.test(String(thrown.detail.stderr));
+}
+
+function refusing6(policy: ClientRoutesPolicy): ClientRoutesPolicy {
+  const tunnelHosts = policy.tunnelHosts.filter((host) => !host.includes(":"));
+  return { ...policy, families: { 4: "tunnel", 6: "refuse" }, tunnelHosts };
+}
+
+/** The policy for a person, before it is put in place. */
+function routesSentence(policy: ClientRoutesPolicy, family: Family): string {
+  const all = policy.families[family] === "tunnel" ? `goes into ${policy.interface}` : "is refused";
+  const carrier = policy.carrier.map(formatEndpoint).join(", ") || "nothing";
+  const local = policy.throwPrefixes.join(", ") || "nothing";
+  return `All IPv${family} ${all}; the carrier reaches ${carrier} outside; ${local} stays local.`;
 }
