@@ -1,4 +1,4 @@
-// The one gate, the same here and in CI: types, lint, format, dead code, architecture.
+// The one gate, the same here and in CI: types, lint, format, lockfile, dead code, architecture.
 
 import { join } from "node:path";
 import { projectDir } from "./project.ts";
@@ -7,6 +7,7 @@ const steps: readonly { readonly name: string; readonly argv: readonly string[] 
   { name: "types", argv: tool("tsc", "--noEmit") },
   { name: "lint", argv: tool("oxlint", "--type-aware", "--deny-warnings") },
   { name: "format", argv: tool("biome", "format", "--max-diagnostics=50") },
+  { name: "lockfile", argv: [process.execPath, "scripts/lockfile.ts", "--check"] },
   { name: "dead code", argv: tool("knip") },
   { name: "architecture", argv: [process.execPath, "test", "./test/arch/"] },
 ];
