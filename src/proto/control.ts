@@ -20,7 +20,8 @@ export const signedRecordSchema = z.object({
   signatures: z
     .array(z.object({ key: z.string().max(64), signature: z.string().max(128) }))
     .min(1)
-    .max(8),
+    .max(8)
+    .readonly(),
 });
 
 /** What a node says of its exit: ready only after rules, forwarding and the way out were verified. */

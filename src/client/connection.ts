@@ -1,0 +1,244 @@
+// The connection of a client: brings map, exit, tunnel, routes and DNS to what is wanted, again after every change.
+import { Debounce, raceAbort, repeat, SerialQueue, sleep, Stopped } from "../base/async.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import type { Cidr } from "../base/ip.ts";
+import type { ClientFirewall } from "../net/firewall/client.ts";
+import type { ClientRoutes } from "../net/routes/client-routes.ts";
+import type { SystemDns } from "../net/dns/system-dns.ts";
+import type { PeerStats } from "../net/wg/device.ts";
+import type { Enrolment } from "../peer/enrolment.ts";
+import type { Membership } from "../peer/membership.ts";
+import type { KnownPeer } from "../peer/netmap.ts";
+import type { Tunnel } from "../peer/tunnel.ts";
+import type { MachineId } from "../proto/keys.ts";
+import { type ConnectState, step } from "./connect-state.ts";
+import { type ExitChoice, type ExitPick, pickExit } from "./exit-choice.ts";
+import { systemPlan, tunnelPeers } from "./plan.ts";
+
+export interface ConnectionDeps {
+  readonly membership: (onChange: () => void) => Membership;
+  readonly openTunnel: (membership: Membership, signal: AbortSignal) => Promise<Tunnel>;
+  readonly routes: ClientRoutes;
+  readonly firewall: ClientFirewall;
+  readonly dns: SystemDns;
+  readonly localPrefixes: (signal: AbortSignal) => Promise<readonly Cidr[]>;
+  readonly enrolment: () => Enrolment;
+  readonly interface: string;
+  readonly uid: number;
+  readonly log: Logger;
+}
+
+export interface Connection {
+  readonly state: ConnectState;
+  readonly membership: Membership;
+  readonly exit: KnownPeer | null;
+  /** Why it is not connected yet, or what is wrong although it is. */
+  readonly trouble: HiggsError | null;
+  use(choice: ExitChoice): void;
+  /** The machine's links changed, or somebody touched routes or rules. */
+  poke(): void;
+  /** Resolves when connected. Throws the signal's reason. */
+  connected(signal: AbortSignal): Promise<void>;
+  /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. */
+  reach(peer: KnownPeer, signal: AbortSignal): Promise<void>;
+  stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
+  /** Ends everything but what the operating system was given: undoing that is the caller's. */
+  close(): Promise<void>;
+}
+
+export class ConnectError extends HiggsError {
+  override readonly name = "ConnectError";
+}
+
+const SETTLE_MS = 5;
+/** Wanted and real state are compared this often, whatever happens. */
+const RECONCILE_MS = 30_000;
+const HANDSHAKE_POLL_MS = 20;
+/** WireGuard gives up on a session after this long without a handshake (its paper, section 6.1: Reject-After-Time). */
+const SESSION_LIFE_MS = 180_000;
+const REACH_MS = 60_000;
+
+export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: AbortSignal): Promise<Connection> {
+  const controller = new AbortController();
+  const alive = AbortSignal.any([controller.signal]);
+  const queue = new SerialQueue();
+  const waiting = new Set<() => void>();
+  const reached = new Map<MachineId, number>();
+  const asking = new Set<MachineId>();
+  let state: ConnectState = step({ kind: "disconnected" }, { kind: "up", atMs: Date.now() });
+  let wantedExit = choice;
+  let exit: KnownPeer | null = null;
+  let trouble: HiggsError | null = null;
+  let polling = false;
+
+  const membership = deps.membership(() => settle.poke());
+  const settle = new Debounce(() => void queue.run(pass), SETTLE_MS);
+  let tunnel: Tunnel;
+  try {
+    tunnel = await deps.openTunnel(membership, signal);
+  } catch (thrown) {
+    settle.cancel();
+    await membership[Symbol.asyncDispose]();
+    throw thrown;
+  }
+
+  function advance(next: ConnectState): void {
+    if (next === state) return;
+    deps.log.info({ from: state.kind, to: next.kind, exit: exit?.name ?? null }, "connection state");
+    state = next;
+    for (const wake of waiting) wake();
+  }
+
+  /** Asks for the sessions that are missing; each answer pokes. */
+  function askSessions(wanted: readonly KnownPeer[]): void {
+    for (const peer of wanted) {
+      if (membership.sessions.has(peer.id) || asking.has(peer.id) || !membership.control.online) continue;
+      asking.add(peer.id);
+      membership.control
+        .connect(peer.id)
+        .then((session) => void (membership.sessions as Map<MachineId, typeof session>).set(peer.id, session))
+        .catch((thrown: unknown) => {
+          trouble = thrown instanceof HiggsError ? thrown : new ConnectError(errorText(thrown), { code: "failed" });
+          deps.log.debug({ peer: peer.name, reason: errorText(thrown) }, "no session");
+        })
+        .finally(() => {
+          asking.delete(peer.id);
+          settle.poke();
+        });
+    }
+  }
+
+  async function pass(): Promise<void> {
+    if (alive.aborted) return;
+    try {
+      const pick = pickExit(membership.map.peers(), wantedExit, exit?.id ?? null);
+      trouble = troubleOf(pick, membership);
+      if (pick.kind === "waiting" && state.kind === "connecting") return;
+      // An exit that is gone from the map stays the wanted one: routes stay in the tunnel, and nothing passes.
+      if (pick.kind !== "waiting") exit = pick.kind === "peer" ? pick.peer : null;
+      const wanted = wantedPeers();
+      askSessions(wanted);
+      await tunnel.sync(tunnelPeers(wanted, exit?.id ?? null, membership.sessions), alive);
+      if (await answers()) await takeOver();
+      else if (!polling) void poll();
+    } catch (thrown) {
+      if (alive.aborted) return;
+      trouble = thrown instanceof HiggsError ? thrown : new ConnectError(errorText(thrown), { code: "failed", cause: thrown });
+      deps.log.error({ code: trouble.code }, trouble.message);
+    } finally {
+      for (const wake of waiting) wake();
+    }
+  }
+
+  function wantedPeers(): KnownPeer[] {
+    const wanted = exit === null || membership.map.get(exit.id) === undefined ? [] : [exit];
+    for (const [id, until] of reached) {
+      const peer = membership.map.get(id);
+      if (peer === undefined || performance.now() > until) reached.delete(id);
+      else if (id !== exit?.id) wanted.push(peer);
+    }
+    return wanted;
+  }
+
+  /** True when there is nothing to wait for: no exit is wanted, or the exit's WireGuard has answered. */
+  async function answers(): Promise<boolean> {
+    if (exit === null) return membership.welcomed;
+    const key = exit.machine.wireGuard;
+    const stats = (await tunnel.stats(alive)).find((peer) => peer.publicKey === key);
+    const at = stats?.lastHandshakeMs ?? null;
+    return at !== null && Date.now() - at < SESSION_LIFE_MS;
+  }
+
+  /** From the exit's session to its first handshake; a handshake raises no event, so it is looked for. */
+  async function poll(): Promise<void> {
+    polling = true;
+    try {
+      while (!alive.aborted && exit !== null && membership.sessions.has(exit.id)) {
+        await sleep(HANDSHAKE_POLL_MS, alive);
+        if (await answers()) {
+          settle.poke();
+          return;
+        }
+      }
+    } catch {
+      // the connection is closing, or the device is gone: the next pass tells
+    } finally {
+      polling = false;
+    }
+  }
+
+  async function takeOver(): Promise<void> {
+    const { ipv4, ipv6, range4, range6 } = deps.enrolment();
+    const plan = systemPlan({
+      interface: deps.interface,
+      uid: deps.uid,
+      addresses: [ipv4, ipv6],
+      range4,
+      range6,
+      carriers: membership.carriers(),
+      localPrefixes: await deps.localPrefixes(alive),
+      exit,
+    });
+    await deps.firewall.apply(plan.firewall, alive);
+    await deps.routes.apply(plan.routes, alive);
+    if (plan.dns === null) await deps.dns.reset(alive);
+    else await deps.dns.apply(plan.dns, alive);
+    advance(step(state, { kind: "tunnelled", atMs: Date.now(), exitId: exit?.id ?? null }));
+  }
+
+  const reconciling = repeat(() => queue.run(pass), { everyMs: RECONCILE_MS, signal: alive, onError: () => undefined }); // pass() keeps its failures
+  settle.poke();
+
+  async function until(condition: () => boolean, waitSignal: AbortSignal): Promise<void> {
+    while (!condition()) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      waiting.add(resolve);
+      try {
+        await raceAbort(promise, waitSignal);
+      } finally {
+        waiting.delete(resolve);
+      }
+    }
+  }
+
+  return {
+    get state() {
+      return state;
+    },
+    membership,
+    get exit() {
+      return exit;
+    },
+    get trouble() {
+      return trouble;
+    },
+    use(next) {
+      wantedExit = next;
+      settle.poke();
+    },
+    poke: () => settle.poke(),
+    connected: (waitSignal) => until(() => state.kind === "connected", waitSignal),
+    async reach(peer, waitSignal) {
+      reached.set(peer.id, performance.now() + REACH_MS);
+      settle.poke();
+      await until(() => tunnel.peers().some((one) => one.id === peer.id && one.session !== null), waitSignal);
+    },
+    stats: (statsSignal) => tunnel.stats(statsSignal),
+    async close() {
+      advance(step(state, { kind: "down" }));
+      controller.abort(new Stopped());
+      settle.cancel();
+      await reconciling;
+      await queue.idle();
+      await membership[Symbol.asyncDispose]();
+      await tunnel[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function troubleOf(pick: ExitPick, membership: Membership): HiggsError | null {
+  if (membership.trouble !== null) return membership.trouble;
+  if (pick.kind !== "waiting" || !membership.welcomed) return null;
+  return new ConnectError(pick.text, { code: "no-exit", remedy: pick.remedy });
+}

@@ -1,0 +1,95 @@
+// The userspace bridge of one peer: WireGuard's datagrams on loopback on one side, relay frames on the other.
+//
+// WireGuard's endpoint for the peer is this socket. What arrives in one turn of the event loop leaves in one frame;
+// what a frame brings leaves with one system call.
+import { type Endpoint, parseIp } from "../base/ip.ts";
+import { HiggsError } from "../base/errors.ts";
+import type { Service } from "../base/service.ts";
+import { FrameBuilder } from "../proto/relay-frame.ts";
+import { looksLikeWireGuard } from "../proto/wireguard-packet.ts";
+import type { RelayLink } from "./relay-link.ts";
+
+export class BridgeError extends HiggsError {
+  override readonly name = "BridgeError";
+}
+
+export interface Bridge extends Service {
+  readonly endpoint: Endpoint;
+  /** Null while the server has granted no session: packets are dropped then. */
+  setSession(session: number | null): void;
+  readonly dropped: number;
+}
+
+const LOOPBACK = "127.0.0.1";
+
+/** `wireGuardPort`: where the local WireGuard listens; the socket is connected to it, so nobody else can speak to it. */
+export async function openBridge(deps: {
+  readonly wireGuardPort: number;
+  readonly relay: Pick<RelayLink, "send" | "attach" | "detach">;
+}): Promise<Bridge> {
+  const frame = new FrameBuilder();
+  let session: number | null = null;
+  let flushing = false;
+  let dropped = 0;
+
+  function flush(): void {
+    flushing = false;
+    if (frame.packets === 0) return;
+    const packets = frame.packets;
+    const bytes = frame.take(session ?? 0);
+    if (session === null) dropped += packets;
+    else deps.relay.send(bytes);
+  }
+
+  const socket = await Bun.udpSocket({
+    hostname: LOOPBACK,
+    port: 0,
+    connect: { hostname: LOOPBACK, port: deps.wireGuardPort },
+    binaryType: "uint8array",
+    socket: {
+      data(_socket, packet) {
+        if (!looksLikeWireGuard(packet, 0, packet.length)) {
+          dropped++;
+          return;
+        }
+        if (!frame.add(packet)) {
+          flush();
+          frame.add(packet);
+        }
+        if (flushing) return;
+        flushing = true;
+        setImmediate(flush);
+      },
+      error() {
+        dropped++; // ICMP from a WireGuard that is not up yet; without a handler it would end the process
+      },
+    },
+  }).catch((cause: unknown) => {
+    throw new BridgeError("Cannot open a loopback socket for a relayed peer.", { code: "bridge-failed", cause });
+  });
+
+  function deliver(packets: readonly Uint8Array[]): void {
+    const sent = socket.sendMany(packets as Uint8Array[]);
+    if (sent < packets.length) dropped += packets.length - sent;
+  }
+
+  const address = parseIp(LOOPBACK);
+  if (address === null) throw new BridgeError("Cannot name the loopback address.", { code: "bridge-failed" });
+  return {
+    endpoint: { address, port: socket.port },
+    get dropped() {
+      return dropped;
+    },
+    setSession(next) {
+      if (next === session) return;
+      if (session !== null) deps.relay.detach(session);
+      session = next;
+      if (next !== null) deps.relay.attach(next, deliver);
+    },
+    async [Symbol.asyncDispose]() {
+      if (session !== null) deps.relay.detach(session);
+      session = null;
+      socket.close();
+    },
+  };
+}

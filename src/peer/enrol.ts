@@ -1,0 +1,137 @@
+// Joining a network with an invite: keys first, the server's proof next, the one-time secret last.
+import { toBase64Url } from "../base/bytes.ts";
+import { HiggsError } from "../base/errors.ts";
+import { isMachineName, machineNameFrom } from "../base/hostname.ts";
+import { formatHostPort, type HostPort, parseHostPort } from "../base/ip.ts";
+import { registerResponseSchema } from "../proto/api.ts";
+import { DEFAULT_PORT, type Invite } from "../proto/invite.ts";
+import { sign } from "../proto/keys.ts";
+import { enrolmentMessage } from "../proto/proof.ts";
+import type { Role } from "../proto/role.ts";
+import { type Enrolment, enrolmentSchema, type KnownServer } from "./enrolment.ts";
+import { machineKeys } from "./identity.ts";
+import { type Door, openDoor, ServerUntrusted } from "./server-door.ts";
+import type { StateDir } from "./state-dir.ts";
+
+export class JoinError extends HiggsError {
+  override readonly name = "JoinError";
+}
+
+export interface JoinOptions {
+  readonly role: Role;
+  /** What the person typed after `--name`; null for the host's own name. */
+  readonly name: string | null;
+  readonly hostname: string;
+  readonly version: string;
+  readonly platform: string;
+}
+
+/**
+ * Enrols the machine, and is safe to repeat: after a lost answer the same machine gets the same place again.
+ * Throws JoinError `wrong-role` | `already-joined` | `bad-name`, what openDoor throws, or the server's refusal.
+ */
+export async function join(dir: StateDir, invite: Invite, options: JoinOptions, signal: AbortSignal): Promise<Enrolment> {
+  if (invite.role !== options.role) {
+    throw new JoinError(`Cannot join as a ${options.role}: this invite is for a ${invite.role}.`, {
+      code: "wrong-role",
+      remedy: `higgs ${invite.role} join …, or a new invite: higgs server invite ${options.role}`,
+    });
+  }
+  if (options.name !== null && !isMachineName(options.name)) {
+    throw new JoinError(`Cannot use the name "${options.name}": a name has letters a-z, digits and hyphens, at most 63.`, {
+      code: "bad-name",
+      remedy: `--name ${machineNameFrom(options.name)}`,
+    });
+  }
+  const present = await dir.readJson("enrolment.json", enrolmentSchema);
+  if (present !== null) {
+    if (present.network === invite.network) return present;
+    throw new JoinError(`Cannot join: this machine is already "${present.name}" in another network.`, {
+      code: "already-joined",
+      remedy: `higgs ${options.role} leave`,
+    });
+  }
+  const keys = await machineKeys(dir);
+  const door = await firstDoor(invite, signal);
+  const signature = sign(
+    "higgs enrolment v1",
+    enrolmentMessage({
+      network: invite.network,
+      spki: door.pin.spki,
+      inviteId: invite.id,
+      role: options.role,
+      identity: keys.identityKey,
+      wireGuard: keys.wireGuardKey,
+    }),
+    keys.identity,
+  );
+  const answer = await door.request("POST", options.role === "node" ? "/nodes/register" : "/clients/register", {
+    body: {
+      inviteId: invite.id,
+      secret: toBase64Url(invite.secret),
+      name: options.name ?? machineNameFrom(options.hostname),
+      nameIsChosen: options.name !== null,
+      identity: keys.identityKey,
+      wireGuard: keys.wireGuardKey,
+      signature,
+      version: options.version,
+      platform: options.platform,
+    },
+    response: registerResponseSchema,
+    signal,
+  });
+  if (answer.network !== invite.network || answer.role !== options.role) {
+    throw new ServerUntrusted("Cannot use the server's answer: it names another network or role than the invite.", {
+      code: "server-not-proven",
+    });
+  }
+  const enrolment: Enrolment = {
+    version: 1,
+    network: answer.network,
+    id: answer.id,
+    name: answer.name,
+    role: answer.role,
+    tags: answer.tags,
+    ipv4: answer.ipv4,
+    ipv6: answer.ipv6,
+    range4: answer.range4,
+    range6: answer.range6,
+    servers: knownServers([...invite.servers.map(formatHostPort), ...door.names, ...answer.servers], [], door),
+    position: { epoch: 0, seq: 0 },
+  };
+  await dir.writeJson("enrolment.json", enrolment);
+  return enrolment;
+}
+
+async function firstDoor(invite: Invite, signal: AbortSignal): Promise<Door> {
+  let failure: unknown;
+  for (const server of invite.servers) {
+    try {
+      return await openDoor(server, invite.network, { addresses: [], pin: null }, signal);
+    } catch (thrown) {
+      signal.throwIfAborted();
+      failure ??= thrown;
+    }
+  }
+  throw failure;
+}
+
+/** The list of servers to keep: names in order, without repeats, with what is known of each; the door's own is fresh. */
+export function knownServers(names: readonly string[], before: readonly KnownServer[], door: Door): KnownServer[] {
+  const doorName = formatHostPort(door.server);
+  return [...new Set([doorName, ...names])]
+    .filter((name) => parseHostPort(name, DEFAULT_PORT) !== null)
+    .slice(0, 16)
+    .map((name) => {
+      if (name === doorName) return { name, addresses: [...door.addresses], pin: door.pin };
+      return before.find((server) => server.name === name) ?? { name, addresses: [], pin: null };
+    });
+}
+
+/** The servers of an enrolment that can be dialled. */
+export function dialList(servers: readonly KnownServer[]): { readonly known: KnownServer; readonly target: HostPort }[] {
+  return servers.flatMap((known) => {
+    const target = parseHostPort(known.name, DEFAULT_PORT);
+    return target === null ? [] : [{ known, target }];
+  });
+}

@@ -1,0 +1,170 @@
+// A machine's membership in its network: control stream, map, sessions and relay as one service, with a poke when anything changed.
+import { HiggsError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import type { Cidr, Endpoint, IpAddress } from "../base/ip.ts";
+import type { Service } from "../base/service.ts";
+import { SerialQueue } from "../base/async.ts";
+import type { ExitState, ServerMessage, Session, Welcome } from "../proto/control.ts";
+import type { MachineId } from "../proto/keys.ts";
+import { type ControlStream, controlStream } from "./control-stream.ts";
+import { knownServers } from "./enrol.ts";
+import type { EnrolmentStore } from "./enrolment.ts";
+import type { MachineKeys } from "./identity.ts";
+import { Netmap } from "./netmap.ts";
+import { ownRecord } from "./own-record.ts";
+import { type RelayLink, relayLink } from "./relay-link.ts";
+import { ServerLink, type ServerSession } from "./server-link.ts";
+import type { StateDir } from "./state-dir.ts";
+import type { TrustContext } from "./trust.ts";
+import type { TrustStore } from "./trust-store.ts";
+
+export interface Membership extends Service {
+  readonly map: Netmap;
+  readonly control: ControlStream;
+  readonly relay: RelayLink;
+  /** By the peer's id. Sessions end with the server that granted them. */
+  readonly sessions: ReadonlyMap<MachineId, Session>;
+  /** Why the server is not reachable now, or null. */
+  readonly trouble: HiggsError | null;
+  /** True once a whole map was taken, also while the server is away since. */
+  readonly welcomed: boolean;
+  readonly observedAddress: IpAddress | null;
+  /** The exact destinations that must stay outside the tunnel. */
+  carriers(): Endpoint[];
+  /** What the machine offers; signed and published when it differs from before. */
+  offer(routes: readonly Cidr[]): Promise<void>;
+  /** Said again after every reconnect. */
+  presence(exit: ExitState | null): void;
+  /** Judges the map anew. */
+  rejudge(): Promise<void>;
+}
+
+const DEFAULT_RELAY = "/api/v1/relay";
+
+export function joinNetwork(
+  deps: {
+    readonly dir: StateDir;
+    readonly store: EnrolmentStore;
+    readonly keys: MachineKeys;
+    readonly trust: TrustStore;
+    readonly log: Logger;
+  },
+  options: { readonly routes: readonly Cidr[]; readonly onChange: () => void },
+): Membership {
+  const { store, keys, log } = deps;
+  const map = new Netmap({ trust: deps.trust, log }, store.value.position);
+  const link = new ServerLink({ store, keys, log });
+  const sessions = new Map<MachineId, Session>();
+  const queue = new SerialQueue();
+  let relayPath = DEFAULT_RELAY;
+  let trouble: HiggsError | null = null;
+  let welcomed = false;
+  let observedAddress: IpAddress | null = null;
+  let routes = options.routes;
+  let exit: ExitState | null = null;
+  let serverSerial = 0n;
+
+  const context = (): TrustContext => {
+    const { network, range4, range6, name, ipv4, ipv6 } = store.value;
+    const self = { identity: keys.identityKey, name, addresses: [ipv4, ipv6] };
+    return { network, range4, range6, self, now: BigInt(Math.floor(Date.now() / 1000)) };
+  };
+
+  function task(work: () => Promise<void>): void {
+    queue
+      .run(work)
+      .catch((thrown: unknown) => {
+        trouble = thrown instanceof HiggsError ? thrown : new MembershipError(String(thrown), { code: "failed", cause: thrown });
+        log.warn({ code: trouble.code }, trouble.message);
+      })
+      .finally(options.onChange);
+  }
+
+  async function publish(): Promise<void> {
+    const { record, signed } = await ownRecord(deps.dir, { enrolment: store.value, keys, routes, serverSerial });
+    if (record.serial > serverSerial && control.send({ type: "record", record: signed })) serverSerial = record.serial;
+  }
+
+  async function takeWelcome(welcome: Welcome, session: ServerSession): Promise<void> {
+    await map.welcome(welcome, context());
+    sessions.clear();
+    for (const granted of welcome.sessions) sessions.set(granted.peer, granted);
+    relayPath = welcome.relays.find((path) => path.startsWith("/")) ?? DEFAULT_RELAY;
+    observedAddress = welcome.observedAddress;
+    serverSerial = BigInt(welcome.recordSerial);
+    const names = [...store.value.servers.map((server) => server.name), ...welcome.servers];
+    await store.update({
+      name: welcome.self.name,
+      tags: welcome.self.tags,
+      position: map.position,
+      servers: knownServers(names, store.value.servers, session.door),
+    });
+    trouble = null;
+    welcomed = true;
+    control.send({ type: "presence", exit });
+    await publish();
+    log.info({ peers: map.peers().length, sessions: sessions.size }, "connected to the server");
+  }
+
+  async function takeMessage(message: Exclude<ServerMessage, { type: "welcome" | "connected" | "refused" }>): Promise<void> {
+    switch (message.type) {
+      case "delta":
+        await map.delta(message, context());
+        return;
+      case "session":
+        sessions.set(message.session.peer, message.session);
+        return;
+      case "session-end":
+        for (const [peer, session] of sessions) if (session.id === message.id) sessions.delete(peer);
+    }
+  }
+
+  const control = controlStream(
+    { link, log },
+    {
+      onWelcome: (welcome, session) => task(() => takeWelcome(welcome, session)),
+      onMessage: (message) => task(() => takeMessage(message)),
+      onDown(error) {
+        if (trouble?.code !== error.code) log.warn({ code: error.code }, error.message);
+        trouble = error;
+        options.onChange();
+      },
+    },
+  );
+  const relay = relayLink({ link, log }, { path: () => relayPath, onChange: options.onChange });
+
+  return {
+    map,
+    control,
+    relay,
+    sessions,
+    get trouble() {
+      return trouble;
+    },
+    get welcomed() {
+      return welcomed;
+    },
+    get observedAddress() {
+      return observedAddress;
+    },
+    carriers: () => link.carriers(),
+    async offer(next) {
+      routes = next;
+      await queue.run(publish);
+    },
+    presence(next) {
+      const changed = JSON.stringify(next) !== JSON.stringify(exit);
+      exit = next;
+      if (changed) control.send({ type: "presence", exit });
+    },
+    rejudge: () => queue.run(() => map.again(context())),
+    async [Symbol.asyncDispose]() {
+      await Promise.all([control[Symbol.asyncDispose](), relay[Symbol.asyncDispose]()]);
+      await queue.idle();
+    },
+  };
+}
+
+class MembershipError extends HiggsError {
+  override readonly name = "MembershipError";
+}

@@ -1,0 +1,52 @@
+// This machine's own record: signed when its content changes, with a serial that only grows.
+import { z } from "zod";
+import type { Cidr } from "../base/ip.ts";
+import { signedRecordSchema } from "../proto/control.ts";
+import { type MachineRecord, openRecord, type SignedRecord, signRecord } from "../proto/record.ts";
+import type { Enrolment } from "./enrolment.ts";
+import type { MachineKeys } from "./identity.ts";
+import type { StateDir } from "./state-dir.ts";
+
+const recordFileSchema = z.object({ version: z.literal(1), record: signedRecordSchema });
+
+/**
+ * The record for what the machine is and offers now, on disk before it is shown to anyone.
+ * `serverSerial`: the serial that the server holds; ours goes past it where the content differs.
+ */
+export async function ownRecord(
+  dir: StateDir,
+  wanted: {
+    readonly enrolment: Enrolment;
+    readonly keys: MachineKeys;
+    readonly routes: readonly Cidr[];
+    readonly serverSerial: bigint;
+  },
+): Promise<{ readonly record: MachineRecord; readonly signed: SignedRecord }> {
+  const { enrolment, keys } = wanted;
+  const stored = await dir.readJson("record.json", recordFileSchema);
+  const before = stored === null ? null : openRecord(stored.record);
+  const serial = before?.serial ?? 0n;
+  const content: Omit<MachineRecord, "serial"> = {
+    network: enrolment.network,
+    identity: keys.identityKey,
+    wireGuard: keys.wireGuardKey,
+    role: enrolment.role,
+    notAfter: 0n,
+    name: enrolment.name,
+    addresses: [enrolment.ipv4, enrolment.ipv6],
+    routes: wanted.routes,
+    extensions: [],
+  };
+  const unchanged = before !== null && contentKey(before) === contentKey(content);
+  if (unchanged && stored !== null && serial >= wanted.serverSerial) return { record: before, signed: stored.record };
+  const highest = serial > wanted.serverSerial ? serial : wanted.serverSerial;
+  const record: MachineRecord = { ...content, serial: highest + 1n };
+  const signed = signRecord(record, keys.identity);
+  await dir.writeJson("record.json", { version: 1, record: signed });
+  return { record, signed };
+}
+
+function contentKey(record: Omit<MachineRecord, "serial">): string {
+  const { network, identity, wireGuard, role, name, addresses, routes } = record;
+  return JSON.stringify([network, identity, wireGuard, role, name, addresses, routes]);
+}

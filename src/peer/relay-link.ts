@@ -1,0 +1,137 @@
+// The relay connection of a machine: one WebSocket that carries the frames of all its sessions, redialled for ever.
+import { sleep, Stopped } from "../base/async.ts";
+import { errorText } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import type { Service } from "../base/service.ts";
+import type { Ws } from "../net/ws.ts";
+import { countWireGuardPackets, framePackets, frameSession } from "../proto/relay-frame.ts";
+import { redialMs } from "./reconnect.ts";
+import type { ServerLink } from "./server-link.ts";
+
+/** What takes the packets of one session. */
+export type PacketSink = (packets: readonly Uint8Array[]) => void;
+
+export interface RelayCounters {
+  readonly framesOut: number;
+  readonly bytesOut: number;
+  readonly framesIn: number;
+  readonly bytesIn: number;
+  /** Frames that were not sent because too much was waiting, or nobody was connected. */
+  readonly droppedOut: number;
+  /** Frames that were malformed, or of no session of ours. */
+  readonly droppedIn: number;
+}
+
+export interface RelayLink extends Service {
+  readonly online: boolean;
+  readonly counters: RelayCounters;
+  /** Drops (and counts) rather than queues. The frame is copied before this returns. */
+  send(frame: Uint8Array): void;
+  attach(session: number, sink: PacketSink): void;
+  detach(session: number): void;
+}
+
+/**
+ * What may wait in userspace for a slow line: enough for some ten milliseconds at a gigabit, so that a burst is not cut,
+ * and little enough that the tunnel's own congestion control notices.
+ */
+const MOST_WAITING_BYTES = 1_048_576;
+const OPEN_TIMEOUT_MS = 8_000;
+const PING_EVERY_MS = 5_000;
+
+export function relayLink(
+  deps: { readonly link: ServerLink; readonly log: Logger },
+  events: { readonly path: () => string; readonly onChange: (online: boolean) => void },
+): RelayLink {
+  const controller = new AbortController();
+  const sinks = new Map<number, PacketSink>();
+  const counters = { framesOut: 0, bytesOut: 0, framesIn: 0, bytesIn: 0, droppedOut: 0, droppedIn: 0 };
+  let ws: Ws | null = null;
+
+  function take(frame: Uint8Array): void {
+    const sink = sinks.get(frameSession(frame));
+    if (sink === undefined || countWireGuardPackets(frame) < 0) {
+      counters.droppedIn++;
+      return;
+    }
+    counters.framesIn++;
+    counters.bytesIn += frame.length;
+    sink(framePackets(frame));
+  }
+
+  async function once(): Promise<string> {
+    const session = await deps.link.session(controller.signal);
+    const ended = Promise.withResolvers<string>();
+    try {
+      ws = await session.door.openWs(
+        events.path(),
+        {
+          token: session.token,
+          openTimeoutMs: OPEN_TIMEOUT_MS,
+          pingEveryMs: PING_EVERY_MS,
+          onBinary: take,
+          onClose: ({ code, reason }) => ended.resolve(reason || String(code)),
+        },
+        controller.signal,
+      );
+    } catch (thrown) {
+      deps.link.invalidate(session);
+      throw thrown;
+    }
+    const onAbort = (): void => ended.reject(controller.signal.reason);
+    controller.signal.addEventListener("abort", onAbort, { once: true });
+    events.onChange(true);
+    try {
+      return await ended.promise;
+    } finally {
+      controller.signal.removeEventListener("abort", onAbort);
+      ws?.close();
+      ws = null;
+      if (!controller.signal.aborted) events.onChange(false);
+    }
+  }
+
+  async function loop(): Promise<void> {
+    let attempt = 0;
+    let lostAt = performance.now();
+    while (!controller.signal.aborted) {
+      const started = performance.now();
+      try {
+        const why = await once();
+        if (performance.now() - started > 5_000) {
+          attempt = 0;
+          lostAt = performance.now();
+        }
+        deps.log.info({ reason: why }, "relay connection lost");
+      } catch (thrown) {
+        if (controller.signal.aborted) return;
+        deps.log.debug({ reason: errorText(thrown) }, "relay not reached");
+      }
+      await sleep(redialMs(attempt++, performance.now() - lostAt), controller.signal).catch(() => undefined); // the loop ends on abort
+    }
+  }
+
+  const running = loop();
+  return {
+    get online() {
+      return ws !== null;
+    },
+    counters,
+    send(frame) {
+      if (ws === null || ws.bufferedBytes > MOST_WAITING_BYTES) {
+        counters.droppedOut++;
+        return;
+      }
+      counters.framesOut++;
+      counters.bytesOut += frame.length;
+      ws.send(frame);
+    },
+    attach: (session, sink) => void sinks.set(session, sink),
+    detach: (session) => void sinks.delete(session),
+    async [Symbol.asyncDispose]() {
+      controller.abort(new Stopped());
+      ws?.close();
+      await running;
+    },
+  };
+}

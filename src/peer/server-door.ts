@@ -1,0 +1,249 @@
+// One server, reached and proven: its certificate is vouched for by the network's identity before anything secret is sent.
+import { lookup } from "node:dns/promises";
+import { z } from "zod";
+import { toBase64Url } from "../base/bytes.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
+import { withDeadline } from "../base/async.ts";
+import { type Endpoint, familyOf, formatHostPort, type HostPort, type IpAddress, parseIp } from "../base/ip.ts";
+import { pinnedTls, probeLeaf, type ServerPin, TlsError } from "../net/tls.ts";
+import { openWs, type Ws, type WsOptions } from "../net/ws.ts";
+import { API_BASE, problemSchema, proofResponseSchema } from "../proto/api.ts";
+import { type IdentityKey, verify } from "../proto/keys.ts";
+import { serverProofMessage } from "../proto/proof.ts";
+
+/** The server answered, and refused; `code` is the problem's own. */
+export class ServerRefused extends HiggsError {
+  override readonly name = "ServerRefused";
+}
+
+export class ServerUntrusted extends HiggsError {
+  override readonly name = "ServerUntrusted";
+}
+
+export interface Door {
+  readonly server: HostPort;
+  /** The address that answered: the carrier's exact destination. */
+  readonly endpoint: Endpoint;
+  readonly addresses: readonly IpAddress[];
+  readonly pin: ServerPin;
+  /** `host:port` of this server by its own signed word. */
+  readonly names: readonly string[];
+  /** A JSON request below `/api/v1`. Throws ServerRefused, or TlsError `server-unreachable`. */
+  request<T>(method: "GET" | "POST" | "DELETE", path: string, options: RequestOptions<T>): Promise<T>;
+  openWs(path: string, options: Omit<WsOptions, "url" | "headers" | "tls"> & { token: string }, signal: AbortSignal): Promise<Ws>;
+}
+
+export interface RequestOptions<T> {
+  readonly body?: unknown;
+  readonly token?: string;
+  readonly response: z.ZodType<T>;
+  readonly signal: AbortSignal;
+}
+
+const REQUEST_TIMEOUT_MS = 10_000;
+const CONNECT_TIMEOUT_MS = 5_000;
+
+export interface DoorHints {
+  readonly addresses: readonly IpAddress[];
+  readonly pin: ServerPin | null;
+}
+
+/**
+ * Tries each address of the server: the kept ones first, then what its name resolves to.
+ * Throws TlsError `server-unreachable` | `server-no-tls`, or ServerUntrusted `server-not-proven`.
+ */
+export async function openDoor(
+  server: HostPort,
+  network: IdentityKey,
+  hints: DoorHints,
+  signal: AbortSignal,
+): Promise<Door> {
+  let failure: unknown;
+  const tried = new Set<IpAddress>();
+  for (const find of [() => Promise.resolve(hints.addresses), () => resolveHost(server, signal)]) {
+    const addresses = await find();
+    for (const address of addresses) {
+      if (tried.has(address)) continue;
+      tried.add(address);
+      try {
+        const all = [...new Set([...hints.addresses, ...addresses])];
+        return await provenDoor({ server, address, addresses: all, network, pin: hints.pin }, signal);
+      } catch (thrown) {
+        signal.throwIfAborted();
+        // A server that fails its proof says more than one that does not answer.
+        if (!(failure instanceof ServerUntrusted)) failure = thrown;
+      }
+    }
+  }
+  throw failure;
+}
+
+async function resolveHost(server: HostPort, signal: AbortSignal): Promise<IpAddress[]> {
+  const literal = parseIp(server.host);
+  if (literal !== null) return [literal];
+  try {
+    const found = await withDeadline(`resolve ${server.host}`, () => lookup(server.host, { all: true }), {
+      timeoutMs: CONNECT_TIMEOUT_MS,
+      signal,
+    });
+    return found.map((entry) => parseIp(entry.address)).filter((address) => address !== null);
+  } catch (cause) {
+    signal.throwIfAborted();
+    throw new TlsError(`Cannot reach the server at ${formatHostPort(server)}: its name does not resolve.`, {
+      code: "server-unreachable",
+      remedy: "Check the spelling of the name, and that this machine has DNS.",
+      cause,
+    });
+  }
+}
+
+interface Candidate {
+  readonly server: HostPort;
+  readonly address: IpAddress;
+  readonly addresses: readonly IpAddress[];
+  readonly network: IdentityKey;
+  readonly pin: ServerPin | null;
+}
+
+async function provenDoor(candidate: Candidate, signal: AbortSignal): Promise<Door> {
+  if (candidate.pin !== null) {
+    try {
+      return await proveDoor(candidate, candidate.pin, signal);
+    } catch (thrown) {
+      // A renewed certificate fails at TLS; it is looked at and proven anew below.
+      if (!(thrown instanceof TlsError) || thrown.code !== "server-key-changed") throw thrown;
+    }
+  }
+  const where = formatHostPort(candidate.server);
+  const leaf = await withDeadline(
+    `reach the server at ${where}`,
+    (limited) => probeLeaf({ address: candidate.address, port: candidate.server.port, serverName: candidate.server.host }, limited),
+    { timeoutMs: CONNECT_TIMEOUT_MS, signal },
+  );
+  return await proveDoor(candidate, leaf, signal);
+}
+
+async function proveDoor(candidate: Candidate, pin: ServerPin, signal: AbortSignal): Promise<Door> {
+  const nonce = crypto.getRandomValues(new Uint8Array(32));
+  const door = pinnedDoor(candidate, pin, []);
+  let proof: z.infer<typeof proofResponseSchema>;
+  try {
+    proof = await door.request("POST", "/proof", {
+      body: { nonce: toBase64Url(nonce) },
+      response: proofResponseSchema,
+      signal,
+    });
+  } catch (thrown) {
+    if (thrown instanceof ServerRefused) throw untrusted(candidate, "it gave no proof of who it is", thrown);
+    throw thrown;
+  }
+  if (proof.network !== candidate.network) throw untrusted(candidate, "it belongs to another network");
+  if (proof.spki !== pin.spki) throw untrusted(candidate, "its certificate is not the one that its network vouches for");
+  const message = serverProofMessage({ nonce, spki: pin.spki, names: proof.names });
+  if (!verify("higgs server proof v1", message, { key: candidate.network, signature: proof.signature })) {
+    throw untrusted(candidate, "the signature of its proof is wrong");
+  }
+  return pinnedDoor(candidate, pin, proof.names);
+}
+
+function untrusted(candidate: Candidate, why: string, cause?: unknown): ServerUntrusted {
+  return new ServerUntrusted(`Cannot trust the server at ${formatHostPort(candidate.server)}: ${why}.`, {
+    code: "server-not-proven",
+    remedy: "Somebody may be in between, or the address now belongs to someone else. Check it with the network's owner.",
+    cause,
+  });
+}
+
+function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string[]): Door {
+  const { server, address } = candidate;
+  const authority = familyOf(address) === 4 ? `${address}:${server.port}` : `[${address}]:${server.port}`;
+  const tls = pinnedTls(pin, server.host);
+  const host = formatHostPort(server);
+  return {
+    server,
+    endpoint: { address, port: server.port },
+    addresses: candidate.addresses,
+    pin,
+    names,
+    async request(method, path, options) {
+      const response = await withDeadline(
+        `reach the server at ${host}`,
+        (signal) =>
+          fetch(`https://${authority}${API_BASE}${path}`, {
+            method,
+            headers: {
+              host,
+              ...(options.body === undefined ? {} : { "content-type": "application/json" }),
+              ...(options.token === undefined ? {} : { authorization: `Bearer ${options.token}` }),
+            },
+            ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
+            tls: tls as never,
+            redirect: "error",
+            signal,
+          }),
+        { timeoutMs: REQUEST_TIMEOUT_MS, signal: options.signal },
+      ).catch((thrown: unknown) => {
+        options.signal.throwIfAborted();
+        throw asTlsError(host, thrown);
+      });
+      return await readAnswer(response, host, options.response);
+    },
+    openWs: (path, options, signal) => {
+      const { token, ...rest } = options;
+      return openWs(
+        { ...rest, url: `wss://${authority}${path}`, headers: { host, authorization: `Bearer ${token}` }, tls },
+        signal,
+      );
+    },
+  };
+}
+
+function asTlsError(host: string, thrown: unknown): HiggsError {
+  if (thrown instanceof HiggsError) return thrown;
+  const text = `${(thrown as { code?: string }).code ?? ""} ${errorText(thrown)}`;
+  if (/CERT|SELF_SIGNED|SELF-SIGNED|UNABLE_TO|certificate|issuer/i.test(text)) {
+    return new TlsError(`Cannot trust the certificate of ${host}: ${errorText(thrown)}.`, {
+      code: "server-key-changed",
+      cause: thrown,
+    });
+  }
+  return new TlsError(`Cannot reach the server at ${host}: it does not answer.`, {
+    code: "server-unreachable",
+    remedy: "Check that `higgs server` runs there and that its TCP port is open.",
+    cause: thrown,
+  });
+}
+
+async function readAnswer<T>(response: Response, host: string, schema: z.ZodType<T>): Promise<T> {
+  const text = await response.text();
+  const json = text === "" ? undefined : parseJson(text);
+  if (!response.ok) {
+    const problem = problemSchema.safeParse(json);
+    if (!problem.success) {
+      throw new ServerRefused(`Cannot use what ${host} answers: status ${response.status}, and it does not speak higgs.`, {
+        code: "server-not-higgs",
+        remedy: "Check the host and the port: the server's own are in the invite that it printed.",
+      });
+    }
+    throw new ServerRefused(problem.data.detail, {
+      code: problem.data.code,
+      ...(problem.data.remedy === undefined ? {} : { remedy: problem.data.remedy }),
+      detail: { status: response.status },
+    });
+  }
+  const parsed = schema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  throw new ServerRefused(`Cannot understand the answer of ${host}: it is of another version, or no higgs server.`, {
+    code: "server-not-higgs",
+    remedy: "Update higgs on this machine or on the server.",
+    detail: { issues: parsed.error.issues.slice(0, 3) },
+  });
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined; // then the schema refuses it
+  }
+}

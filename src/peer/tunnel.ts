@@ -1,0 +1,106 @@
+// The tunnel of a machine: the WireGuard device and, for each peer in session, a bridge to the relay.
+import { SerialQueue } from "../base/async.ts";
+import type { Logger } from "../base/log.ts";
+import { type Cidr, formatEndpoint, type IpAddress } from "../base/ip.ts";
+import { short } from "../base/log.ts";
+import type { Service } from "../base/service.ts";
+import type { PeerStats, WireGuardDevice } from "../net/wg/device.ts";
+import type { MachineId, WireGuardKey, WireGuardSecret } from "../proto/keys.ts";
+import { type Bridge, openBridge } from "./bridge.ts";
+import type { RelayLink } from "./relay-link.ts";
+
+export interface TunnelPeer {
+  readonly id: MachineId;
+  readonly wireGuard: WireGuardKey;
+  readonly allowedIps: readonly Cidr[];
+  /** The session that the server granted, or null while there is none: the peer stays, its packets wait in vain. */
+  readonly session: number | null;
+}
+
+export interface TunnelConfig {
+  readonly privateKey: WireGuardSecret;
+  readonly listenPort: number;
+  readonly addresses: readonly IpAddress[];
+}
+
+/** Keeps home routers' and this relay's idea of the session alive, and makes a restarted end speak first. */
+const KEEPALIVE_S = 25;
+/** WireGuard over the WebSocket costs the stream nothing, so the device keeps the size that suits a direct path too. */
+export const TUNNEL_MTU = 1420;
+
+interface Live {
+  readonly peer: TunnelPeer;
+  readonly bridge: Bridge;
+}
+
+export interface Tunnel extends Service {
+  /** Adds, changes and removes peers until they are as wanted; calls wait for each other. */
+  sync(peers: readonly TunnelPeer[], signal: AbortSignal): Promise<void>;
+  stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
+  peers(): readonly TunnelPeer[];
+}
+
+/**
+ * Brings the device up, or takes over a living one with its peers as they are. Disposing closes the bridges and leaves the device:
+ * taking it away is a decision of its own.
+ */
+export async function openTunnel(
+  deps: { readonly device: WireGuardDevice; readonly relay: RelayLink; readonly log: Logger },
+  config: TunnelConfig,
+  signal: AbortSignal,
+): Promise<Tunnel> {
+  await deps.device.apply({ ...config, mtu: TUNNEL_MTU, peers: "as-they-are" }, signal);
+  const queue = new SerialQueue();
+  const live = new Map<MachineId, Live>();
+  let pruned = false;
+
+  async function set(peer: TunnelPeer, applySignal: AbortSignal): Promise<void> {
+    const before = live.get(peer.id);
+    if (before !== undefined && before.peer.wireGuard !== peer.wireGuard) await remove(peer.id, applySignal);
+    const bridge =
+      live.get(peer.id)?.bridge ?? (await openBridge({ wireGuardPort: config.listenPort, relay: deps.relay }));
+    bridge.setSession(peer.session);
+    const known = live.get(peer.id);
+    live.set(peer.id, { peer, bridge });
+    if (known !== undefined && String(known.peer.allowedIps) === String(peer.allowedIps)) return;
+    deps.log.debug({ peer: short(peer.wireGuard), endpoint: formatEndpoint(bridge.endpoint) }, "peer set");
+    await deps.device.setPeer(
+      { publicKey: peer.wireGuard, endpoint: bridge.endpoint, allowedIps: peer.allowedIps, keepaliveS: KEEPALIVE_S },
+      applySignal,
+    );
+  }
+
+  async function remove(id: MachineId, applySignal: AbortSignal): Promise<void> {
+    const gone = live.get(id);
+    if (gone === undefined) return;
+    await deps.device.removePeer(gone.peer.wireGuard, applySignal);
+    live.delete(id);
+    await gone.bridge[Symbol.asyncDispose]();
+  }
+
+  /** Peers that an earlier process left on the device and that are wanted no more. */
+  async function prune(wanted: readonly TunnelPeer[], applySignal: AbortSignal): Promise<void> {
+    const keys = new Set(wanted.map((peer) => peer.wireGuard));
+    for (const { publicKey } of await deps.device.stats(applySignal)) {
+      if (!keys.has(publicKey)) await deps.device.removePeer(publicKey, applySignal);
+    }
+    pruned = true;
+  }
+
+  return {
+    sync: (peers, applySignal) =>
+      queue.run(async () => {
+        if (!pruned) await prune(peers, applySignal);
+        const wanted = new Set(peers.map((peer) => peer.id));
+        for (const id of [...live.keys()]) if (!wanted.has(id)) await remove(id, applySignal);
+        for (const peer of peers) await set(peer, applySignal);
+      }),
+    stats: (statsSignal) => deps.device.stats(statsSignal),
+    peers: () => [...live.values()].map((entry) => entry.peer),
+    async [Symbol.asyncDispose]() {
+      await queue.idle();
+      for (const { bridge } of live.values()) await bridge[Symbol.asyncDispose]();
+      live.clear();
+    },
+  };
+}

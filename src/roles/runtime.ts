@@ -1,0 +1,89 @@
+// What every running role has around it: one process per role, its log, its control sockets, and an orderly stop.
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { Stopped } from "../base/async.ts";
+import { createLogger, type Logger, type LogLevel, LogRing } from "../base/log.ts";
+import { type LocalVerbs, serveLocal } from "../net/local-api.ts";
+import { takeInstanceLock } from "../net/single-instance.ts";
+
+export interface RuntimeOptions {
+  readonly role: "server" | "node" | "client";
+  readonly runDir: string;
+  readonly logLevel: LogLevel;
+  /** Takes one line of JSON. */
+  readonly write: (line: string) => void;
+}
+
+export interface Runtime extends AsyncDisposable {
+  readonly log: Logger;
+  /** Aborts when the process is asked to end: by a signal, or by the verb `down`. */
+  readonly signal: AbortSignal;
+  stop(): void;
+  /** Opens the control sockets; `admin` verbs only for the socket's owner. */
+  serve(verbs: { readonly everyday: LocalVerbs; readonly admin: LocalVerbs }): Promise<void>;
+}
+
+export const SOCKET = { everyday: "higgs.sock", admin: "admin.sock" } as const;
+
+/** Throws AlreadyRunning `already-running` when a living process has the role's run folder. */
+export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
+  const ring = new LogRing();
+  const log = createLogger({ level: options.logLevel, write: options.write, ring });
+  const controller = new AbortController();
+  const stack = new AsyncDisposableStack();
+  const stop = (): void => controller.abort(new Stopped());
+  try {
+    await mkdir(options.runDir, { recursive: true, mode: 0o750 });
+    stack.use(await takeInstanceLock({ runDir: options.runDir, role: options.role }));
+  } catch (thrown) {
+    await stack.disposeAsync();
+    throw thrown;
+  }
+  for (const name of ["SIGINT", "SIGTERM"] as const) {
+    process.on(name, stop);
+    stack.defer(() => void process.off(name, stop));
+  }
+  // A terminal that goes away must not end a tunnel halfway through its clean-up.
+  process.on("SIGHUP", stop);
+  stack.defer(() => void process.off("SIGHUP", stop));
+
+  return {
+    log,
+    signal: controller.signal,
+    stop,
+    async serve(verbs) {
+      const everyday: LocalVerbs = {
+        ...verbs.everyday,
+        logs: (body, signal) => logLines(ring, (body as { follow?: boolean }).follow === true, signal),
+      };
+      stack.use(await serveLocal(everyday, { path: join(options.runDir, SOCKET.everyday), mode: 0o660 }));
+      stack.use(await serveLocal(verbs.admin, { path: join(options.runDir, SOCKET.admin), mode: 0o600 }));
+    },
+    [Symbol.asyncDispose]: () => stack.disposeAsync(),
+  };
+}
+
+/** A follower that does not read keeps at most this many lines waiting; older ones are dropped. */
+const MOST_WAITING = 1000;
+
+async function* logLines(ring: LogRing, follow: boolean, signal: AbortSignal): AsyncGenerator<string> {
+  yield* ring.lines();
+  if (!follow) return;
+  const waiting: string[] = [];
+  let wake: () => void = () => undefined;
+  const end = ring.follow((line) => {
+    waiting.push(line);
+    if (waiting.length > MOST_WAITING) waiting.shift();
+    wake();
+  });
+  signal.addEventListener("abort", () => wake(), { once: true });
+  try {
+    while (!signal.aborted) {
+      const line = waiting.shift();
+      if (line !== undefined) yield line;
+      else await new Promise<void>((resolve) => void (wake = resolve));
+    }
+  } finally {
+    end();
+  }
+}
