@@ -47,8 +47,47 @@ export interface LogOptions {
   readonly ring?: LogRing;
 }
 
-/** Field names that never reach a sink, whatever a caller passes by mistake. */
-const SECRET_FIELDS = ["secret", "token", "authorization", "privateKey", "invite", "*.secret", "*.token", "*.privateKey"];
+/** Fields that never reach a sink, whatever a caller passes by mistake, and however deep: the end of their names. */
+const SECRET_FIELD = /(?:secret|token|authorization|password|private_?key|preshared_?key|invite)$/i;
+/** An invite in any text, such as a command line; what stands before its # is no secret. */
+const INVITE = /(higgs:\/\/[^\s#]*#)[^\s"']+/gi;
+const CENSOR = "[redacted]";
+/** Deeper than any field of ours; a cycle ends here too. */
+const MOST_DEPTH = 6;
+
+/** A copy of a field's value that a sink may see: without secrets, raw bytes (which may be a key) and cycles. */
+function censored(value: unknown, depth: number): unknown {
+  if (typeof value === "string") return value.replace(INVITE, `$1${CENSOR}`);
+  if (typeof value === "bigint") return value.toString();
+  if (typeof value !== "object" || value === null) return value;
+  if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) return `[${value.byteLength} bytes]`;
+  if (value instanceof Date || value instanceof URL) return censored(value.toJSON(), depth);
+  if (depth === 0) return "[too deep]";
+  if (Array.isArray(value)) return value.map((entry) => censored(entry, depth - 1));
+  if (!(value instanceof Error)) return isPlain(value) ? censoredFields(value, depth - 1) : `[${className(value)}]`;
+  // An error's own text and its cause are not among its enumerable fields.
+  const { name, message, stack, cause } = value;
+  return censoredFields(
+    Object.assign({}, value, { name, message, stack }, cause === undefined ? {} : { cause }),
+    depth - 1,
+  );
+}
+
+/** Only what was written as a record is looked into: a socket or a request would drag half the program into a line. */
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === null || prototype === Object.prototype;
+}
+
+function className(value: object): string {
+  return Object.prototype.toString.call(value).slice(8, -1);
+}
+
+function censoredFields(fields: object, depth: number): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(fields).map(([name, value]) => [name, SECRET_FIELD.test(name) ? CENSOR : censored(value, depth)]),
+  );
+}
 
 export function createLogger(options: LogOptions): Logger {
   const destination = {
@@ -62,10 +101,25 @@ export function createLogger(options: LogOptions): Logger {
     level: options.level,
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
-    formatters: { level: (label: string) => ({ level: label }) },
-    redact: { paths: SECRET_FIELDS, censor: "[redacted]" },
+    formatters: {
+      level: (label: string) => ({ level: label }),
+      log: (fields: object) => censoredFields(fields, MOST_DEPTH),
+    },
+    serializers: { err: (value: unknown) => value }, // errors are written by `censored`
   };
-  return pino(base, destination);
+  return loggerOf(pino(base, destination));
+}
+
+/** Pino formats the fields of a line, but not those of a child. */
+function loggerOf(inner: pino.Logger): Logger {
+  return {
+    error: (fields, message) => inner.error(fields, message),
+    warn: (fields, message) => inner.warn(fields, message),
+    info: (fields, message) => inner.info(fields, message),
+    debug: (fields, message) => inner.debug(fields, message),
+    trace: (fields, message) => inner.trace(fields, message),
+    child: (fields) => loggerOf(inner.child(censoredFields(fields, MOST_DEPTH))),
+  };
 }
 
 const nothing = (): void => undefined;
