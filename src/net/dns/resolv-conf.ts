@@ -1,7 +1,21 @@
 // Sets the machine's DNS servers in /etc/resolv.conf, and puts the file back byte for byte.
+import { SerialQueue } from "../../base/async.ts";
+import { equalBytes, utf8 } from "../../base/bytes.ts";
+import { errorText } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
-import type { Journal } from "../journal.ts";
-import type { SystemDns } from "./system-dns.ts";
+import type { Journal, ResolvConfOriginal, UndoEntry } from "../journal.ts";
+import { DnsRefused } from "./errors.ts";
+import { readBackup, removeBackup, writeBackup } from "./resolv-conf-backup.ts";
+import {
+  type FileState,
+  isReplaceable,
+  putState,
+  readState,
+  readThrough,
+  removeTemporary,
+} from "./resolv-conf-file.ts";
+import { isOurs, isPaddedCopy, resolvConfText, sha256 } from "./resolv-conf-text.ts";
+import type { DnsPolicy, SystemDns } from "./system-dns.ts";
 
 export interface ResolvConfDeps {
   /** Where the file as it was is kept, under the fixed name `resolv.conf.before`. */
@@ -12,13 +26,133 @@ export interface ResolvConfDeps {
   readonly path?: string;
 }
 
+/*
+ * The order of an apply, each step durable before the next: a process may be killed between any two of them.
+ *   1  forget the journal's entry of an earlier time     the file is not ours: nothing is to be put back
+ *   2  copy the file to the state folder
+ *   3  add the journal's entry
+ *   4  replace the file                                  from here on it is ours, and a reset puts the copy back
+ * A reset goes by the file itself: ours (the marker's hash fits) is replaced by the copy, any other is left as it is.
+ */
+
+/** Calls are done one after the other, in their order. Another program that writes the file wins until the next `apply`. */
 export function resolvConfDns(deps: ResolvConfDeps): SystemDns {
-  throw new Error(`Cannot set DNS in "${deps.path ?? "/etc/resolv.conf"}" yet.`);
+  const queue = new SerialQueue();
+  return {
+    apply: (policy, signal) =>
+      queue.run(async () => {
+        signal.throwIfAborted();
+        await apply(deps, policy);
+      }),
+    reset: (signal) => queue.run(async () => void (await restoreResolvConf(deps, signal))),
+  };
+}
+
+async function apply(deps: ResolvConfDeps, policy: DnsPolicy): Promise<void> {
+  const path = pathOf(deps);
+  const bytes = utf8(resolvConfText(policy));
+  const now = await readThrough(path);
+  if (now !== null && equalBytes(now.bytes, bytes)) return;
+  deps.log.info({ servers: policy.servers, path }, "setting the DNS servers in resolv.conf");
+  const ours: FileState = { kind: "file", bytes, mode: 0o644, uid: 0, gid: 0 };
+  const entry = { kind: "resolv-conf", oursSha256: sha256(bytes) } as const;
+  if (now !== null && isOurs(now.bytes)) {
+    const original = (await readBackup(deps.stateDir)) ?? { kind: "absent" };
+    await deps.journal.add({ ...entry, original: described(original) });
+    await put(path, ours);
+    return;
+  }
+  const original = await originalOf(path);
+  await forget(deps.journal);
+  await writeBackup(deps.stateDir, original);
+  await deps.journal.add({ ...entry, original: described(original) });
+  try {
+    await put(path, ours);
+  } catch (thrown) {
+    await forget(deps.journal); // nothing was changed
+    await removeBackup(deps.stateDir);
+    throw thrown;
+  }
 }
 
 /** Puts the file back where it is still ours, with or without the journal's memory. True when it was ours. */
 export async function restoreResolvConf(deps: ResolvConfDeps, signal: AbortSignal): Promise<boolean> {
-  void deps;
   signal.throwIfAborted();
-  return false;
+  const { stateDir, journal, log } = deps;
+  const path = pathOf(deps);
+  await removeTemporary(path);
+  const now = await readThrough(path);
+  const backup = await readBackup(stateDir);
+  const half = now !== null && backup?.kind === "file" && isPaddedCopy(now.bytes, backup.bytes);
+  const mustReturn = now !== null && (half || isOurs(now.bytes));
+  if (mustReturn) {
+    if (backup === null) throw copyMissing(path);
+    warnIfOther(backup, { journal, log });
+    log.info({ path, original: backup.kind }, "putting resolv.conf back");
+    await put(path, backup);
+  } else if (backup !== null) {
+    log.info({ path }, "leaving resolv.conf as somebody else wrote it");
+  }
+  await forget(journal);
+  await removeBackup(stateDir);
+  return mustReturn;
+}
+
+function pathOf(deps: ResolvConfDeps): string {
+  return deps.path ?? "/etc/resolv.conf";
+}
+
+/** Where the link itself cannot be replaced, the file behind it is what is written and put back. */
+async function originalOf(path: string): Promise<FileState> {
+  const state = await readState(path);
+  if (state.kind === "file" || (await isReplaceable(path))) return state;
+  const behind = await readThrough(path);
+  if (behind !== null) return behind;
+  throw refused(path, "it is not there, and its folder takes no new files");
+}
+
+async function put(path: string, state: FileState): Promise<void> {
+  try {
+    await putState(path, state);
+  } catch (thrown) {
+    throw refused(path, errorText(thrown), thrown);
+  }
+}
+
+function refused(path: string, why: string, cause?: unknown): DnsRefused {
+  return new DnsRefused(`Cannot write "${path}": ${why}.`, {
+    code: "resolv-conf-refused",
+    remedy: `Run as root; see who protects the file with: lsattr ${path}; findmnt -T ${path}`,
+    detail: { path },
+    cause,
+  });
+}
+
+function copyMissing(path: string): DnsRefused {
+  return new DnsRefused(`Cannot put "${path}" back: the copy in the state folder is gone.`, {
+    code: "resolv-conf-copy-missing",
+    remedy: `Write "nameserver" and the address of your network's DNS server into ${path}.`,
+    detail: { path },
+  });
+}
+
+async function forget(journal: Journal): Promise<void> {
+  const entry = journaled(journal);
+  if (entry !== undefined) await journal.remove(entry);
+}
+
+function journaled(journal: Journal): Extract<UndoEntry, { kind: "resolv-conf" }> | undefined {
+  return journal.entries().find((entry) => entry.kind === "resolv-conf");
+}
+
+/** A journal that speaks of another original does not stop us: a name server that is gone helps nobody. */
+function warnIfOther(backup: FileState, deps: Pick<ResolvConfDeps, "journal" | "log">): void {
+  const original = journaled(deps.journal)?.original;
+  if (original === undefined || JSON.stringify(original) === JSON.stringify(described(backup))) return;
+  deps.log.warn({ original, backup: described(backup) }, "the copy of resolv.conf is not the one of the journal");
+}
+
+function described(state: FileState): ResolvConfOriginal {
+  if (state.kind === "file") return { kind: "file", mode: state.mode, sha256: sha256(state.bytes) };
+  return state.kind === "symlink" ? { kind: "symlink", target: state.target } : { kind: "absent" };
 }

@@ -1,9 +1,13 @@
 // Sets the machine's DNS servers on the tunnel's link in systemd-resolved.
+import { SerialQueue } from "../../base/async.ts";
+import { parseIp } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
-import type { Exec } from "../exec.ts";
+import { type Exec, type ExecResult, ToolMissing } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
-import type { SystemDns } from "./system-dns.ts";
+import { searchDomainsOf } from "./domains.ts";
+import { DnsRefused } from "./errors.ts";
+import type { DnsPolicy, SystemDns } from "./system-dns.ts";
 
 export interface ResolvedDeps {
   readonly exec: Exec;
@@ -12,12 +16,90 @@ export interface ResolvedDeps {
   readonly log: Logger;
 }
 
+/** Calls are done one after the other, in their order. Needs root, or polkit's leave for the user that higgs runs as. */
 export function resolvedDns(deps: ResolvedDeps): SystemDns {
-  throw new Error(`Cannot set DNS on "${deps.identifiers.interface}" yet.`);
+  const { exec, journal, identifiers, log } = deps;
+  const queue = new SerialQueue();
+  return {
+    apply: (policy, signal) =>
+      queue.run(async () => {
+        const link = identifiers.interface;
+        const missing: (readonly [string, ...string[]])[] = [];
+        for (const [verb, ...values] of linkSettings(policy)) {
+          const said = await exec.run(["resolvectl", verb, link], { signal });
+          if (said.code !== 0 || !saysAll(said.stdout, values)) missing.push(["resolvectl", verb, link, ...values]);
+        }
+        if (missing.length === 0) return;
+        if (!journal.entries().some(isLinkEntry)) await journal.add({ kind: "resolved-link" });
+        log.info({ servers: policy.servers, interface: link }, "setting the DNS servers in systemd-resolved");
+        for (const argv of missing) {
+          const result = await exec.run(argv, { signal });
+          if (result.code === 0) continue;
+          await revertResolved(exec, identifiers, signal); // all of it, or nothing
+          await journal.remove({ kind: "resolved-link" });
+          throw refused(link, result);
+        }
+      }),
+
+    reset: (signal) =>
+      queue.run(async () => {
+        await revertResolved(exec, identifiers, signal);
+        await journal.remove({ kind: "resolved-link" });
+      }),
+  };
 }
 
 /** Takes our settings off the link, without memory; a link or a resolved that is not there has none. True when it was done. */
 export async function revertResolved(exec: Exec, identifiers: Identifiers, signal: AbortSignal): Promise<boolean> {
-  const result = await exec.run(["resolvectl", "revert", identifiers.interface], { signal });
-  return result.code === 0;
+  const result = await tryResolvectl(exec, ["revert", identifiers.interface], signal);
+  return result?.code === 0;
+}
+
+/** True when systemd-resolved answers. */
+export async function resolvedRuns(exec: Exec, signal: AbortSignal): Promise<boolean> {
+  return (await tryResolvectl(exec, ["status"], signal))?.code === 0;
+}
+
+async function tryResolvectl(exec: Exec, args: readonly string[], signal: AbortSignal): Promise<ExecResult | null> {
+  try {
+    return await exec.run(["resolvectl", ...args], { signal });
+  } catch (thrown) {
+    if (thrown instanceof ToolMissing) return null;
+    throw thrown;
+  }
+}
+
+/** `~.` sends every name to this link; without it resolved asks all links that have a default route. */
+function linkSettings(policy: DnsPolicy): readonly (readonly [string, ...string[]])[] {
+  return [
+    ["dns", ...policy.servers],
+    ["domain", "~.", ...searchDomainsOf(policy)],
+    ["default-route", "yes"],
+  ];
+}
+
+/** From `Link 7 (higgs0): 10.64.0.1 fd64::1`, in any order. */
+function saysAll(stdout: string, values: readonly string[]): boolean {
+  const said = /^Link \d+ \([^)]*\):(.*)$/m.exec(stdout)?.[1]?.trim() ?? "";
+  return canonical(said === "" ? [] : said.split(/\s+/)) === canonical(values);
+}
+
+function canonical(values: readonly string[]): string {
+  return values
+    .map((value) => parseIp(value) ?? value)
+    .sort()
+    .join(" ");
+}
+
+function isLinkEntry(entry: { readonly kind: string }): boolean {
+  return entry.kind === "resolved-link";
+}
+
+function refused(link: string, result: ExecResult): DnsRefused {
+  return new DnsRefused(`Cannot set the DNS servers of "${link}" in systemd-resolved: ${result.stderr.trim()}.`, {
+    code: "resolved-refused",
+    remedy:
+      "Run as root, or let polkit allow org.freedesktop.resolve1.set-dns-servers, set-domains and set-default-route.",
+    detail: { code: result.code, stderr: result.stderr },
+  });
 }

@@ -6,7 +6,7 @@ import { isInterfaceName } from "../interface-name.ts";
 import type { ClientRoutesPolicy } from "./client-routes.ts";
 import { RoutesRefused } from "./errors.ts";
 
-/** Rules and routes of one family; each line is what follows `rule add`, and `route add … table T`. */
+/** Rules and routes of one family; each line is what follows `rule add`, and `route add … table T`. Wanted routes begin with the table's end. */
 export interface RouteLines {
   readonly rules: readonly string[];
   readonly routes: readonly string[];
@@ -196,15 +196,16 @@ export function reconcile(
   const { listed, numbers } = options;
   const table = `table ${numbers.table}`;
   const tunnelRule = `pref ${numbers.last} lookup ${numbers.table}`;
+  const end = wanted.routes[0];
   const missing = without(wanted.rules, listed.rules);
   const newRoutes = without(wanted.routes, listed.routes);
   return [
     // What may pass outside must be able to before the rest cannot.
     ...missing.filter((line) => line !== tunnelRule).map((line) => `rule add ${line}`),
     // Then the end of the table, so that taking a route away never opens a way outside.
-    ...newRoutes.slice(0, 1).map((line) => `route add ${line} ${table}`),
+    ...newRoutes.filter((line) => line === end).map((line) => `route add ${line} ${table}`),
     ...without(listed.routes, wanted.routes).map((line) => `route del ${line} ${table}`),
-    ...newRoutes.slice(1).map((line) => `route add ${line} ${table}`),
+    ...newRoutes.filter((line) => line !== end).map((line) => `route add ${line} ${table}`),
     ...missing.filter((line) => line === tunnelRule).map((line) => `rule add ${line}`),
     ...without(listed.rules, wanted.rules)
       .toReversed()
