@@ -1,6 +1,7 @@
 // Proves the lab itself: addresses as the internet sees them, closed homes, DNS, machines that are apart from each other, and a sniffer that sees.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
+import { encode } from "dns-packet";
 import type { DnsStats } from "../../src/lab/dns-server.ts";
 import { LabCommandFailed, LabTimeout } from "../../src/lab/errors.ts";
 import type { Lab } from "../../src/lab/lab.ts";
@@ -113,11 +114,7 @@ describe("the lab's DNS server", () => {
   });
 
   test("answers DNS over HTTPS by GET and POST with a certificate of the lab's CA, and of that alone", async () => {
-    const query = Buffer.concat([
-      Buffer.from([0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]),
-      name(WEB_NAME),
-      Buffer.from([0, 1, 0, 1]),
-    ]);
+    const query = encode({ type: "query", id: 1, questions: [{ type: "A", name: WEB_NAME }] });
     const laptop = lab.host("laptop");
     await laptop.writeFile("/root/query", query);
     const url = `https://${DNS_NAME}/dns-query`;
