@@ -1,16 +1,19 @@
 // Which of a client's traffic enters the tunnel, and the interface that makes the kernel route it so.
-import type { Cidr, Endpoint, IpAddress } from "../../base/ip.ts";
+import type { Cidr, Endpoint } from "../../base/ip.ts";
 
 export interface ClientRoutesPolicy {
   /** The tunnel's interface; it is up before `apply`. */
   readonly interface: string;
+  /**
+   * "tunnel": everything goes through the tunnel. "refuse": everything is answered "no route" at once, so that applications
+   * fall back to the other family: for an exit without IPv6. "own": the machine's own routes, for a client without an exit.
+   */
   readonly families: {
-    readonly 4: "tunnel";
-    /** "refuse" answers "no route" at once, so that applications fall back to IPv4: for an exit without IPv6. */
-    readonly 6: "tunnel" | "refuse";
+    readonly 4: "tunnel" | "own";
+    readonly 6: "tunnel" | "refuse" | "own";
   };
-  /** Reached through the tunnel even where their family is refused. */
-  readonly tunnelHosts: readonly IpAddress[];
+  /** Reached through the tunnel alone, whatever holds for the rest of their family. */
+  readonly tunnelPrefixes: readonly Cidr[];
   /** Server and proxy: the carrier's TCP goes past the tunnel that it carries, for this user alone. */
   readonly carrier: readonly Endpoint[];
   readonly uid: number;

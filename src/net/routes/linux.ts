@@ -1,7 +1,7 @@
 // A client's routes as Linux policy routing: exceptions first, then one table that ends in "unreachable".
 import { SerialQueue } from "../../base/async.ts";
 import { errorText } from "../../base/errors.ts";
-import { formatEndpoint, type Family } from "../../base/ip.ts";
+import { type Family, familyOf, formatEndpoint } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import { type Exec, output, ToolFailed } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
@@ -63,7 +63,7 @@ export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
           if (!isDisabledOnDevice(thrown)) throw thrown;
           // Somebody switched IPv6 off on all interfaces: nothing can enter the tunnel, and nothing shall pass outside.
           log.debug({ interface: policy.interface }, "no IPv6 on the tunnel's interface");
-          return (await applyFamily(refusing6(policy), 6, signal)) || changed4;
+          return (await applyFamily(withoutDevice6(policy), 6, signal)) || changed4;
         }
       }),
 
@@ -167,14 +167,17 @@ function isDisabledOnDevice(thrown: unknown): boolean {
   return thrown instanceof ToolFailed && /IPv6 is disabled on/.test(String(thrown.detail.stderr));
 }
 
-function refusing6(policy: ClientRoutesPolicy): ClientRoutesPolicy {
-  const tunnelHosts = policy.tunnelHosts.filter((host) => !host.includes(":"));
-  return { ...policy, families: { 4: "tunnel", 6: "refuse" }, tunnelHosts };
+function withoutDevice6(policy: ClientRoutesPolicy): ClientRoutesPolicy {
+  const tunnelPrefixes = policy.tunnelPrefixes.filter((prefix) => familyOf(prefix) === 4);
+  const six = policy.families[6] === "own" ? "own" : "refuse";
+  return { ...policy, families: { ...policy.families, 6: six }, tunnelPrefixes };
 }
 
 /** The policy for a person, before it is put in place. */
 function routesSentence(policy: ClientRoutesPolicy, family: Family): string {
-  const all = policy.families[family] === "tunnel" ? `goes into ${policy.interface}` : "is refused";
+  const all = { tunnel: `goes into ${policy.interface}`, refuse: "is refused", own: "goes its own way" }[
+    policy.families[family]
+  ];
   const carrier = policy.carrier.map(formatEndpoint).join(", ") || "nothing";
   const local = policy.throwPrefixes.join(", ") || "nothing";
   return `All IPv${family} ${all}; the carrier reaches ${carrier} outside; ${local} stays local.`;

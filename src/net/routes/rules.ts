@@ -6,7 +6,7 @@ import { isInterfaceName } from "../interface-name.ts";
 import type { ClientRoutesPolicy } from "./client-routes.ts";
 import { RoutesRefused } from "./errors.ts";
 
-/** Rules and routes of one family; each line is what follows `rule add`, and `route add … table T`. Wanted routes begin with the table's end. */
+/** Rules and routes of one family; each line is what follows `rule add`, and `route add … table T`. */
 export interface RouteLines {
   readonly rules: readonly string[];
   readonly routes: readonly string[];
@@ -60,12 +60,25 @@ export function wantedLines(
   rules.push(`pref ${numbers.first + NO_WAY_OUT} ${numbers.mark} unreachable`);
   rules.push(`pref ${numbers.last} lookup ${numbers.table}`);
 
-  const routes = [`unreachable default metric ${LAST_METRIC}`];
-  for (const prefix of policy.throwPrefixes) if (familyOf(prefix) === family) routes.push(`throw ${shortest(prefix)}`);
-  for (const host of policy.tunnelHosts) if (familyOf(host) === family) routes.push(`${host} dev ${policy.interface}`);
-  if (policy.families[family] === "tunnel") routes.push(`default dev ${policy.interface}`);
-  return { rules: [...new Set(rules)], routes: [...new Set(routes)] };
+  return { rules: [...new Set(rules)], routes: wantedRoutes(policy, family) };
 }
+
+/** The ends come first: what shall enter the tunnel finds no way outside, also when the device is gone. */
+function wantedRoutes(policy: ClientRoutesPolicy, family: Family): readonly string[] {
+  const inTunnel = policy.tunnelPrefixes.filter((prefix) => familyOf(prefix) === family).map(shortest);
+  const local = policy.throwPrefixes.filter((prefix) => familyOf(prefix) === family).map(shortest);
+  const way = policy.families[family];
+  const ends = way === "own" ? inTunnel : ["default"];
+  const ways = way === "tunnel" ? [...inTunnel, "default"] : inTunnel;
+  const lines = [
+    ...ends.map((prefix) => `${END} ${prefix} metric ${LAST_METRIC}`),
+    ...local.map((prefix) => `throw ${prefix}`),
+    ...ways.map((prefix) => `${prefix} dev ${policy.interface}`),
+  ];
+  return [...new Set(lines)];
+}
+
+const END = "unreachable";
 
 function carrierRule({ address, port }: Endpoint, as: { readonly pref: number; readonly uid: number }): string {
   return `pref ${as.pref} to ${address} ipproto tcp dport ${port} uidrange ${as.uid}-${as.uid} lookup main`;
@@ -196,16 +209,15 @@ export function reconcile(
   const { listed, numbers } = options;
   const table = `table ${numbers.table}`;
   const tunnelRule = `pref ${numbers.last} lookup ${numbers.table}`;
-  const end = wanted.routes[0];
   const missing = without(wanted.rules, listed.rules);
   const newRoutes = without(wanted.routes, listed.routes);
   return [
     // What may pass outside must be able to before the rest cannot.
     ...missing.filter((line) => line !== tunnelRule).map((line) => `rule add ${line}`),
-    // Then the end of the table, so that taking a route away never opens a way outside.
-    ...newRoutes.filter((line) => line === end).map((line) => `route add ${line} ${table}`),
+    // Then the ends of the table, so that taking a route away never opens a way outside.
+    ...newRoutes.filter(isEnd).map((line) => `route add ${line} ${table}`),
     ...without(listed.routes, wanted.routes).map((line) => `route del ${line} ${table}`),
-    ...newRoutes.filter((line) => line !== end).map((line) => `route add ${line} ${table}`),
+    ...newRoutes.filter((line) => !isEnd(line)).map((line) => `route add ${line} ${table}`),
     ...missing.filter((line) => line === tunnelRule).map((line) => `rule add ${line}`),
     ...without(listed.rules, wanted.rules)
       .toReversed()
@@ -219,6 +231,10 @@ export function removal(listed: RouteLines, numbers: RouteNumbers): readonly str
     ...listed.rules.toReversed().map((line) => `rule del ${line}`),
     ...listed.routes.map((line) => `route del ${line} table ${numbers.table}`),
   ];
+}
+
+function isEnd(line: string): boolean {
+  return line.startsWith(`${END} `);
 }
 
 function without(lines: readonly string[], others: readonly string[]): readonly string[] {
