@@ -12,7 +12,6 @@ import { constants, type Stats } from "node:fs";
 import { link, lstat, mkdir, open, readdir, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { errorText, HiggsError } from "../base/errors.ts";
-import type { Role } from "../proto/role.ts";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.ts";
 
 export class AlreadyRunning extends HiggsError {
@@ -30,6 +29,12 @@ const LOCK = "lock";
 const TRIES = 100; // each lost race means that another process got on
 const LIMIT_BYTES = 512;
 
+export interface LockOptions {
+  readonly runDir: string;
+  /** Each has a run folder of its own, so that all three may share a machine. */
+  readonly role: "server" | "node" | "client";
+}
+
 interface Link {
   readonly name: string;
   readonly text: string;
@@ -39,7 +44,7 @@ interface Link {
 /** Throws AlreadyRunning (`already-running`, naming the pid). Makes the folder with mode 0750 where there is none. */
 export async function acquireInstanceLock(options: {
   readonly runDir: string;
-  readonly role: Role;
+  readonly role: LockOptions["role"];
 }): Promise<InstanceLock> {
   const { runDir, role } = options;
   const mine = JSON.stringify({ ...thisProcess(), role });
@@ -75,7 +80,10 @@ export async function instanceOwner(runDir: string): Promise<ProcessIdentity | n
 }
 
 /** One try: true when the lock is ours, false when another process was faster. */
-async function succeed(runDir: string, own: { readonly ownPath: string; readonly role: Role }): Promise<boolean> {
+async function succeed(
+  runDir: string,
+  own: { readonly ownPath: string; readonly role: LockOptions["role"] },
+): Promise<boolean> {
   const chain = await readChain(runDir);
   const last = chain.at(-1);
   if (last?.owner !== undefined && last.owner !== null && isAlive(last.owner)) {
