@@ -1,6 +1,6 @@
 // Key types, and Ed25519 signatures that are bound to a context.
 import { ed25519, x25519 } from "@noble/curves/ed25519.js";
-import { concatBytes, fromBase64, fromBase64Url, toBase64, toBase64Url, utf8 } from "../base/bytes.ts";
+import { concatBytes, fromBase64, fromBase64Url, toBase64, toBase64Url, toHex, utf8 } from "../base/bytes.ts";
 
 /** Ed25519 public key (RFC 8032), base64url without padding, 43 characters. */
 export type IdentityKey = string & { readonly __brand: "IdentityKey" };
@@ -36,9 +36,28 @@ export function parseIdentityKey(text: string): IdentityKey | null {
   }
 }
 
+/**
+ * The canonical u-coordinates of small order on Curve25519, little-endian. With such a key every shared secret is zero,
+ * so anybody could speak as its owner.
+ */
+const SMALL_ORDER = new Set([
+  "0000000000000000000000000000000000000000000000000000000000000000",
+  "0100000000000000000000000000000000000000000000000000000000000000",
+  "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+  "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+  "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]);
+
+/** Below 2^255 - 19. X25519 takes larger ones for smaller (RFC 7748 section 5), so one key would have two names. */
+function isCanonicalU(bytes: Uint8Array): boolean {
+  const last = bytes[31] ?? 0xff;
+  return last < 0x7f || (last === 0x7f && !((bytes[0] ?? 0) >= 0xed && bytes.subarray(1, 31).every((b) => b === 0xff)));
+}
+
 export function parseWireGuardKey(text: string): WireGuardKey | null {
   const bytes = fromBase64(text);
-  return bytes === null || bytes.length !== 32 || bytes.every((b) => b === 0) ? null : (text as WireGuardKey);
+  if (bytes === null || bytes.length !== 32 || !isCanonicalU(bytes)) return null;
+  return SMALL_ORDER.has(toHex(bytes)) ? null : (text as WireGuardKey);
 }
 
 export function parseSignature(text: string): Signature | null {
