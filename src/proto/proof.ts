@@ -1,6 +1,6 @@
 // The byte strings that are signed when a server, a machine or a newcomer proves who it is.
 //
-// Server proof (by the network's identity)     | nonce 32 | SPKI hash 32 | count u8 | (length u8, name)* |
+// Server proof (by the network's identity)     | nonce 32 | SPKI hash 32 | count u8 | (length u16, name)* |
 // Machine proof (by the machine's identity)    | challenge 32 | boot id 16 | machine id 36 | network 32 | SPKI hash 32 |
 // Enrolment (by the newcomer's identity)       | network 32 | SPKI hash 32 | invite id: length u8, text | role u8 | identity 32 | WireGuard 32 |
 import { ByteWriter, fromBase64, fromBase64Url, utf8 } from "../base/bytes.ts";
@@ -20,7 +20,7 @@ export function serverProofMessage(proof: {
   const writer = new ByteWriter().bytes(proof.nonce).bytes(hashBytes(proof.spki)).u8(proof.names.length);
   for (const name of proof.names) {
     const bytes = utf8(name);
-    writer.u8(bytes.length).bytes(bytes);
+    writer.u16(bytes.length).bytes(bytes);
   }
   return writer.finish();
 }
