@@ -1,0 +1,124 @@
+// Puts everything back that a role changed on this machine: what its journal says, then whatever bears its fixed names.
+import { errorText, HiggsError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import type { Role } from "../proto/role.ts";
+import { restoreResolvConf } from "./dns/resolv-conf.ts";
+import { revertResolved } from "./dns/resolved.ts";
+import { type Exec, ToolMissing } from "./exec.ts";
+import { removeTable } from "./firewall/nft.ts";
+import { IDENTIFIERS } from "./identifiers.ts";
+import type { Journal, UndoEntry } from "./journal.ts";
+import { removeRulesAndRoutes } from "./routes/linux.ts";
+import { linuxSysctl } from "./sysctl.ts";
+import type { WireGuardHost } from "./wg/host.ts";
+import { removeWireGuardDevice } from "./wg/linux.ts";
+
+export interface UndoDeps {
+  readonly exec: Exec;
+  readonly journal: Journal;
+  readonly log: Logger;
+  /** The role's state folder: the copy of resolv.conf is in it. */
+  readonly stateDir: string;
+  readonly signal: AbortSignal;
+  /** Default /etc/resolv.conf. */
+  readonly resolvConfPath?: string;
+  /** Default /proc/sys. */
+  readonly sysctlDir?: string;
+  readonly host?: WireGuardHost;
+}
+
+/** Something could not be put back; everything else was, and what failed is still in the journal for another try. */
+export class UndoIncomplete extends HiggsError {
+  override readonly name = "UndoIncomplete";
+}
+
+/** Each puts back one kind of change, returns sentences of what it did, and is harmless when there is nothing. */
+type Step = (isJournaled: boolean) => Promise<readonly string[]>;
+type Kind = UndoEntry["kind"];
+
+/**
+ * The order of a way down when no journal tells the order of the way up: names stop being asked through the tunnel first,
+ * and the rules that keep traffic from passing outside go last.
+ */
+const ORDER: readonly Kind[] = [
+  "resolv-conf",
+  "resolved-link",
+  "wireguard-device",
+  "ip-rules",
+  "ip-routes",
+  "sysctl",
+  "nft-table",
+];
+
+/** Sentences of what was done, none when there was nothing; harmless twice. Throws UndoIncomplete after having tried everything. */
+export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly string[]> {
+  const steps = stepsOf(role, deps);
+  const journaled = deps.journal.entries().map((entry) => entry.kind);
+  const kinds = [...new Set([...journaled.toReversed(), ...ORDER])];
+  const done: string[] = [];
+  const failures: string[] = [];
+  for (const kind of kinds) {
+    deps.signal.throwIfAborted();
+    try {
+      done.push(...(await steps[kind](journaled.includes(kind))));
+    } catch (thrown) {
+      deps.signal.throwIfAborted();
+      // What a missing tool would have to undo, it was never there to do.
+      if (thrown instanceof ToolMissing && !journaled.includes(kind)) continue;
+      deps.log.warn({ kind, error: errorText(thrown) }, "cannot put back a change");
+      failures.push(errorText(thrown));
+    }
+  }
+  if (failures.length === 0) return done;
+  throw new UndoIncomplete(`Cannot put everything back: ${failures.join(" ")}`, {
+    code: "undo-incomplete",
+    remedy: `sudo higgs state clean --role ${role}`,
+    detail: { done, failures },
+  });
+}
+
+function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
+  const { exec, journal, log, stateDir, signal } = deps;
+  const identifiers = IDENTIFIERS[role];
+  const forgetting = async (kind: SimpleKind, sentences: readonly string[]): Promise<readonly string[]> => {
+    await journal.remove({ kind });
+    return sentences;
+  };
+  const path = deps.resolvConfPath ?? "/etc/resolv.conf";
+  const routes: Step = async () => {
+    const wereThere = await removeRulesAndRoutes(exec, identifiers, signal);
+    await journal.remove({ kind: "ip-rules" });
+    return forgetting("ip-routes", wereThere ? [`Removed the routing rules and routes of the ${role}.`] : []);
+  };
+  return {
+    "resolv-conf": async () => {
+      const wasOurs = await restoreResolvConf({ stateDir, journal, log, path }, signal);
+      return wasOurs ? [`Put ${path} back.`] : [];
+    },
+    "resolved-link": async (isJournaled) => {
+      const reverted = await revertResolved(exec, identifiers, signal);
+      const sentence = `Took the DNS servers off ${identifiers.interface} in systemd-resolved.`;
+      return forgetting("resolved-link", reverted && isJournaled ? [sentence] : []);
+    },
+    "wireguard-device": async () => {
+      const host = deps.host === undefined ? {} : { host: deps.host };
+      const wasThere = await removeWireGuardDevice({ exec, identifiers, log, ...host }, signal);
+      return forgetting("wireguard-device", wasThere ? [`Removed the WireGuard device ${identifiers.interface}.`] : []);
+    },
+    "ip-rules": routes,
+    "ip-routes": routes,
+    sysctl: async () => {
+      const rootDir = deps.sysctlDir === undefined ? {} : { rootDir: deps.sysctlDir };
+      const sentences = await linuxSysctl({ journal, log, ...rootDir }).restore();
+      if (!journal.entries().some((entry) => entry.kind === "sysctl")) return sentences;
+      throw new UndoIncomplete(sentences.join(" "), { code: "undo-incomplete" });
+    },
+    "nft-table": async () => {
+      const wasThere = await removeTable(exec, identifiers, signal);
+      return forgetting("nft-table", wasThere ? [`Removed the firewall table inet ${identifiers.table}.`] : []);
+    },
+  };
+}
+
+/** Entries that say nothing beyond their kind. */
+type SimpleKind = Exclude<Kind, "sysctl" | "resolv-conf">;
