@@ -20,6 +20,7 @@ import { ByteReader, ByteWriter, equalBytes, fromBase64Url, toBase64Url, utf8, u
 import { HiggsError } from "../base/errors.ts";
 import { isMachineName, type MachineName } from "../base/hostname.ts";
 import { formatHostPort, type HostPort, parseHostPort } from "../base/ip.ts";
+import { tagSchema } from "./api.ts";
 import { type IdentityKey, identityKeyBytes, identityKeyFromBytes } from "./keys.ts";
 import { type Role, roleCode, roleFromCode } from "./role.ts";
 
@@ -73,7 +74,7 @@ export function parseInvite(text: string): Invite {
   const match = /^higgs:\/\/([^/#?]+)\/?#(.+)$/.exec(text.trim());
   if (match === null) throw mistyped("it does not look like higgs://HOST:PORT/#…");
   const first = parseHostPort(match[1] ?? "", DEFAULT_PORT);
-  if (first === null) throw mistyped(`"${match[1]}" is no host and port`);
+  if (first === null) throw mistyped("what stands between higgs:// and /# is no host and port");
   const payload = fromBase64Url(match[2] ?? "");
   if (payload === null || payload.length < 5) throw mistyped("the part after # is damaged");
   const body = payload.subarray(0, -4);
@@ -98,8 +99,11 @@ function fieldsOf(bytes: Uint8Array, first: HostPort): Invite {
     while (reader.left > 0) {
       const type = reader.u8();
       const value = reader.take(reader.u16());
-      if (type === FIELD.tag) tags.push(utf8Text(value));
-      else if (type === FIELD.address) {
+      if (type === FIELD.tag) {
+        const tag = tagSchema.safeParse(utf8Text(value));
+        if (!tag.success) throw mistyped("a tag is malformed");
+        tags.push(tag.data);
+      } else if (type === FIELD.address) {
         const server = parseHostPort(utf8Text(value), DEFAULT_PORT);
         if (server !== null) servers.push(server);
       } else found.set(type, value);
