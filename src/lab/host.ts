@@ -27,7 +27,10 @@ export interface LabHost {
   powerOff(): Promise<void>;
   /** Switches a host on again that was off, on the same folders and with the same network cards. */
   boot(): Promise<void>;
-  /** Sees the interface's packets from the moment this resolves. `filter` in tcpdump's language, "" for all. */
+  /**
+   * Sees the interface's packets from the moment this resolves. `filter` in tcpdump's language, "" for all. Needs the machine's
+   * root: tcpdump insists on a change of user that a user namespace forbids.
+   */
   sniff(interfaceName: string, filter?: string): Promise<Sniffer>;
 }
 

@@ -117,9 +117,3 @@ describe("startLab()", () => {
     expect(String(await failureOf(startLab(twice)))).toMatch(/two hosts/);
   });
 });
-
-/** A name as DNS spells it: each label with its length before it, and a zero. */
-function name(text: string): Buffer {
-  const labels = text.split(".").map((label) => Buffer.concat([Buffer.from([label.length]), Buffer.from(label)]));
-  return Buffer.concat([...labels, Buffer.from([0])]);
-}
