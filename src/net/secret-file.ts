@@ -1,0 +1,107 @@
+// Files that hold secrets: created whole with mode 0600, refused when others may read them.
+import { constants } from "node:fs";
+import { type FileHandle, lstat, mkdir, open, rename, unlink } from "node:fs/promises";
+import { dirname } from "node:path";
+import { HiggsError } from "../base/errors.ts";
+
+export class SecretFileError extends HiggsError {
+  override readonly name = "SecretFileError";
+}
+
+const OTHERS = 0o077;
+/** Windows has no such modes; there a folder of the account protects what lies in it. */
+const HAS_MODES = process.platform !== "win32";
+const NO_FOLLOW = constants.O_NOFOLLOW ?? 0;
+
+function codeOf(thrown: unknown): string {
+  return thrown instanceof Error && "code" in thrown && typeof thrown.code === "string" ? thrown.code : "";
+}
+
+function notPlain(path: string): SecretFileError {
+  return new SecretFileError(`Cannot read "${path}": it is no plain file.`, {
+    code: "file-not-plain",
+    remedy: `Look at it (ls -l ${path}) and put the real file in its place.`,
+    detail: { path },
+  });
+}
+
+/**
+ * The file's bytes, or null when there is none.
+ * Throws SecretFileError `file-too-open` when group or others have any right on it, `file-not-plain` for a symbolic link or a folder.
+ */
+export async function readSecretFile(path: string): Promise<Uint8Array | null> {
+  let file: FileHandle;
+  try {
+    file = await open(path, constants.O_RDONLY | NO_FOLLOW);
+  } catch (thrown) {
+    if (codeOf(thrown) === "ENOENT") return null;
+    if (codeOf(thrown) === "ELOOP") throw notPlain(path);
+    throw thrown;
+  }
+  try {
+    const stat = await file.stat();
+    if (!stat.isFile()) throw notPlain(path);
+    if (HAS_MODES && (stat.mode & OTHERS) !== 0) {
+      throw new SecretFileError(
+        `Cannot use "${path}": it holds a secret and its mode is ${(stat.mode & 0o777).toString(8).padStart(4, "0")}, which lets others read it.`,
+        { code: "file-too-open", remedy: `chmod 600 ${path}`, detail: { path, mode: stat.mode & 0o777 } },
+      );
+    }
+    return new Uint8Array(await file.readFile());
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Replaces the file in one step: whoever looks sees the old bytes or the new ones, also after a power cut.
+ * A file of that name that is a symbolic link is replaced, never followed.
+ */
+export async function writeSecretFile(path: string, bytes: Uint8Array): Promise<void> {
+  const temporaryPath = `${path}.${process.pid}.${crypto.randomUUID().slice(0, 8)}.tmp`;
+  const file = await open(temporaryPath, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | NO_FOLLOW, 0o600);
+  try {
+    await file.writeFile(bytes);
+    await file.sync();
+  } catch (thrown) {
+    await file.close();
+    await unlink(temporaryPath);
+    throw thrown;
+  }
+  await file.close();
+  await rename(temporaryPath, path);
+  await syncDir(dirname(path));
+}
+
+/** Makes what happened to a folder's entries (create, rename, unlink) last through a power cut. */
+export async function syncDir(dir: string): Promise<void> {
+  if (!HAS_MODES) return; // folders cannot be opened there
+  const handle = await open(dir, constants.O_RDONLY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/**
+ * The folder exists afterwards, with mode 0700 when it was made here.
+ * Throws SecretFileError `file-too-open` when group or others may write to one that was there, `file-not-plain` when it is no folder.
+ */
+export async function ensurePrivateDir(path: string): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 });
+  const stat = await lstat(path);
+  if (!stat.isDirectory()) {
+    throw new SecretFileError(`Cannot keep secrets in "${path}": it is no folder.`, {
+      code: "file-not-plain",
+      remedy: "Name another folder with --state.",
+      detail: { path },
+    });
+  }
+  if (HAS_MODES && (stat.mode & 0o022) !== 0) {
+    throw new SecretFileError(
+      `Cannot keep secrets in "${path}": its mode is ${(stat.mode & 0o777).toString(8).padStart(4, "0")}, which lets others write to it.`,
+      { code: "file-too-open", remedy: `chmod 700 ${path}`, detail: { path, mode: stat.mode & 0o777 } },
+    );
+  }
+}

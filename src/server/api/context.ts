@@ -1,0 +1,61 @@
+// What every route of the API stands on: its dependencies, what a request carries, and the forms that all answers share.
+import type { Context } from "hono";
+import type { IpAddress } from "../../base/ip.ts";
+import type { Logger } from "../../base/log.ts";
+import { problemSchema } from "../../proto/api.ts";
+import type { IdentitySecret, SpkiHash } from "../../proto/keys.ts";
+import type { Auth } from "../auth.ts";
+import type { Machine } from "../directory.ts";
+import type { Fleet } from "../fleet.ts";
+import type { Health } from "../health.ts";
+import type { Limiters } from "../limiters.ts";
+import type { Network } from "../network.ts";
+import { unauthenticated } from "./problem.ts";
+
+export interface ApiDeps {
+  readonly fleet: Fleet;
+  readonly auth: Auth;
+  readonly identity: IdentitySecret;
+  readonly network: Network;
+  readonly spki: SpkiHash;
+  /** `host:port`, as the server may be reached. */
+  readonly names: () => readonly string[];
+  readonly limiters: Limiters;
+  readonly health: Health;
+  readonly version: string;
+  readonly log: Logger;
+}
+
+export interface ApiEnv {
+  Bindings: { readonly address: IpAddress | null };
+  Variables: { readonly caller: Machine | null; readonly object: Machine | null };
+}
+
+/** The machine whose token the request carries; the guard has seen to it that there is one. */
+export function callerOf(context: Context<ApiEnv>): Machine {
+  const caller = context.get("caller");
+  if (caller === null) throw unauthenticated();
+  return caller;
+}
+
+const problem = { content: { "application/problem+json": { schema: problemSchema } } };
+
+/** What any route may answer beside what it is for. */
+export const PROBLEMS = {
+  400: { description: "The request is not of the form that is asked for", ...problem },
+  401: { description: "No valid token, or a proof that does not hold", ...problem },
+  403: { description: "Not allowed", ...problem },
+  404: { description: "Not there, or not to be seen by who asks", ...problem },
+  409: { description: "It clashes with what is there", ...problem },
+  429: { description: "Too many requests", ...problem },
+  500: { description: "The server failed", ...problem },
+  507: { description: "No room left", ...problem },
+} as const;
+
+export function jsonBody<T>(schema: T) {
+  return { required: true, content: { "application/json": { schema } } };
+}
+
+export function json<T>(description: string, schema: T) {
+  return { description, content: { "application/json": { schema } } };
+}

@@ -1,0 +1,56 @@
+// Failures of the database, told apart by what mends them.
+import { HiggsError } from "../../base/errors.ts";
+
+export class DatabaseError extends HiggsError {
+  override readonly name = "DatabaseError";
+}
+
+/** The driver's code (SQLITE_FULL, …), from the error or from what it wraps. */
+function driverCode(thrown: unknown): string {
+  for (let at = thrown, depth = 0; at instanceof Error && depth < 5; at = at.cause, depth++) {
+    if ("code" in at && typeof at.code === "string" && at.code.startsWith("SQLITE")) return at.code;
+  }
+  return "";
+}
+
+/** Turns what the driver threw into ours; errors of ours go through as they are. */
+export function databaseError(thrown: unknown, path: string): HiggsError {
+  if (thrown instanceof HiggsError) return thrown;
+  const code = driverCode(thrown);
+  const cause = { cause: thrown, detail: { path, driver: code } };
+  if (code.startsWith("SQLITE_FULL")) {
+    return new DatabaseError(`Cannot write to the database "${path}": the disk is full.`, {
+      code: "storage-full",
+      remedy: "Free some space on that disk; the server goes on by itself.",
+      ...cause,
+    });
+  }
+  if (code.startsWith("SQLITE_BUSY") || code.startsWith("SQLITE_LOCKED")) {
+    return new DatabaseError(`Cannot open the database "${path}": another process is using it.`, {
+      code: "database-in-use",
+      remedy: "Stop the other higgs server on this machine first.",
+      ...cause,
+    });
+  }
+  if (code.startsWith("SQLITE_CORRUPT") || code.startsWith("SQLITE_NOTADB")) return databaseCorrupt(path, thrown);
+  if (code.startsWith("SQLITE_READONLY") || code.startsWith("SQLITE_CANTOPEN") || code.startsWith("SQLITE_PERM")) {
+    return new DatabaseError(`Cannot open the database "${path}": this process may not write there.`, {
+      code: "database-not-writable",
+      remedy: `Look at the file's owner and mode: ls -l ${path}`,
+      ...cause,
+    });
+  }
+  return new DatabaseError("Cannot use the database: the driver reported an error.", {
+    code: "storage-failed",
+    ...cause,
+  });
+}
+
+export function databaseCorrupt(path: string, cause?: unknown): DatabaseError {
+  return new DatabaseError(`Cannot use the database "${path}": it is damaged.`, {
+    code: "database-corrupt",
+    remedy: "Keep the file aside and put a backup in its place: higgs server restore FILE",
+    detail: { path },
+    cause,
+  });
+}

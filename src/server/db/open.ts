@@ -1,0 +1,207 @@
+// Opens the server's database: one connection, one writer at a time, and nothing touched that is not ours to touch.
+import { constants } from "node:fs";
+import { open as openFile, readFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { type Client, createClient } from "@libsql/client";
+import { drizzle } from "drizzle-orm/libsql";
+import { SerialQueue } from "../../base/async.ts";
+import type { Logger } from "../../base/log.ts";
+import type { Service } from "../../base/service.ts";
+import { syncDir } from "../../net/secret-file.ts";
+import { DatabaseError, databaseCorrupt, databaseError } from "./errors.ts";
+import { HEADER_BYTES, readHeader, readLogHeader } from "./file-header.ts";
+import { APPLICATION_ID, hasSchema, MIGRATIONS, migrate, newerSchema } from "./migrate.ts";
+
+/** All of drizzle but `transaction`, which `write` opens. */
+export type Queries = Omit<ReturnType<typeof connect>, "transaction" | "batch" | "$client">;
+
+export interface Database extends Service {
+  /** What was opened, for messages: a path, or the URL without its secrets. */
+  readonly path: string;
+  /** Runs after everything that was queued before, alone. */
+  read<T>(task: (queries: Queries) => Promise<T>): Promise<T>;
+  /** The same, in a transaction that is on disk when this resolves, and undone when the task throws. */
+  write<T>(task: (queries: Queries) => Promise<T>): Promise<T>;
+  /** Copies the database, whole and consistent, into a file that must not exist yet. */
+  copyTo(path: string): Promise<void>;
+}
+
+export interface OpenOptions {
+  /** `file:/path/to.db`, or `libsql://…`. */
+  readonly url: string;
+  readonly authToken?: string;
+  /** False: an absent database is an error, since starting empty would forget every machine and every used invite. */
+  readonly mayCreate: boolean;
+  readonly log: Logger;
+}
+
+/** How long a second opener waits for the first to let go; the driver blocks the thread meanwhile. */
+const BUSY_TIMEOUT_MS = 1000;
+
+function connect(client: Client) {
+  return drizzle(client);
+}
+
+/** The path of a `file:` URL; null for any other. */
+export function databasePath(url: string): string | null {
+  if (!url.startsWith("file:")) return null;
+  return url.slice("file:".length).replace(/^\/\/(?=\/)/, "");
+}
+
+/** Throws DatabaseError; a database that is refused is byte for byte as it was. */
+export async function openDatabase(options: OpenOptions): Promise<Database> {
+  const filePath = databasePath(options.url);
+  const path = filePath ?? options.url.replace(/\?.*$/, "");
+  if (filePath !== null) await inspectFile(filePath, options.mayCreate);
+  let client: Client;
+  try {
+    client = createClient({
+      url: options.url,
+      concurrency: 1, // PRAGMAs hold per connection
+      intMode: "number",
+      ...(filePath === null ? {} : { timeout: BUSY_TIMEOUT_MS }),
+      ...(options.authToken === undefined ? {} : { authToken: options.authToken }),
+    });
+  } catch (thrown) {
+    throw databaseError(thrown, path);
+  }
+  try {
+    if (filePath !== null) await prepareFile(client, path);
+    if (!options.mayCreate && !(await hasSchema(client))) throw databaseMissing(path);
+    const count = await migrate(client, { path, isFile: filePath !== null });
+    if (count > 0) {
+      // The schema's version then stands in the file itself, where an older program looks before it opens it.
+      if (filePath !== null) await client.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+      options.log.info({ path, count }, "database schema brought up to date");
+    }
+  } catch (thrown) {
+    client.close();
+    throw databaseError(thrown, path);
+  }
+  return new OpenDatabase(client, path);
+}
+
+function databaseMissing(path: string): DatabaseError {
+  return new DatabaseError(`Cannot start: this server has an identity, but its database "${path}" is missing or empty.`, {
+    code: "database-missing",
+    remedy: "Put the file back, or restore a backup: higgs server restore FILE",
+    detail: { path },
+  });
+}
+
+/** Looks at a file with plain reads only, and makes an absent one with mode 0600, which the log beside it inherits. */
+async function inspectFile(path: string, mayCreate: boolean): Promise<void> {
+  let header: Uint8Array;
+  try {
+    const file = await openFile(path, constants.O_RDONLY);
+    try {
+      const buffer = new Uint8Array(HEADER_BYTES);
+      const { bytesRead } = await file.read(buffer, 0, HEADER_BYTES, 0);
+      header = buffer.subarray(0, bytesRead);
+    } finally {
+      await file.close();
+    }
+  } catch (thrown) {
+    if (!isAbsent(thrown)) {
+      throw new DatabaseError(`Cannot open the database "${path}": it cannot be read.`, {
+        code: "database-not-writable",
+        remedy: `Look at the file's owner and mode: ls -l ${path}`,
+        cause: thrown,
+      });
+    }
+    if (!mayCreate) throw databaseMissing(path);
+    await createEmpty(path);
+    return;
+  }
+  if (header.length === 0) {
+    if (!mayCreate) throw databaseMissing(path);
+    return;
+  }
+  const log = await readFile(`${path}-wal`).catch((thrown: unknown) => {
+    if (isAbsent(thrown)) return new Uint8Array(0);
+    throw databaseError(thrown, path);
+  });
+  const inFile = readHeader(header);
+  if (inFile === null) throw databaseCorrupt(path);
+  const found = readLogHeader(log) ?? inFile;
+  if (found.userVersion > MIGRATIONS.length) throw newerSchema(path, found.userVersion, MIGRATIONS.length);
+  // Zero: made here, and killed before its first migration was committed.
+  if (found.applicationId !== APPLICATION_ID && found.applicationId !== 0) {
+    throw new DatabaseError(`Cannot use the database "${path}": it belongs to another program.`, {
+      code: "database-foreign",
+      remedy: "Name another file with --db.",
+      detail: { path, applicationId: found.applicationId },
+    });
+  }
+}
+
+function isAbsent(thrown: unknown): boolean {
+  return thrown instanceof Error && "code" in thrown && thrown.code === "ENOENT";
+}
+
+async function createEmpty(path: string): Promise<void> {
+  const file = await openFile(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
+  await file.sync();
+  await file.close();
+  await syncDir(dirname(path));
+}
+
+/** EXCLUSIVE keeps every other connection out for as long as this one lives, and comes first, before the file is touched. */
+async function prepareFile(client: Client, path: string): Promise<void> {
+  await client.execute("PRAGMA locking_mode = EXCLUSIVE");
+  await client.execute("PRAGMA journal_mode = WAL");
+  // With NORMAL a power cut may take the last commits back, and a used one-time secret with them.
+  await client.execute("PRAGMA synchronous = FULL");
+  await client.execute("PRAGMA foreign_keys = ON");
+  await client.execute("PRAGMA trusted_schema = OFF");
+  const check = await client.execute("PRAGMA quick_check(1)");
+  if (String(check.rows[0]?.quick_check) !== "ok") throw databaseCorrupt(path);
+}
+
+class OpenDatabase implements Database {
+  readonly path: string;
+  readonly #client: Client;
+  readonly #queries: ReturnType<typeof connect>;
+  readonly #queue = new SerialQueue();
+  #closed = false;
+
+  constructor(client: Client, path: string) {
+    this.#client = client;
+    this.#queries = connect(client);
+    this.path = path;
+  }
+
+  read<T>(task: (queries: Queries) => Promise<T>): Promise<T> {
+    return this.#alone(() => task(this.#queries));
+  }
+
+  write<T>(task: (queries: Queries) => Promise<T>): Promise<T> {
+    return this.#alone(() => this.#queries.transaction((transaction) => task(transaction as unknown as Queries)));
+  }
+
+  copyTo(path: string): Promise<void> {
+    return this.#alone(async () => {
+      await this.#client.execute({ sql: "VACUUM INTO ?", args: [path] });
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#queue.idle();
+    this.#client.close();
+  }
+
+  #alone<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#closed) {
+      return Promise.reject(new DatabaseError("Cannot use the database: the server is stopping.", { code: "stopping" }));
+    }
+    return this.#queue.run(async () => {
+      try {
+        return await task();
+      } catch (thrown) {
+        throw databaseError(thrown, this.path);
+      }
+    });
+  }
+}

@@ -1,0 +1,293 @@
+// The machines' life on the server: enrolled, introduced, connected, revoked; each change goes to the database, then to memory, then to those who may see it.
+import { and, eq, isNull, ne } from "drizzle-orm";
+import { HiggsError } from "../base/errors.ts";
+import { isMachineName, type MachineName } from "../base/hostname.ts";
+import type { IpAddress } from "../base/ip.ts";
+import { type Logger, short } from "../base/log.ts";
+import { type RegisterRequest, tagSchema } from "../proto/api.ts";
+import { CLOSE, type MachineMessage, type Session } from "../proto/control.ts";
+import type { MachineId, SpkiHash } from "../proto/keys.ts";
+import type { SignedRecord } from "../proto/record.ts";
+import type { Role } from "../proto/role.ts";
+import { recordAudit } from "./audit.ts";
+import type { Auth } from "./auth.ts";
+import type { ControlConnection } from "./control/connection.ts";
+import { ControlHub, type WelcomeCommons } from "./control/hub.ts";
+import type { Database } from "./db/open.ts";
+import { machines, records } from "./db/schema.ts";
+import type { Directory, Machine } from "./directory.ts";
+import { enrol } from "./enrol.ts";
+import type { Network } from "./network.ts";
+import type { Policy } from "./policy.ts";
+import { Presence } from "./presence.ts";
+import { checkRecord, RecordRefused } from "./record-check.ts";
+import { Relay } from "./relay/relay.ts";
+import { type RelaySession, Sessions } from "./relay/sessions.ts";
+
+export class FleetError extends HiggsError {
+  override readonly name = "FleetError";
+}
+
+export interface FleetDeps {
+  readonly database: Database;
+  readonly directory: Directory;
+  readonly network: Network;
+  readonly spki: SpkiHash;
+  readonly auth: Auth;
+  readonly policy: Policy;
+  readonly commons: () => WelcomeCommons;
+  readonly log: Logger;
+}
+
+export class Fleet {
+  readonly directory: Directory;
+  readonly policy: Policy;
+  readonly presence = new Presence();
+  readonly relay = new Relay();
+  readonly sessions = new Sessions(this.relay.ports);
+  readonly hub: ControlHub;
+  readonly #deps: FleetDeps;
+  /** Machines whose last sign of life is not in the database yet. */
+  readonly #unsavedSeen = new Set<MachineId>();
+
+  constructor(deps: FleetDeps) {
+    this.#deps = deps;
+    this.directory = deps.directory;
+    this.policy = deps.policy;
+    this.hub = new ControlHub({
+      directory: deps.directory,
+      presence: this.presence,
+      policy: deps.policy,
+      epoch: deps.network.epoch,
+      commons: deps.commons,
+      sessionsOf: (machine) => this.sessions.of(machine).map((session) => sessionFor(machine, session)),
+      onMessage: (machine, message, connection) => this.#onMessage(machine, message, connection),
+      onPresence: (machine, online) => {
+        this.#unsavedSeen.add(machine);
+        deps.log.info({ machine: this.directory.get(machine)?.name, online }, "machine presence changed");
+      },
+    });
+  }
+
+  /** True when the two may see and reach each other. */
+  mayReach(a: Machine, b: Machine): boolean {
+    return this.policy.mayConnect(a, b);
+  }
+
+  async register(request: RegisterRequest, role: Role): Promise<Machine> {
+    const { database, network, spki } = this.#deps;
+    const { machine, isNew } = await enrol(database, request, { role, network, spki });
+    if (isNew) {
+      this.directory.set(machine);
+      this.#deps.log.info({ machine: machine.name, role, id: machine.id }, "machine enrolled");
+    }
+    return this.directory.get(machine.id) ?? machine;
+  }
+
+  /** The pair's session; both ends are told of a new one. Throws FleetError `peer-unknown`. */
+  join(machine: Machine, peer: MachineId): Session {
+    const other = this.directory.get(peer);
+    // A machine that may not be seen is none, as far as the one who asks can tell.
+    if (other === null || !this.mayReach(machine, other)) {
+      throw new FleetError("Cannot connect: there is no such machine, or policy does not allow it.", { code: "peer-unknown" });
+    }
+    const { session, isNew } = this.sessions.join(machine.id, peer);
+    if (isNew) {
+      this.#deps.log.debug({ machine: machine.name, peer: other.name, session: session.id }, "session granted");
+      this.hub.get(peer)?.send({ type: "session", session: sessionFor(peer, session) });
+    }
+    return sessionFor(machine.id, session);
+  }
+
+  endSession(session: RelaySession, reason: string): void {
+    this.sessions.end(session);
+    for (const machine of session.ends) this.hub.get(machine)?.send({ type: "session-end", id: session.id, reason });
+  }
+
+  /**
+   * Takes a machine out of the network, at once: its tokens, connections and sessions end, and its peers are told.
+   * Its name becomes free; its identity and addresses never do.
+   */
+  async remove(machine: Machine, event: "machine-revoked" | "machine-left"): Promise<void> {
+    const revokedAt = Date.now();
+    const changed = await this.#deps.database.write(async (queries) => {
+      const rows = await queries
+        .update(machines)
+        .set({ revokedAt })
+        .where(and(eq(machines.id, machine.id), isNull(machines.revokedAt)))
+        .returning({ id: machines.id });
+      if (rows.length > 0) await recordAudit(queries, { event, machine: machine.id, detail: { name: machine.name } });
+      return rows.length > 0;
+    });
+    if (!changed || this.directory.get(machine.id) === null) return;
+    this.#deps.auth.revoke(machine.id);
+    this.directory.remove(machine.id);
+    const reason = event === "machine-left" ? "this machine left the network" : "this machine was revoked";
+    this.relay.cut(machine.id, CLOSE.revoked, reason);
+    this.hub.cut(machine.id, CLOSE.revoked, reason);
+    for (const session of this.sessions.of(machine.id)) this.endSession(session, "the other machine is not in the network any more");
+    this.presence.forget(machine.id);
+    this.hub.changed(machine);
+    this.#deps.log.info({ machine: machine.name, event }, "machine removed");
+  }
+
+  /** The machine has to sign a record with the new name: it is asked to by having to connect anew. */
+  async rename(machine: Machine, name: string): Promise<Machine> {
+    if (!isMachineName(name)) {
+      throw new FleetError(`Cannot name a machine "${name}".`, {
+        code: "name-invalid",
+        remedy: "Use letters a to z, digits and hyphens, up to 63.",
+      });
+    }
+    await this.#deps.database.write(async (queries) => {
+      const taken = await queries
+        .select({ id: machines.id })
+        .from(machines)
+        .where(and(eq(machines.name, name), isNull(machines.revokedAt), ne(machines.id, machine.id)))
+        .get();
+      if (taken !== undefined) {
+        throw new FleetError(`Cannot name a machine "${name}": there is one.`, {
+          code: "name-taken",
+          remedy: "Choose another name.",
+        });
+      }
+      await queries.update(machines).set({ name }).where(eq(machines.id, machine.id));
+      await recordAudit(queries, { event: "machine-renamed", machine: machine.id, detail: { from: machine.name, to: name } });
+    });
+    return this.#changedSelf(machine, { name });
+  }
+
+  async tag(machine: Machine, tags: readonly string[]): Promise<Machine> {
+    const wanted = [...new Set(tags)].sort();
+    const bad = wanted.find((tag) => !tagSchema.safeParse(tag).success);
+    if (bad !== undefined) {
+      throw new FleetError(`Cannot give a machine the tag "${bad}".`, {
+        code: "tag-invalid",
+        remedy: "Use letters a to z, digits and hyphens, up to 32.",
+      });
+    }
+    await this.#deps.database.write(async (queries) => {
+      await queries.update(machines).set({ tags: wanted }).where(eq(machines.id, machine.id));
+      await recordAudit(queries, { event: "machine-tagged", machine: machine.id, detail: { tags: wanted } });
+    });
+    return this.#changedSelf(machine, { tags: wanted });
+  }
+
+  #changedSelf(machine: Machine, change: { name?: MachineName; tags?: readonly string[] }): Machine {
+    this.directory.update(machine.id, change);
+    const changed = this.directory.get(machine.id) ?? machine;
+    this.hub.cut(machine.id, CLOSE.tokenExpired, "what this machine is called changed; connect anew");
+    this.hub.changed(changed);
+    return changed;
+  }
+
+  /** Ends sessions that nobody uses any more, and readers that are stuck. */
+  sweep(now: number = Date.now()): void {
+    this.hub.sweep(now);
+    for (const session of this.sessions.abandoned((machine) => this.hub.isOnline(machine), now)) {
+      this.endSession(session, "both machines were away for too long");
+    }
+  }
+
+  /** Writes when machines were last seen, of those that came or went since the last call. */
+  async saveSeen(): Promise<void> {
+    const due = [...this.#unsavedSeen];
+    this.#unsavedSeen.clear();
+    if (due.length === 0) return;
+    await this.#deps.database.write(async (queries) => {
+      for (const id of due) {
+        const seenAt = this.presence.of(id).seenAt;
+        if (seenAt === null) continue;
+        await queries.update(machines).set({ lastSeenAt: seenAt }).where(eq(machines.id, id));
+        this.directory.update(id, { lastSeenAt: seenAt });
+      }
+    });
+  }
+
+  /** For the hourly note that those who stay connected are alive too. */
+  noteOnline(): void {
+    for (const machine of this.directory.all()) if (this.presence.of(machine.id).online) this.#unsavedSeen.add(machine.id);
+  }
+
+  accept(machine: MachineId, address: IpAddress | null): ControlConnection {
+    return this.hub.accept(machine, address);
+  }
+
+  async #onMessage(id: MachineId, message: MachineMessage, connection: ControlConnection): Promise<void> {
+    const machine = this.directory.get(id);
+    if (machine === null) return; // revoked while the message waited; its connection is closing
+    try {
+      switch (message.type) {
+        case "connect":
+          connection.send({ type: "connected", ref: message.ref, session: this.join(machine, message.peer) });
+          return;
+        case "disconnect": {
+          const session = this.sessions.get(message.id);
+          if (session?.ends.includes(id) === true) this.endSession(session, "one of the machines ended it");
+          return;
+        }
+        case "record":
+          await this.#acceptRecord(machine, message.record);
+          return;
+        case "presence":
+          // A client offers no exit, whatever it says.
+          if (this.presence.setExit(id, machine.role === "node" ? message.exit : null)) this.hub.changed(machine);
+          return;
+      }
+    } catch (thrown) {
+      const failure = thrown instanceof HiggsError ? thrown : null;
+      const ref = message.type === "connect" ? message.ref : -1;
+      this.#deps.log.warn(
+        { machine: machine.name, message: message.type, code: failure?.code, error: failure === null ? thrown : failure.message },
+        "message of a machine refused",
+      );
+      connection.send({
+        type: "refused",
+        ref,
+        code: failure?.code ?? "internal",
+        detail: (failure?.message ?? "Cannot do this: the server failed.").slice(0, 500),
+      });
+    }
+  }
+
+  async #acceptRecord(machine: Machine, signed: SignedRecord): Promise<void> {
+    const opened = checkRecord(machine, signed, { network: this.#deps.network.identity, nowMs: Date.now() });
+    if (opened === null) return;
+    await this.#deps.database.write(async (queries) => {
+      if (opened.wireGuard !== machine.wireGuard) {
+        const twin = await queries
+          .select({ id: machines.id })
+          .from(machines)
+          .where(and(eq(machines.wireGuard, opened.wireGuard), isNull(machines.revokedAt), ne(machines.id, machine.id)))
+          .get();
+        if (twin !== undefined) {
+          throw new RecordRefused("Cannot accept the record: another machine has the same WireGuard key.", { code: "key-taken" });
+        }
+        await queries.update(machines).set({ wireGuard: opened.wireGuard }).where(eq(machines.id, machine.id));
+      }
+      const row = {
+        serial: opened.serial.toString(),
+        bytes: signed.bytes,
+        signatures: signed.signatures,
+        receivedAt: Date.now(),
+      };
+      await queries
+        .insert(records)
+        .values({ machineId: machine.id, ...row })
+        .onConflictDoUpdate({ target: records.machineId, set: row });
+    });
+    if (!this.directory.update(machine.id, { record: { signed, opened }, wireGuard: opened.wireGuard })) return;
+    const updated = this.directory.get(machine.id);
+    if (updated !== null) this.hub.changed(updated);
+    this.#deps.log.debug(
+      { machine: machine.name, serial: String(opened.serial), wireGuard: short(opened.wireGuard) },
+      "record accepted",
+    );
+  }
+}
+
+function sessionFor(machine: MachineId, session: RelaySession): Session {
+  const [initiator, responder] = session.ends;
+  const isInitiator = initiator === machine;
+  return { id: session.id, peer: isInitiator ? responder : initiator, kind: session.kind, initiator: isInitiator };
+}

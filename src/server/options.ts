@@ -1,0 +1,58 @@
+// What the server can be told, and the limits it keeps.
+import type { Cidr, HostPort } from "../base/ip.ts";
+import type { Rate } from "./rate-limit.ts";
+
+export interface Limits {
+  /** Per caller: enrolments, which may be guesses. */
+  readonly enrol: readonly Rate[];
+  /** Per caller: proofs, challenges and tokens, each of which costs a signature. */
+  readonly proof: readonly Rate[];
+  /** Per caller: proofs that failed; once they are used up, the caller waits. */
+  readonly failures: readonly Rate[];
+  /** Per machine: requests with a token. */
+  readonly api: readonly Rate[];
+  /** Per caller: health and the OpenAPI document. */
+  readonly open: readonly Rate[];
+  /** Per caller, and per machine: WebSocket upgrades. */
+  readonly upgrade: readonly Rate[];
+  /** Per caller: STUN requests. */
+  readonly stun: readonly Rate[];
+}
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+
+/**
+ * A household behind one address has a dozen machines, all of which come back at once after a power cut; an attacker gets no further
+ * with these than a bored guess: an invite's secret has 256 bits.
+ */
+export const DEFAULT_LIMITS: Limits = {
+  enrol: [
+    { burst: 5, perMs: MINUTE },
+    { burst: 20, perMs: HOUR },
+  ],
+  proof: [{ burst: 120, perMs: MINUTE }],
+  failures: [{ burst: 10, perMs: 10 * MINUTE }],
+  api: [{ burst: 60, perMs: MINUTE }],
+  open: [{ burst: 60, perMs: MINUTE }],
+  upgrade: [{ burst: 30, perMs: MINUTE }],
+  stun: [{ burst: 50, perMs: 1000 }],
+};
+
+export interface ServerOptions {
+  /** Default `[::]:443`, which takes IPv4 too; port 0 takes a free one. */
+  readonly listen: HostPort;
+  /** Where machines reach this server; at least one. Port 0 stands for the port that is listened on. */
+  readonly publicNames: readonly [HostPort, ...HostPort[]];
+  /** Null for no STUN; 0 takes a free port. */
+  readonly stunPort: number | null;
+  /** Whose X-Forwarded-For is believed. */
+  readonly trustedProxies?: readonly Cidr[];
+  readonly limits?: Partial<Limits>;
+  readonly version: string;
+}
+
+/** Bodies of requests; the largest that is legal is a tenth of it. */
+export const MOST_BODY_BYTES = 65_536;
+/** From the first byte of a request to the last of its body, however slowly they come. */
+export const BODY_DEADLINE_MS = 10_000;

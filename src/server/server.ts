@@ -1,0 +1,215 @@
+// The server: puts its parts together on one TCP port and one UDP port, and is what the local control socket asks.
+import { errorText, HiggsError } from "../base/errors.ts";
+import { repeat, Stopped } from "../base/async.ts";
+import { formatHostPort, type HostPort } from "../base/ip.ts";
+import type { Logger } from "../base/log.ts";
+import type { Service } from "../base/service.ts";
+import { formatInvite } from "../proto/invite.ts";
+import type { IdentityKey, IdentitySecret } from "../proto/keys.ts";
+import { createApi } from "./api/app.ts";
+import { type AuditEntry, readAudit, trimAudit } from "./audit.ts";
+import { Auth } from "./auth.ts";
+import type { ServerTls } from "./certificate.ts";
+import type { Database } from "./db/open.ts";
+import { loadDirectory, type Machine } from "./directory.ts";
+import { Fleet } from "./fleet.ts";
+import { Health } from "./health.ts";
+import { type InviteRequest, type InviteSummary, makeInvite, openInvites, revokeInvite } from "./invites.ts";
+import { createLimiters } from "./limiters.ts";
+import { listen, RELAY_PATH } from "./listen.ts";
+import { startNetwork } from "./network.ts";
+import type { ServerOptions } from "./options.ts";
+import { defaultPolicy } from "./policy.ts";
+import { machineSummaries, type MachineSummary, type ServerStatus, type SessionSummary, sessionSummaries } from "./summaries.ts";
+import { type StunServer, stunServer } from "./stun.ts";
+
+export class ServerError extends HiggsError {
+  override readonly name = "ServerError";
+}
+
+export interface ServerDeps {
+  /** The caller closes it, after the server. */
+  readonly database: Database;
+  /** The network's. */
+  readonly identity: IdentitySecret;
+  readonly tls: ServerTls;
+  readonly log: Logger;
+}
+
+export interface HiggsServer extends Service {
+  readonly port: number;
+  readonly stunPort: number | null;
+  readonly network: IdentityKey;
+  /** `host:port`, as machines reach it. */
+  readonly names: readonly string[];
+  status(): ServerStatus;
+  machines(): MachineSummary[];
+  sessions(): SessionSummary[];
+  audit(limit: number): Promise<readonly AuditEntry[]>;
+  /** `text` is shown once; the secret in it is stored nowhere. */
+  invite(request: InviteRequest): Promise<{ readonly text: string; readonly expiresAt: number; readonly uses: number }>;
+  invites(): Promise<readonly InviteSummary[]>;
+  revokeInvite(id: string): Promise<void>;
+  /** By name, effective at once. Throws ServerError `machine-unknown`. */
+  revoke(name: string): Promise<void>;
+  rename(name: string, to: string): Promise<void>;
+  tag(name: string, tags: readonly string[]): Promise<void>;
+}
+
+/** Sessions that were left behind, readers that are stuck, tokens that ran out. */
+const SWEEP_MS = 5_000;
+/** When machines were last seen, of those that came or went. */
+const SAVE_SEEN_MS = 10_000;
+const HOUR_MS = 60 * 60_000;
+
+/** Listens when it resolves. Throws ListenError, StunServerError, NetworkError or DatabaseError. */
+export async function higgsServer(deps: ServerDeps, options: ServerOptions): Promise<HiggsServer> {
+  const { database, identity, tls, log } = deps;
+  const network = await startNetwork(database, identity);
+  const directory = await loadDirectory(database, (machine) => log.warn({ machine }, "stored record is unreadable"));
+  const limiters = createLimiters(options.limits);
+  const auth = new Auth({ network: network.identity, spki: tls.spki });
+  let port = options.listen.port;
+  let stun: StunServer | null = null;
+  const names = (): [string, ...string[]] => {
+    const [first, ...rest] = options.publicNames;
+    const text = (name: HostPort): string => formatHostPort({ host: name.host, port: name.port === 0 ? port : name.port });
+    return [text(first), ...rest.map(text)];
+  };
+  const fleet = new Fleet({
+    database,
+    directory,
+    network,
+    spki: tls.spki,
+    auth,
+    policy: defaultPolicy,
+    commons: () => ({
+      version: options.version,
+      network: network.identity,
+      range4: network.range4,
+      range6: network.range6,
+      servers: names(),
+      relays: [RELAY_PATH],
+      stun: stunNames(options.publicNames, stun),
+    }),
+    log,
+  });
+  const health = new Health(database, () => (stun === null ? "off" : "healthy"));
+  const api = createApi({
+    fleet,
+    auth,
+    identity,
+    network,
+    spki: tls.spki,
+    names,
+    limiters,
+    health,
+    version: options.version,
+    log,
+  });
+  const listener = listen(
+    { api, fleet, auth, limiters, tls, log },
+    { listen: options.listen, trustedProxies: options.trustedProxies ?? [] },
+  );
+  port = listener.port;
+  try {
+    if (options.stunPort !== null) {
+      stun = await stunServer({ limit: limiters.stun, log }, { host: options.listen.host, port: options.stunPort });
+    }
+  } catch (thrown) {
+    await listener.stop();
+    throw thrown;
+  }
+  const controller = new AbortController();
+  const { signal } = controller;
+  const onError = (thrown: unknown): void => log.error({ error: errorText(thrown) }, "housekeeping failed");
+  const loops = [
+    repeat(
+      async () => {
+        fleet.sweep();
+        auth.sweep();
+      },
+      { everyMs: SWEEP_MS, signal, onError },
+    ),
+    repeat(() => fleet.saveSeen(), { everyMs: SAVE_SEEN_MS, signal, onError }),
+    repeat(
+      async () => {
+        fleet.noteOnline();
+        await database.write((queries) => trimAudit(queries));
+      },
+      { everyMs: HOUR_MS, signal, onError },
+    ),
+  ];
+  log.info({ port, stunPort: stun?.port, names: names(), machines: directory.size }, "server listening");
+
+  const named = (name: string): Machine => {
+    const machine = directory.named(name);
+    if (machine === null) {
+      throw new ServerError(`Cannot find a machine named "${name}".`, {
+        code: "machine-unknown",
+        remedy: "See which there are: higgs server machines",
+      });
+    }
+    return machine;
+  };
+  let stopping: Promise<void> | null = null;
+  const stop = async (): Promise<void> => {
+    controller.abort(new Stopped("the server is stopping"));
+    await Promise.all(loops);
+    fleet.hub.endAll(GOING_AWAY, "the server is stopping");
+    await stun?.[Symbol.asyncDispose]();
+    await listener.stop();
+    await fleet.saveSeen().catch(onError);
+  };
+  return {
+    port,
+    stunPort: stun?.port ?? null,
+    network: network.identity,
+    get names() {
+      return names();
+    },
+    status: () => ({
+      version: options.version,
+      uptimeS: health.uptimeS,
+      machines: { total: directory.size, online: fleet.presence.online },
+      sessions: fleet.sessions.size,
+      relay: { connections: fleet.relay.connections, bytes: fleet.relay.counters.bytes, kernel: false },
+      health: [],
+    }),
+    machines: () => machineSummaries(fleet),
+    sessions: () => sessionSummaries(fleet),
+    audit: (limit) => readAudit(database, limit),
+    async invite(request) {
+      const [first, ...rest] = options.publicNames;
+      const real = (name: HostPort): HostPort => ({ host: name.host, port: name.port === 0 ? port : name.port });
+      const made = await makeInvite(database, request, {
+        network: network.identity,
+        servers: [real(first), ...rest.map(real)],
+      });
+      return { text: formatInvite(made.invite), expiresAt: made.expiresAt, uses: made.uses };
+    },
+    invites: () => openInvites(database),
+    async revokeInvite(id) {
+      if (await revokeInvite(database, id)) return;
+      throw new ServerError(`Cannot find an invite "${id}" that is still open.`, { code: "invite-unknown" });
+    },
+    revoke: (name) => fleet.remove(named(name), "machine-revoked"),
+    async rename(name, to) {
+      await fleet.rename(named(name), to);
+    },
+    async tag(name, tags) {
+      await fleet.tag(named(name), tags);
+    },
+    [Symbol.asyncDispose]: () => (stopping ??= stop()),
+  };
+}
+
+/** RFC 6455 section 7.4.1. */
+const GOING_AWAY = 1001;
+
+/** STUN is found at the public names' hosts. */
+function stunNames(publicNames: readonly HostPort[], stun: StunServer | null): string[] {
+  if (stun === null) return [];
+  const hosts = new Set(publicNames.map((name) => name.host));
+  return [...hosts].map((host) => formatHostPort({ host, port: stun.port }));
+}
