@@ -29,21 +29,12 @@ main() {
   base="$(mktemp -d /var/tmp/higgs-clean-root.XXXXXX)"
   trap sweep EXIT
   trap 'exit 130' INT TERM HUP
-  root="$base/root"
 
-  say "debootstrap $suite"
-  debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$base/debootstrap.log" 2>&1 || {
-    tail -n 20 "$base/debootstrap.log" >&2
-    fail "Cannot make a clean root: debootstrap failed"
-  }
-  hand_in "$root"
-  git -C "$project" bundle create -q "$root/root/higgs.bundle" HEAD
-
-  # All mounts and processes of the inside end with these namespaces. The network is this machine's: registries are needed.
+  # All mounts and processes end with these namespaces. The network is this machine's: registries are needed.
   code=0
   # shellcheck disable=SC2086 # one word for each command
-  unshare --mount --propagation private --pid --fork --kill-child=KILL \
-    sh "$project/scripts/clean-root.sh" --inside "$root" ${commands:-demo test} </dev/null &
+  unshare --mount --propagation private --pid --fork --kill-child=KILL --mount-proc \
+    sh "$project/scripts/clean-root.sh" --inside "$project" "$base" "$suite" "$mirror" ${commands:-demo test} </dev/null &
   child=$!
   wait "$child" || code=$?
   child=""
@@ -74,8 +65,14 @@ hand_in() {
 
 # Runs in mount and process namespaces of its own, as their first process.
 inside() {
-  root="$1"
-  shift
+  project="$1" base="$2" suite="$3" mirror="$4"
+  shift 4
+  root="$base/root"
+  say "debootstrap $suite"
+  debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$base/debootstrap.log" 2>&1 || explain "$base/debootstrap.log"
+  hand_in "$root"
+  git -C "$project" bundle create -q "$root/root/higgs.bundle" HEAD
+
   mount --bind "$root" "$root"
   mount -t proc proc "$root/proc"
   mount --rbind /sys "$root/sys"
@@ -148,13 +145,20 @@ enter() {
 }
 
 sweep() {
-  if [ -n "${child:-}" ]; then kill -KILL "$child" 2>/dev/null || true; fi
+  if [ -n "${child:-}" ]; then
+    kill -KILL "$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+  fi
   if [ -n "$keep" ]; then
     say "kept in $base"
     return
   fi
-  # The mounts are those of the namespace that has ended; this deletes plain files of one file system.
-  rm -rf --one-file-system "$base"
+  # The mounts were the namespace's; what is left is plain files of one file system. The last processes may still be ending.
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    if rm -rf --one-file-system "$base" 2>/dev/null; then return; fi
+    sleep 0.5
+  done
+  say "Cannot remove $base"
 }
 
 explain() {
