@@ -66,7 +66,10 @@ export function wantedLines(
 /** The ends come first: what shall enter the tunnel finds no way outside, also when the device is gone. */
 function wantedRoutes(policy: ClientRoutesPolicy, family: Family): readonly string[] {
   const inTunnel = policy.tunnelPrefixes.filter((prefix) => familyOf(prefix) === family).map(shortest);
-  const local = policy.throwPrefixes.filter((prefix) => familyOf(prefix) === family).map(shortest);
+  // A bridge on the very prefix of the tunnel loses: one prefix has one route.
+  const local = policy.throwPrefixes
+    .filter((prefix) => familyOf(prefix) === family && !policy.tunnelPrefixes.includes(prefix))
+    .map(shortest);
   const way = policy.families[family];
   const ends = way === "own" ? inTunnel : ["default"];
   const ways = way === "tunnel" ? [...inTunnel, "default"] : inTunnel;
