@@ -29,7 +29,7 @@ export const LAB_ENVIRONMENT: Readonly<Record<string, string>> = {
 
 const EXEC_TIMEOUT_MS = 60_000;
 // A daemon that the command leaves behind may hold its output open for ever; what it says after the command's end is not ours.
-const OUTPUT_GRACE_MS = 500;
+const OUTPUT_GRACE_MS = 250;
 
 /** Runs to the end. Throws LabTimeout, or `signal.reason`; an exit code other than 0 is a result, not an error. */
 export async function runChild(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {

@@ -39,18 +39,6 @@ export type NatKind =
   | "symmetric-address"
   | "symmetric-random";
 
-export const NAT_KINDS: readonly NatKind[] = [
-  "none",
-  "static",
-  "full-cone",
-  "address-restricted",
-  "port-restricted",
-  "port-restricted-non-preserving",
-  "symmetric-sequential",
-  "symmetric-address",
-  "symmetric-random",
-];
-
 /** A port that a person forwarded by hand on the router. */
 export interface PortForward {
   readonly protocol: "tcp" | "udp";
@@ -128,18 +116,6 @@ export function checkTopology(topology: Topology): void {
       refuse(`router "${host.name}" lacks its interface "${host.router.wan}" or "${host.router.lan}"`);
     }
   }
-}
-
-/** The first address of a host in a family, without its prefix length. */
-export function hostAddress(topology: Topology, name: string, family: 4 | 6): string {
-  const host = topology.hosts.find((candidate) => candidate.name === name);
-  for (const link of host?.interfaces ?? []) {
-    const address = family === 4 ? link.ipv4 : link.ipv6?.[0];
-    if (address !== undefined) return withoutLength(address);
-  }
-  throw new LabTopologyInvalid(`Cannot find an IPv${family} address of "${name}": there is none in the topology.`, {
-    code: "lab-no-address",
-  });
 }
 
 /** Every address of a host, without prefix lengths. */
