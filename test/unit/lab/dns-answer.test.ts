@@ -9,11 +9,9 @@ import type { ZoneRecord } from "../../../src/lab/topology.ts";
 const zone: readonly ZoneRecord[] = [
   { name: "web.lab.example", type: "A", data: "203.0.113.80" },
   { name: "web.lab.example", type: "AAAA", data: "2001:db8:80::80" },
-  ...Array.from({ length: 10 }, (_, index) => ({
-    name: "long.lab.example",
-    type: "TXT",
-    data: `${index}`.repeat(100),
-  })),
+  ...Array.from({ length: 10 }, (_, index): ZoneRecord => {
+    return { name: "long.lab.example", type: "TXT", data: `${index}`.repeat(100) };
+  }),
 ];
 const from = { zone, asker: "203.0.113.66", isDatagram: true };
 
