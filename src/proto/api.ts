@@ -1,7 +1,8 @@
 // The API's bodies that every machine needs: proof, enrolment, challenge and token, and the form of an error.
 import { z } from "zod";
+import { fromBase64Url } from "../base/bytes.ts";
 import { isMachineName, type MachineName } from "../base/hostname.ts";
-import { type Cidr, type IpAddress, parseCidr, parseIp } from "../base/ip.ts";
+import { type Cidr, formatHostPort, type IpAddress, parseCidr, parseHostPort, parseIp } from "../base/ip.ts";
 import {
   type IdentityKey,
   type MachineId,
@@ -24,11 +25,23 @@ function branded<T extends string>(parse: (text: string) => T | null, what: stri
     .transform((text) => text as T);
 }
 
+/** Canonical only: who decodes later never finds text that passed here and is no bytes. */
+function isBytes(text: string, length: number): boolean {
+  return fromBase64Url(text)?.length === length;
+}
+
+function bytesSchema(length: number) {
+  return z
+    .string()
+    .max(Math.ceil((length * 4) / 3))
+    .refine((text) => isBytes(text, length), { error: `is not ${length} bytes in base64url` });
+}
+
 export const identityKeySchema = branded<IdentityKey>(parseIdentityKey, "Ed25519 public key in base64url", 43);
 export const wireGuardKeySchema = branded<WireGuardKey>(parseWireGuardKey, "WireGuard public key", 44);
 export const signatureSchema = branded<Signature>(parseSignature, "Ed25519 signature in base64url", 86);
 export const spkiHashSchema = branded<SpkiHash>(
-  (text) => (/^[A-Za-z0-9_-]{43}$/.test(text) ? (text as SpkiHash) : null),
+  (text) => (isBytes(text, 32) ? (text as SpkiHash) : null),
   "SHA-256 in base64url",
   43,
 );
@@ -38,16 +51,25 @@ export const machineIdSchema = branded<MachineId>(
   36,
 );
 export const machineNameSchema = branded<MachineName>((text) => (isMachineName(text) ? text : null), "host name", 63);
-export const ipAddressSchema = branded<IpAddress>((text) => (parseIp(text) === text ? (text as IpAddress) : null), "IP address", 45);
+export const ipAddressSchema = branded<IpAddress>(
+  (text) => (parseIp(text) === text ? (text as IpAddress) : null),
+  "IP address",
+  45,
+);
 export const cidrSchema = branded<Cidr>((text) => (parseCidr(text) === text ? (text as Cidr) : null), "IP prefix", 49);
 /** Base64url of exactly 32 random bytes. */
-const bytes32Schema = z.string().regex(/^[A-Za-z0-9_-]{43}$/);
+const bytes32Schema = bytesSchema(32);
 /** Base64url of 16 random bytes: a server process' boot id. */
-const bootIdSchema = z.string().regex(/^[A-Za-z0-9_-]{22}$/);
+const bootIdSchema = bytesSchema(16);
 export const tagSchema = z.string().regex(/^[a-z0-9][a-z0-9-]{0,31}$/);
 export const roleSchema = z.enum(["node", "client"]);
 /** `host:port`, as `base/ip.ts` formats it. */
-export const hostPortSchema = z.string().min(3).max(262);
+export const hostPortSchema = z.string().max(262).refine(isHostPort, { error: "is no host:port" });
+
+function isHostPort(text: string): boolean {
+  const target = parseHostPort(text, 0); // port 0, so that one without a port differs
+  return target !== null && formatHostPort(target) === text && target.port !== 0;
+}
 
 /** RFC 9457. `code` is stable; `remedy` is a sentence or a command. */
 export const problemSchema = z.object({
