@@ -1,0 +1,160 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import type { z } from "zod";
+import { machineMessageSchema, serverMessageSchema } from "../../../src/proto/control.ts";
+import { type Json, optionalFields, withValue, wrongKindsAccepted } from "../support/json.ts";
+import { MACHINE_KEY, NETWORK_KEY } from "../support/keys.ts";
+import { check } from "../support/property.ts";
+
+const MACHINE = "01234567-89ab-cdef-0123-456789abcdef";
+const RECORD: Json = { bytes: "AQID", signatures: [{ key: MACHINE_KEY, signature: "B".repeat(86) }] };
+const EXIT: Json = { ready: false, ipv6: true, missing: ["Forwarding is off."] };
+const PEER: Json = {
+  id: MACHINE,
+  tags: ["attic"],
+  online: true,
+  exit: EXIT,
+  publicAddress: "203.0.113.7",
+  record: RECORD,
+};
+const SESSION: Json = { id: 0xffff_ffff, peer: MACHINE, kind: "wireguard", initiator: true };
+const AT: Json = { epoch: 3, seq: 0 };
+
+const FROM_SERVER: Record<string, Json> = {
+  welcome: {
+    type: "welcome",
+    at: AT,
+    version: "0.1.0",
+    self: { id: MACHINE, name: "laptop", role: "client", tags: [], ipv4: "10.64.0.3", ipv6: "fd00:1:2::3" },
+    network: NETWORK_KEY,
+    range4: "10.64.0.0/16",
+    range6: "fd00:1:2::/48",
+    recordSerial: "18446744073709551615",
+    observedAddress: "203.0.113.66",
+    servers: ["vpn.example:443"],
+    relays: ["/relay"],
+    stun: ["vpn.example:3478"],
+    peers: [PEER],
+    sessions: [SESSION],
+  },
+  delta: { type: "delta", at: AT, upsert: [PEER], remove: [MACHINE] },
+  session: { type: "session", session: SESSION },
+  "session-end": { type: "session-end", id: 7, reason: "revoked" },
+  connected: { type: "connected", ref: 5, session: SESSION },
+  refused: { type: "refused", ref: 5, code: "no-such-machine", detail: "Cannot connect." },
+};
+const FROM_MACHINE: Record<string, Json> = {
+  connect: { type: "connect", ref: 5, peer: MACHINE, kind: "wireguard" },
+  disconnect: { type: "disconnect", id: 7 },
+  record: { type: "record", record: RECORD },
+  presence: { type: "presence", exit: EXIT },
+};
+
+/** Where null says something: no exit offered, no address seen. */
+const NULLABLE = [
+  "observedAddress",
+  "exit",
+  "peers.0.exit",
+  "peers.0.publicAddress",
+  "upsert.0.exit",
+  "upsert.0.publicAddress",
+];
+/** Texts for people, and what a signature covers: their form is judged elsewhere. */
+const FREE = /(^|\.)(version|reason|code|detail|missing\.0|relays\.0|bytes|key|signature): "\\u0000"$/;
+
+const directions: [string, z.ZodType, Record<string, Json>][] = [
+  ["serverMessageSchema", serverMessageSchema, FROM_SERVER],
+  ["machineMessageSchema", machineMessageSchema, FROM_MACHINE],
+];
+
+for (const [name, schema, messages] of directions) {
+  describe(name, () => {
+    for (const [type, message] of Object.entries(messages)) {
+      test(`${name} accepts ${type} and gives it back`, () => {
+        expect(schema.parse(JSON.parse(JSON.stringify(message)))).toEqual(message);
+      });
+
+      test(`${name} requires every field of ${type}`, () => {
+        expect(optionalFields(schema, message)).toEqual([]);
+      });
+
+      test(`${name} refuses a value of another kind in every place of ${type}`, () => {
+        expect(wrongKindsAccepted(schema, message, NULLABLE).filter((place) => !FREE.test(place))).toEqual([]);
+      });
+
+      test(`${name} leaves out fields of ${type} that it does not know`, () => {
+        expect(schema.parse(withValue(message, ["later"], { kind: "unknown" }))).toEqual(message);
+      });
+    }
+
+    test(`${name} refuses a type that it does not know, and messages of the other direction`, () => {
+      const foreign = messages === FROM_SERVER ? FROM_MACHINE : FROM_SERVER;
+      for (const message of Object.values(foreign)) expect(schema.safeParse(message).success).toBe(false);
+      for (const type of ["", "later", "__proto__", "constructor", "toString"]) {
+        expect(schema.safeParse({ type }).success).toBe(false);
+      }
+    });
+
+    test(`${name} refuses random JSON, and never throws`, () => {
+      const typed = fc.tuple(fc.constantFrom(...Object.keys(messages)), fc.dictionary(fc.string(), fc.jsonValue()));
+      const message = fc.oneof(
+        fc.jsonValue(),
+        typed.map(([type, fields]) => ({ ...fields, type })),
+      );
+      check(fc.property(message, (value) => expect(schema.safeParse(value).success).toBe(false)));
+    });
+  });
+}
+
+describe("bounds", () => {
+  const accepts = (
+    schema: z.ZodType,
+    message: Json | undefined,
+    path: readonly (string | number)[],
+    value: Json,
+  ): boolean => schema.safeParse(withValue(message ?? null, path, value)).success;
+
+  test("sessionSchema allows ids of four bytes and no zero, which no frame may name", () => {
+    for (const [id, expected] of [
+      [1, true],
+      [0xffff_ffff, true],
+      [0, false],
+      [-1, false],
+      [0x1_0000_0000, false],
+      [1.5, false],
+    ] as const) {
+      expect({ id, accepted: accepts(serverMessageSchema, FROM_SERVER["session"], ["session", "id"], id) }).toEqual({
+        id,
+        accepted: expected,
+      });
+      expect({ id, accepted: accepts(machineMessageSchema, FROM_MACHINE["disconnect"], ["id"], id) }).toEqual({
+        id,
+        accepted: expected,
+      });
+    }
+  });
+
+  test("machineMessageSchema bounds every text and every list that a machine may send", () => {
+    const record = FROM_MACHINE["record"];
+    const presence = FROM_MACHINE["presence"];
+    const entry: Json = { key: MACHINE_KEY, signature: "B" };
+    expect(accepts(machineMessageSchema, record, ["record", "bytes"], "A".repeat(8193))).toBe(false);
+    expect(accepts(machineMessageSchema, record, ["record", "signatures"], [])).toBe(false);
+    expect(accepts(machineMessageSchema, record, ["record", "signatures"], Array<Json>(9).fill(entry))).toBe(false);
+    expect(accepts(machineMessageSchema, presence, ["exit", "missing"], Array<Json>(9).fill("a"))).toBe(false);
+    expect(accepts(machineMessageSchema, presence, ["exit", "missing", 0], "a".repeat(301))).toBe(false);
+  });
+
+  test("serverMessageSchema takes null for no exit and no address", () => {
+    for (const path of [["peers", 0, "exit"], ["peers", 0, "publicAddress"], ["observedAddress"]]) {
+      expect(accepts(serverMessageSchema, FROM_SERVER["welcome"], path, null)).toBe(true);
+    }
+  });
+
+  test("serverMessageSchema refuses a position that is no counter", () => {
+    for (const value of [-1, 0.5, 2 ** 60, "1"]) {
+      expect(accepts(serverMessageSchema, FROM_SERVER["delta"], ["at", "seq"], value)).toBe(false);
+      expect(accepts(serverMessageSchema, FROM_SERVER["delta"], ["at", "epoch"], value)).toBe(false);
+    }
+  });
+});
