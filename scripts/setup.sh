@@ -70,7 +70,10 @@ npm_packages() {
   if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && node_modules/.bin/bun --version >/dev/null 2>&1; then return; fi
 
   say "installing npm packages"
-  npm ci --no-audit --no-fund >&2
+  # Not "npm ci": a registry that does not carry every other platform's native parts would make newer versions of it refuse.
+  # Versions and checksums are the lockfile's all the same, and it stays as it is.
+  rm -rf node_modules
+  npm install --no-save --no-audit --no-fund >&2
   # No package runs code when it is installed (.npmrc). Bun's step puts its runtime, itself a package, into place.
   node node_modules/bun/install.js >&2
   node_modules/.bin/bun --version >/dev/null || fail "Cannot run Bun: its runtime for this machine was not installed"
