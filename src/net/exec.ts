@@ -39,6 +39,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   ip: "iproute2",
   resolvectl: "systemd-resolved",
   conntrack: "conntrack",
+  ping: "iputils-ping",
 };
 
 /** Services and root shells of some systems have no sbin in PATH, or no PATH at all. */

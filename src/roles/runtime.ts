@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { Stopped } from "../base/async.ts";
 import { createLogger, type Logger, type LogLevel, LogRing } from "../base/log.ts";
 import { type LocalVerbs, serveLocal } from "../net/local-api.ts";
-import { takeInstanceLock } from "../net/single-instance.ts";
+import { acquireInstanceLock } from "../net/single-instance.ts";
 
 export interface RuntimeOptions {
   readonly role: "server" | "node" | "client";
@@ -34,7 +34,7 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
   const stop = (): void => controller.abort(new Stopped());
   try {
     await mkdir(options.runDir, { recursive: true, mode: 0o750 });
-    stack.use(await takeInstanceLock({ runDir: options.runDir, role: options.role }));
+    stack.use(await acquireInstanceLock({ runDir: options.runDir, role: options.role }));
   } catch (thrown) {
     await stack.disposeAsync();
     throw thrown;

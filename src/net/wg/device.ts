@@ -19,7 +19,8 @@ export interface WireGuardConfig {
   readonly addresses: readonly IpAddress[];
   /** Bytes, at least 1280: below it the kernel takes IPv6 off the interface. */
   readonly mtu: number;
-  readonly peers: readonly WireGuardPeer[];
+  /** "as-they-are" leaves the peers of a device that is taken over alone, until the network has said who they should be. */
+  readonly peers: readonly WireGuardPeer[] | "as-they-are";
 }
 
 export interface PeerStats {
@@ -43,6 +44,13 @@ export interface DeviceCounters {
 export type Implementation =
   | { readonly kind: "kernel" }
   | { readonly kind: "carried" | "path"; readonly version: string; readonly path: string };
+
+/** For a status line: `kernel`, or `carried wireguard-go 0.0.2026…`. */
+export function implementationText(implementation: Implementation | null): string {
+  if (implementation === null) return "none";
+  if (implementation.kind === "kernel") return "kernel";
+  return `${implementation.kind} wireguard-go ${implementation.version}`;
+}
 
 export interface WireGuardDevice {
   /**

@@ -13,8 +13,8 @@ export interface WireGuardProcess {
 }
 
 export interface WireGuardHost {
-  /** Starts a program that makes a daemon of itself; resolves when the first process ended, the daemon lives on without us. */
-  launch(argv: readonly [string, ...string[]]): Promise<{ readonly code: number; readonly stderr: string }>;
+  /** Starts a program that makes a daemon of itself; resolves when the first process ended, the daemon lives on without us. `said` is all its output. */
+  launch(argv: readonly [string, ...string[]]): Promise<{ readonly code: number; readonly said: string }>;
   /** The control socket of a wireguard-go: whether there is one, and whether anybody listens. */
   socketState(interfaceName: string): Promise<"absent" | "stale" | "answers">;
   removeSocket(interfaceName: string): Promise<void>;
@@ -58,10 +58,10 @@ function socketPath(interfaceName: string): string {
 /** A session of its own, so that neither Ctrl-C nor the end of our terminal reaches the daemon; no pipe outlives the first process. */
 async function launch(
   argv: readonly [string, ...string[]],
-): Promise<{ readonly code: number; readonly stderr: string }> {
+): Promise<{ readonly code: number; readonly said: string }> {
   const child = Bun.spawn([...argv], {
     stdin: "ignore",
-    stdout: "ignore",
+    stdout: "pipe",
     stderr: "pipe",
     cwd: "/",
     env: DAEMON_ENVIRONMENT,
@@ -69,8 +69,12 @@ async function launch(
     timeout: LAUNCH_TIMEOUT_MS,
     killSignal: "SIGKILL",
   });
-  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
-  return { code, stderr };
+  const [errors, messages, code] = await Promise.all([
+    new Response(child.stderr).text(),
+    new Response(child.stdout).text(),
+    child.exited,
+  ]);
+  return { code, said: `${errors}\n${messages}` };
 }
 
 function socketState(path: string): Promise<"absent" | "stale" | "answers"> {

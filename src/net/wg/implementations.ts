@@ -92,8 +92,8 @@ async function start(path: string, makers: Makers, signal: AbortSignal): Promise
   requireTun(await host.tunProblem());
   await clearSocket(makers);
   signal.throwIfAborted();
-  const { code, stderr } = await host.launch([path, interfaceName]);
-  if (code !== 0) throw failed(`Cannot start "${path}": ${lastLine(stderr)}.`);
+  const { code, said } = await host.launch([path, interfaceName]);
+  if (code !== 0) throw failed(`Cannot start "${path}": ${lastLine(said)}.`);
   // The first process opened both before it ended, so this is no wait but a check that the daemon lives.
   if ((await host.socketState(interfaceName)) === "answers") return;
   throw failed(`Cannot use "${path}": it started, and its control socket answers nobody.`);
@@ -141,8 +141,10 @@ async function versionOf(path: string, exec: Exec, signal: AbortSignal): Promise
   return /^wireguard-go v?(\S+)/.exec(stdout)?.[1] ?? "unknown";
 }
 
-function lastLine(stderr: string): string {
-  return stderr.trim().split("\n").at(-1) || "it ended without a word";
+/** wireguard-go frames a hint about the kernel's WireGuard; what it failed at is said outside of the frame. */
+function lastLine(said: string): string {
+  const lines = said.split("\n").map((line) => line.trim());
+  return lines.findLast((line) => line !== "" && !/^[┌│└]/u.test(line)) ?? "it ended without a word";
 }
 
 function failed(message: string): WireGuardFailed {

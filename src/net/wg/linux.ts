@@ -101,7 +101,7 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
     await journal.add(ENTRY);
     const { listenPort, mtu, peers } = config;
     log.info(
-      { interface: name, listenPort, mtu, peers: peers.length, adopted: living !== null },
+      { interface: name, listenPort, mtu, peers: peers === "as-they-are" ? peers : peers.length, adopted: living !== null },
       "applying the WireGuard device",
     );
     if (living !== null) {
@@ -114,7 +114,7 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
       await configure(config, signal);
       current = made;
     } catch (thrown) {
-      await undoHalfMade({ exec, host, log, name });
+      if (await undoHalfMade({ exec, host, log, name })) await journal.remove(ENTRY);
       throw thrown;
     }
     log.info({ interface: name, ...current }, "made the WireGuard device");
@@ -190,12 +190,14 @@ async function removeDevice(at: DeviceAt, signal: AbortSignal): Promise<boolean>
   return link !== null;
 }
 
-/** What was made is taken away also when the caller's signal is what ended the making. */
-async function undoHalfMade(at: DeviceAt): Promise<void> {
+/** What was made is taken away also when the caller's signal is what ended the making. False when something may be left. */
+async function undoHalfMade(at: DeviceAt): Promise<boolean> {
   try {
     await removeDevice(at, AbortSignal.timeout(END_DEADLINE_MS * 2));
+    return true;
   } catch (thrown) {
     at.log.warn({ interface: at.name, error: errorText(thrown) }, "cannot take away a half-made device");
+    return false;
   }
 }
 

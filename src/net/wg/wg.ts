@@ -102,11 +102,7 @@ export function changesFor(
   if (now.privateKey !== wanted.privateKey) own.push("private-key", "/dev/stdin");
   if (now.listenPort !== wanted.listenPort) own.push("listen-port", String(wanted.listenPort));
   if (now.mark !== wanted.mark) own.push("fwmark", `0x${wanted.mark.toString(16)}`);
-  const wantedKeys = new Set(wanted.peers.map((peer) => peer.publicKey));
-  const peers = [
-    ...now.peers.filter((peer) => !wantedKeys.has(peer.publicKey)).map((peer) => peerRemoval(peer.publicKey)),
-    ...peerChanges(now, wanted.peers, nowMs),
-  ];
+  const peers = wanted.peers === "as-they-are" ? [] : peerChanges(now, wanted.peers, nowMs);
   const changes: WgChange[] = [];
   if (own.length > 0) changes.push({ args: own, stdin: own[0] === "private-key" ? `${wanted.privateKey}\n` : null });
   for (let at = 0; at < peers.length; at += PEERS_AT_ONCE) {
@@ -117,7 +113,11 @@ export function changesFor(
 
 function peerChanges(now: DeviceDump, wanted: readonly WireGuardPeer[], nowMs: number): readonly (readonly string[])[] {
   const known = new Map(now.peers.map((peer) => [peer.publicKey, peer]));
-  return wanted.map((peer) => peerChange(known.get(peer.publicKey), peer, nowMs)).filter((args) => args.length > 0);
+  const wantedKeys = new Set(wanted.map((peer) => peer.publicKey));
+  return [
+    ...now.peers.filter((peer) => !wantedKeys.has(peer.publicKey)).map((peer) => peerRemoval(peer.publicKey)),
+    ...wanted.map((peer) => peerChange(known.get(peer.publicKey), peer, nowMs)).filter((args) => args.length > 0),
+  ];
 }
 
 export function peerRemoval(publicKey: WireGuardKey): readonly string[] {

@@ -1,0 +1,200 @@
+// `higgs client …`: the laptop.
+import { Command } from "commander";
+import { z } from "zod";
+import { sleep } from "../base/async.ts";
+import { runClient } from "../roles/client.ts";
+import { ensureBackground } from "./background.ts";
+import { durationMs } from "./duration.ts";
+import { EXIT } from "./exit-codes.ts";
+import { interruptSignal } from "./interrupt.ts";
+import { ask, isRunning } from "./local.ts";
+import { logWriter } from "./log-text.ts";
+import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
+import { addSettings, configOf } from "./options.ts";
+import { agoText, bytesText, table, type Terminal } from "./output.ts";
+import { type Context, jsonOption } from "./program.ts";
+import { printHealth } from "./status-text.ts";
+
+const statusShape = z
+  .object({
+    state: z.string(),
+    name: z.string(),
+    exit: z.object({ name: z.string(), publicAddress: z.string().nullable() }).loose().nullable(),
+    tunnel: z.object({ interface: z.string(), ipv4: z.string(), implementation: z.string() }).loose(),
+    path: z.object({ kind: z.string(), endpoint: z.string().nullable() }).loose().nullable(),
+    traffic: z.object({ rxBytes: z.number(), txBytes: z.number(), lastHandshake: z.string().nullable() }),
+    health: z.array(z.object({ severity: z.string(), text: z.string(), remedy: z.string().nullable() }).loose()),
+  })
+  .loose();
+type Status = z.infer<typeof statusShape>;
+
+export function clientCommand(context: Context): Command {
+  const { term } = context;
+  const command = addSettings(new Command("client"), "client")
+    .description("a laptop that goes out through an exit")
+    .action(async (_options, self: Command) => run(term, self, false));
+  command.addCommand(
+    addSettings(new Command("run"), "client")
+      .description("connects in the foreground, for a service (the same as higgs client)")
+      .option("--background", "started by up: down ends the process")
+      .action(async (options: { background?: boolean }, self: Command) => run(term, self, options.background === true)),
+  );
+  command.addCommand(joinCommand("client", context));
+  command.addCommand(upCommand(context));
+  command.addCommand(
+    addSettings(new Command("down"), "client", ["run"])
+      .description("disconnects and puts everything back")
+      .action(async (_options, self: Command) => {
+        const { run: runDir } = await configOf("client", self);
+        const target = { role: "client" as const, runDir };
+        if (!(await isRunning(target))) {
+          term.out("Not connected: no client runs here.");
+          return;
+        }
+        await ask(target, "down");
+        term.out("Disconnected; routes and DNS are as they were.");
+      }),
+  );
+  command.addCommand(statusCommand(context));
+  command.addCommand(waitCommand(context));
+  command.addCommand(exitCommand(context));
+  command.addCommand(leaveCommand("client", context));
+  return command;
+}
+
+async function run(term: Terminal, self: Command, background: boolean): Promise<void> {
+  const config = await configOf("client", self);
+  await joinIfAsked("client", config, term);
+  await runClient(config, { background }, { write: logWriter(config.logFormat, term), onReady: () => undefined });
+}
+
+function upCommand({ term, setExitCode }: Context): Command {
+  return addSettings(new Command("up"), "client")
+    .description("connects, prints the path, and returns")
+    .option("--timeout <duration>", "how long to wait for the connection", "20s")
+    .addOption(jsonOption())
+    .action(async (flags: { timeout: string; json?: boolean }, self: Command) => {
+      const timeoutMs = durationMs(flags.timeout);
+      const config = await configOf("client", self);
+      await joinIfAsked("client", config, term);
+      const signal = interruptSignal();
+      const target = await ensureBackground(config, { timeoutMs, signal });
+      const answer = await ask(target, "up", { body: { exit: config.exit, timeoutMs }, signal });
+      show(term, answer, flags.json === true, setExitCode);
+    });
+}
+
+function statusCommand({ term, setExitCode }: Context): Command {
+  return addSettings(new Command("status"), "client", ["run"])
+    .description("whether this machine is connected, through which exit, and by which path")
+    .option("--watch", "again every second, until interrupted")
+    .addOption(jsonOption())
+    .action(async (flags: { watch?: boolean; json?: boolean }, self: Command) => {
+      const { run: runDir } = await configOf("client", self);
+      const target = { role: "client" as const, runDir };
+      if (flags.watch !== true) {
+        show(term, await ask(target, "status"), flags.json === true, setExitCode);
+        return;
+      }
+      const signal = interruptSignal();
+      while (!signal.aborted) {
+        if (term.isTty && flags.json !== true) term.out("\x1b[H\x1b[2J");
+        show(term, await ask(target, "status", { signal }), flags.json === true, setExitCode);
+        await sleep(1000, signal);
+      }
+    });
+}
+
+function waitCommand({ term, setExitCode }: Context): Command {
+  return addSettings(new Command("wait"), "client", ["run"])
+    .description("returns when connected")
+    .option("--for <state>", "connected", "connected")
+    .option("--timeout <duration>", "how long to wait", "60s")
+    .addOption(jsonOption())
+    .action(async (flags: { for: string; timeout: string; json?: boolean }, self: Command) => {
+      if (flags.for !== "connected") self.error(`error: Cannot wait for "${flags.for}": only connected is known.`);
+      const { run: runDir } = await configOf("client", self);
+      const answer = await ask({ role: "client", runDir }, "wait", {
+        body: { timeoutMs: durationMs(flags.timeout) },
+        signal: interruptSignal(),
+      });
+      show(term, answer, flags.json === true, setExitCode);
+    });
+}
+
+const exitsShape = z.object({
+  exits: z.array(
+    z.object({
+      name: z.string(),
+      online: z.boolean(),
+      ready: z.boolean(),
+      ipv6: z.boolean(),
+      publicAddress: z.string().nullable(),
+      inUse: z.boolean(),
+      missing: z.array(z.string()),
+    }),
+  ),
+});
+
+function exitCommand({ term }: Context): Command {
+  const command = new Command("exit").description("the exits that this machine may use");
+  command.addCommand(
+    addSettings(new Command("list"), "client", ["run"])
+      .description("the exits, and which one is in use")
+      .addOption(jsonOption())
+      .action(async (flags: { json?: boolean }, self: Command) => {
+        const { run: runDir } = await configOf("client", self);
+        const answer = await ask({ role: "client", runDir }, "exit-list");
+        if (flags.json === true) {
+          term.out(JSON.stringify(answer));
+          return;
+        }
+        const { exits } = exitsShape.parse(answer);
+        if (exits.length === 0) term.out("No exit is known here. Connected? higgs client status");
+        const rows = exits.map((exit) => [
+          exit.inUse ? "*" : " ",
+          exit.name,
+          exit.ready ? "ready" : exit.online ? "not ready" : "offline",
+          exit.publicAddress ?? "-",
+          exit.ipv6 ? "IPv4 IPv6" : "IPv4",
+          exit.missing.join(" "),
+        ]);
+        for (const line of table(rows)) term.out(line);
+      }),
+  );
+  command.addCommand(
+    addSettings(new Command("use").argument("<name>", "NAME | auto | none"), "client", ["run"])
+      .description("chooses the exit, now and for the next time")
+      .action(async (name: string, _options, self: Command) => {
+        const { run: runDir } = await configOf("client", self);
+        await ask({ role: "client", runDir }, "exit-use", { body: { exit: name } });
+        term.out(`The exit is now: ${name}`);
+      }),
+  );
+  return command;
+}
+
+function show(term: Terminal, answer: unknown, json: boolean, setExitCode: Context["setExitCode"]): void {
+  const status = statusShape.parse(answer);
+  if (json) term.out(JSON.stringify(answer));
+  else printStatus(term, status);
+  if (status.state !== "connected") setExitCode(EXIT.notConnected);
+  else if (status.health.length > 0) setExitCode(EXIT.degraded);
+  else setExitCode(EXIT.done);
+}
+
+function printStatus(term: Terminal, status: Status): void {
+  const { exit, path, traffic, tunnel } = status;
+  const colour = status.state === "connected" ? "green" : "yellow";
+  const parts = [term.paint(colour, status.state)];
+  if (exit !== null) parts.push(`exit ${term.paint("bold", exit.name)} (${exit.publicAddress ?? "-"})`);
+  else if (status.state === "connected") parts.push("no exit");
+  if (path !== null) parts.push(`path ${path.kind}${path.endpoint === null ? "" : ` by ${path.endpoint}`}`);
+  term.out(parts.join("; "));
+  const rows = [["tunnel", `${tunnel.interface} ${tunnel.ipv4} (WireGuard: ${tunnel.implementation})`]];
+  if (exit !== null) {
+    rows.push(["traffic", `received ${bytesText(traffic.rxBytes)}, sent ${bytesText(traffic.txBytes)}, handshake ${agoText(traffic.lastHandshake)}`]);
+  }
+  for (const line of table(rows)) term.out(`  ${line}`);
+  printHealth(term, status.health);
+}

@@ -1,0 +1,50 @@
+// Exit codes of the command line: the contract with scripts, and the one place that maps an error's code to one.
+import { HiggsError } from "../base/errors.ts";
+
+export const EXIT = {
+  done: 0,
+  failed: 1,
+  usage: 2,
+  notRunning: 3,
+  notEnrolled: 4,
+  notConnected: 5,
+  degraded: 6,
+  refused: 7,
+  timedOut: 8,
+  missing: 9,
+  blocked: 10,
+  interrupted: 130,
+} as const;
+
+const BY_CODE: Readonly<Record<string, number>> = {
+  "bad-setting": EXIT.usage,
+  "bad-name": EXIT.usage,
+  "bad-exit": EXIT.usage,
+  "bad-dns": EXIT.usage,
+  "invite-mistyped": EXIT.usage,
+  "invite-version": EXIT.usage,
+  usage: EXIT.usage,
+  "not-running": EXIT.notRunning,
+  "not-enrolled": EXIT.notEnrolled,
+  "machine-revoked": EXIT.notEnrolled,
+  "machine-unknown": EXIT.notEnrolled,
+  "not-connected": EXIT.notConnected,
+  "no-exit": EXIT.notConnected,
+  "server-unreachable": EXIT.notConnected,
+  offline: EXIT.notConnected,
+  "policy-refused": EXIT.refused,
+  interrupted: EXIT.interrupted,
+  timeout: EXIT.timedOut,
+  "tool-timeout": EXIT.timedOut,
+  "privilege-missing": EXIT.missing,
+  "not-permitted": EXIT.missing,
+  "tool-missing": EXIT.missing,
+  "wireguard-unavailable": EXIT.missing,
+  "tun-missing": EXIT.missing,
+  "platform-unsupported": EXIT.missing,
+};
+
+export function exitCodeOf(thrown: unknown): number {
+  if (thrown instanceof HiggsError) return BY_CODE[thrown.code] ?? EXIT.failed;
+  return EXIT.failed;
+}

@@ -1,0 +1,197 @@
+// Commands of any machine: ping, trust, state, logs and config.
+import { Command } from "commander";
+import { z } from "zod";
+import { sleep } from "../base/async.ts";
+import { HiggsError } from "../base/errors.ts";
+import { isMachineName } from "../base/hostname.ts";
+import { openStateDir } from "../peer/state-dir.ts";
+import { TrustStore } from "../peer/trust-store.ts";
+import { type AnyRole, settingsOf, UsageError } from "../roles/config.ts";
+import { cleanState } from "../roles/state.ts";
+import { EXIT } from "./exit-codes.ts";
+import { interruptSignal } from "./interrupt.ts";
+import { ask, askStream, chooseRole } from "./local.ts";
+import { logText } from "./log-text.ts";
+import { readConfig } from "./options.ts";
+import { table } from "./output.ts";
+import { type Context, jsonOption } from "./program.ts";
+
+interface Place {
+  readonly role?: string;
+  readonly run?: string;
+  readonly state?: string;
+}
+
+function placed(command: Command, roles: readonly AnyRole[]): Command {
+  return command
+    .option("--role <role>", roles.join(" | "))
+    .option("--run <dir>", "control sockets [HIGGS_RUN]")
+    .option("--state <dir>", "keys, database, journal [HIGGS_STATE]");
+}
+
+const reply = z.object({ rttMs: z.number().nullable(), path: z.string() });
+
+export function pingCommand({ term, setExitCode }: Context): Command {
+  return placed(new Command("ping").argument("<name>", "a machine of the network"), ["node", "client"])
+    .description("one line a reply: time, and the path it took")
+    .option("-c, --count <n>", "how many", "4")
+    .addOption(jsonOption())
+    .action(async (name: string, flags: Place & { count: string; json?: boolean }) => {
+      const count = Number(flags.count);
+      if (!Number.isInteger(count) || count < 1 || count > 100_000) {
+        throw new UsageError(`Cannot ping "${flags.count}" times.`, { code: "usage", remedy: "-c 4" });
+      }
+      const target = await chooseRole(["node", "client"], flags);
+      const signal = interruptSignal();
+      const replies: { seq: number; rttMs: number; path: string }[] = [];
+      for (let seq = 1; seq <= count; seq++) {
+        if (seq > 1) await sleep(1000, signal);
+        const answer = reply.parse(await ask(target, "ping", { body: { name }, signal }));
+        if (answer.rttMs !== null) replies.push({ seq, rttMs: answer.rttMs, path: answer.path });
+        if (flags.json === true) continue;
+        term.out(
+          answer.rttMs === null
+            ? `no reply from ${name}: seq ${seq}`
+            : `reply from ${name}: seq ${seq}, ${answer.rttMs.toFixed(2)} ms by ${answer.path}`,
+        );
+      }
+      const loss = 1 - replies.length / count;
+      if (flags.json === true) term.out(JSON.stringify({ schema: "higgs.ping/1", replies, loss }));
+      if (replies.length === 0) setExitCode(EXIT.failed);
+    });
+}
+
+const machines = z.object({
+  machines: z.array(z.object({ name: z.string(), identity: z.string(), role: z.string(), serial: z.string() }).loose()),
+});
+
+async function machineRole(flags: Place): Promise<"node" | "client"> {
+  if (flags.role === "node" || flags.role === "client") return flags.role;
+  const { role } = await chooseRole(["node", "client"], flags);
+  return role === "node" ? "node" : "client";
+}
+
+function stateDirOf(role: AnyRole, flags: Place): string {
+  return flags.state ?? process.env.HIGGS_STATE ?? `/var/lib/higgs/${role}`;
+}
+
+export function trustCommand({ term }: Context): Command {
+  const command = new Command("trust").description("the machines whose identity this one holds on to");
+  command.addCommand(
+    placed(new Command("list"), ["node", "client"])
+      .description("their names and keys")
+      .addOption(jsonOption())
+      .action(async (flags: Place & { json?: boolean }) => {
+        const role = await machineRole(flags);
+        const known = await withRunning(flags, role, "trust-list", {}, async () => ({
+          machines: (await TrustStore.open(await openStateDir(stateDirOf(role, flags)))).list(),
+        }));
+        const list = machines.parse(known).machines;
+        if (flags.json === true) {
+          term.out(JSON.stringify({ schema: "higgs.trust-list/1", machines: list }));
+          return;
+        }
+        if (list.length === 0) term.out("No machine is known here yet.");
+        for (const line of table(list.map((one) => [one.name, one.role, one.identity, `serial ${one.serial}`]))) term.out(line);
+      }),
+  );
+  command.addCommand(
+    placed(new Command("forget").argument("<name>"), ["node", "client"])
+      .description("takes a machine's new identity at its next appearance")
+      .action(async (name: string, flags: Place) => {
+        const role = await machineRole(flags);
+        await withRunning(flags, role, "trust-forget", { name }, async () => {
+          const store = await TrustStore.open(await openStateDir(stateDirOf(role, flags)));
+          if (isMachineName(name) && (await store.forget(name))) return {};
+          throw new UsageError(`Cannot forget "${name}": no machine of that name is known here.`, {
+            code: "unknown-machine",
+            remedy: "higgs trust list",
+          });
+        });
+        term.out(`Forgot "${name}".`);
+      }),
+  );
+  return command;
+}
+
+/** Asks the running role, whose memory is newer than its file; without one, the file. */
+async function withRunning(
+  flags: Place,
+  role: "node" | "client",
+  verb: string,
+  body: unknown,
+  otherwise: () => Promise<unknown>,
+): Promise<unknown> {
+  const runDir = flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`;
+  try {
+    return await ask({ role, runDir }, verb, { body, socket: verb === "trust-forget" ? "admin" : "everyday" });
+  } catch (thrown) {
+    if (thrown instanceof HiggsError && thrown.code === "not-running") return await otherwise();
+    throw thrown;
+  }
+}
+
+export function stateCommand({ term }: Context): Command {
+  const command = new Command("state").description("what higgs changed on this machine");
+  command.addCommand(
+    placed(new Command("clean"), ["node", "client"])
+      .description("puts back what a node or client that is gone has left")
+      .action(async (flags: Place) => {
+        const roles: readonly ("node" | "client")[] =
+          flags.role === "node" || flags.role === "client" ? [flags.role] : ["node", "client"];
+        for (const role of roles) {
+          const lines = await cleanState(role, {
+            stateDir: stateDirOf(role, flags),
+            runDir: flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`,
+          });
+          for (const line of lines) term.out(`${role}: ${line}`);
+          if (lines.length === 0) term.out(`${role}: nothing to put back.`);
+        }
+      }),
+  );
+  return command;
+}
+
+export function logsCommand({ term }: Context): Command {
+  return placed(new Command("logs"), ["server", "node", "client"])
+    .description("the running process' last lines")
+    .option("-f, --follow", "and each new one")
+    .addOption(jsonOption())
+    .action(async (flags: Place & { follow?: boolean; json?: boolean }) => {
+      const target = await chooseRole(["server", "node", "client"], flags);
+      const signal = interruptSignal();
+      for await (const line of askStream(target, "logs", { body: { follow: flags.follow === true }, signal })) {
+        term.out(flags.json === true ? line : logText(line, term));
+      }
+    });
+}
+
+export function configCommand({ term }: Context): Command {
+  const command = new Command("config").description("the effective settings");
+  command.addCommand(
+    new Command("show")
+      .description("each setting's value, and where it came from")
+      .requiredOption("--role <role>", "server | node | client")
+      .addOption(jsonOption())
+      .action(async (flags: { role: string; json?: boolean }, self: Command) => {
+        const role = flags.role;
+        if (role !== "server" && role !== "node" && role !== "client") {
+          throw new UsageError(`Cannot show the settings of "${role}".`, { code: "usage", remedy: "--role server | node | client" });
+        }
+        const { config, sources } = await readConfig(role, self);
+        const values = config as Readonly<Record<string, unknown>>;
+        const settings = Object.entries(settingsOf(role)).map(([key, setting]) => ({
+          flag: setting.flags.split(" ")[0] ?? key,
+          value: key === "join" && values[key] !== null ? "(an invite)" : values[key],
+          from: sources[key] ?? "default",
+        }));
+        if (flags.json === true) {
+          term.out(JSON.stringify({ schema: "higgs.config/1", role, settings }));
+          return;
+        }
+        const rows = settings.map((one) => [one.flag, JSON.stringify(one.value), one.from]);
+        for (const line of table(rows)) term.out(line);
+      }),
+  );
+  return command;
+}

@@ -1,0 +1,66 @@
+// The command tree.
+import { Command, Option } from "commander";
+import { PLATFORM, VERSION } from "../roles/version.ts";
+import { clientCommand } from "./client.ts";
+import { configCommand, logsCommand, pingCommand, stateCommand, trustCommand } from "./machine.ts";
+import { demoCommand, labServiceCommand } from "./demo.ts";
+import { nodeCommand } from "./node.ts";
+import type { Terminal } from "./output.ts";
+import { serverCommand } from "./server.ts";
+
+/** What a command gives back to the process: its exit code, where it is not 0 and nothing was thrown. */
+export type SetExitCode = (code: number) => void;
+
+export interface Context {
+  readonly term: Terminal;
+  readonly setExitCode: SetExitCode;
+}
+
+export function program(term: Terminal, setExitCode: SetExitCode): Command {
+  const context: Context = { term, setExitCode };
+  const root = new Command("higgs")
+    .description("Your home PC as your own VPN exit.")
+    .version(VERSION, "-V, --version")
+    .configureOutput({ outputError: (text) => term.err(text.replace(/^error: /, `${term.paint("red", "error:")} `).trimEnd()) })
+    .showHelpAfterError("  → higgs --help shows the commands")
+    .exitOverride();
+  for (const command of [
+    serverCommand(context),
+    nodeCommand(context),
+    clientCommand(context),
+    pingCommand(context),
+    trustCommand(context),
+    stateCommand(context),
+    logsCommand(context),
+    configCommand(context),
+    demoCommand(context),
+    versionCommand(context),
+  ]) {
+    root.addCommand(command);
+  }
+  root.addCommand(labServiceCommand(), { hidden: true });
+  inherit(root);
+  return root;
+}
+
+/** Every command throws instead of ending the process, and says errors in the same way. */
+function inherit(command: Command): void {
+  for (const child of command.commands) {
+    child.copyInheritedSettings(command);
+    inherit(child);
+  }
+}
+
+function versionCommand({ term }: Context): Command {
+  return new Command("version")
+    .description("the version of this program")
+    .addOption(jsonOption())
+    .action((options: { json?: boolean }) => {
+      const version = { schema: "higgs.version/1", version: VERSION, platform: PLATFORM, bun: Bun.version };
+      term.out(options.json === true ? JSON.stringify(version) : `higgs ${VERSION} ${PLATFORM}`);
+    });
+}
+
+export function jsonOption(): Option {
+  return new Option("--json", "one JSON object on standard output");
+}

@@ -1,0 +1,147 @@
+// The operating system as one thing: every capability of a role on this machine, by the mechanism that the platform has.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { HiggsError } from "../base/errors.ts";
+import type { Cidr, IpAddress } from "../base/ip.ts";
+import type { Logger } from "../base/log.ts";
+import type { Service } from "../base/service.ts";
+import type { Role } from "../proto/role.ts";
+import type { SystemDns } from "./dns/system-dns.ts";
+import { linuxDns } from "./dns/linux.ts";
+import { type Exec, findTool, output, systemExec, toolMissing } from "./exec.ts";
+import type { ClientFirewall } from "./firewall/client.ts";
+import type { ExitFirewall } from "./firewall/exit.ts";
+import { foreignForwardDrop } from "./firewall/foreign.ts";
+import { nftClientFirewall } from "./firewall/nft-client.ts";
+import { nftExitFirewall } from "./firewall/nft-exit.ts";
+import { enableForwarding, type ForwardingWanted } from "./forwarding.ts";
+import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
+import { openJournal } from "./journal-file.ts";
+import { type Links, readLinks } from "./links.ts";
+import { readPrivileges, requireNetAdmin } from "./privileges.ts";
+import type { ClientRoutes } from "./routes/client-routes.ts";
+import { linuxClientRoutes } from "./routes/linux.ts";
+import { bridgesWithoutUplink } from "./routes/local-prefixes.ts";
+import { linuxSysctl } from "./sysctl.ts";
+import { undoAll } from "./undo.ts";
+import { watchLinks } from "./watch-links.ts";
+import type { WireGuardDevice } from "./wg/device.ts";
+import { linuxWireGuard } from "./wg/linux.ts";
+
+export interface OperatingSystem {
+  readonly identifiers: Identifiers;
+  readonly log: Logger;
+  readonly wireGuard: WireGuardDevice;
+  readonly exitFirewall: ExitFirewall;
+  readonly clientFirewall: ClientFirewall;
+  readonly clientRoutes: ClientRoutes;
+  readonly systemDns: SystemDns;
+  readonly readLinks: (signal: AbortSignal) => Promise<Links>;
+  /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
+  readonly watchLinks: (onChange: () => void) => Service;
+  /** Prefixes of bridges without an uplink: containers and virtual machines of this host. */
+  readonly localPrefixes: (signal: AbortSignal) => Promise<readonly Cidr[]>;
+  readonly enableForwarding: (wanted: ForwardingWanted) => Promise<readonly string[]>;
+  readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
+  /** False where the kernel has IPv6 switched off. */
+  readonly hasIpv6: () => Promise<boolean>;
+  /** Round trip of one ICMP echo through the tunnel in milliseconds; null for no reply. Throws ToolMissing. */
+  readonly ping: (address: IpAddress, signal: AbortSignal) => Promise<number | null>;
+  /** Puts everything back that the role changed, by the journal and by fixed identifiers. Resolves with what it did, as sentences. */
+  readonly undoAll: (signal: AbortSignal) => Promise<readonly string[]>;
+}
+
+export interface OperatingSystemOptions {
+  readonly stateDir: string;
+  readonly libexecDir: string;
+  readonly wireGuard: "auto" | "kernel" | "carried" | "path";
+  /** What the person typed, for the remedy of a missing privilege. */
+  readonly command: string;
+  readonly log: Logger;
+}
+
+export class PlatformUnsupported extends HiggsError {
+  override readonly name = "PlatformUnsupported";
+}
+
+const TOOLS = ["ip", "wg", "nft"] as const;
+
+/** Throws PlatformUnsupported, PrivilegeMissing, or ToolMissing for `ip`, `wg` or `nft`; nothing was changed then. */
+export async function operatingSystem(role: Role, options: OperatingSystemOptions): Promise<OperatingSystem> {
+  requireLinux(role);
+  requireNetAdmin(await readPrivileges(), options.command);
+  for (const tool of TOOLS) if (findTool(tool) === null) throw toolMissing(tool);
+  return await linux(role, options);
+}
+
+/** Throws PlatformUnsupported where a role cannot run yet. */
+export function requireLinux(role: Role | "server" | "demo"): void {
+  if (process.platform === "linux") return;
+  throw new PlatformUnsupported(`Cannot run ${role === "demo" ? "the demo" : `a ${role}`} on ${process.platform}: only Linux is supported so far.`, {
+    code: "platform-unsupported",
+    remedy: "Run it on a Linux machine.",
+  });
+}
+
+async function linux(role: Role, options: OperatingSystemOptions): Promise<OperatingSystem> {
+  const { log, stateDir } = options;
+  const exec = systemExec();
+  const identifiers = IDENTIFIERS[role];
+  const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log });
+  const sysctl = linuxSysctl({ journal, log });
+  const deps = { exec, journal, identifiers, log };
+  return {
+    identifiers,
+    log,
+    wireGuard: linuxWireGuard({
+      ...deps,
+      libexecDir: options.libexecDir,
+      ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
+    }),
+    exitFirewall: nftExitFirewall(deps),
+    clientFirewall: nftClientFirewall(deps),
+    clientRoutes: linuxClientRoutes({ ...deps, sysctl }),
+    systemDns: linuxDns({ ...deps, stateDir }),
+    readLinks: (signal) => readLinks(exec, signal),
+    watchLinks: (onChange) => watchLinks({ onChange, log }),
+    localPrefixes: (signal) => localPrefixes(exec, signal),
+    enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
+    foreignDrops: (signal) => foreignForwardDrop(exec, identifiers, signal),
+    hasIpv6,
+    ping: (address, signal) => ping(exec, { address, interface: identifiers.interface }, signal),
+    undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),
+  };
+}
+
+async function localPrefixes(exec: Exec, signal: AbortSignal): Promise<readonly Cidr[]> {
+  const [links, listed] = await Promise.all([
+    readLinks(exec, signal),
+    output(exec, ["ip", "-j", "-d", "link"], { signal }),
+  ]);
+  const uplinks = links.uplinks.map((uplink) => uplink.interface);
+  const bridges = new Set(bridgesWithoutUplink(JSON.parse(listed), { uplinks }));
+  return links.connected.filter((entry) => bridges.has(entry.interface)).map((entry) => entry.prefix);
+}
+
+async function hasIpv6(): Promise<boolean> {
+  try {
+    return (await readFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", "utf8")).trim() === "0";
+  } catch {
+    return false; // the kernel was built or started without it
+  }
+}
+
+const PING_REPLY = /time[=<]([\d.]+) ms/;
+
+async function ping(
+  exec: Exec,
+  target: { readonly address: IpAddress; readonly interface: string },
+  signal: AbortSignal,
+): Promise<number | null> {
+  if (findTool("ping") === null) throw toolMissing("ping");
+  const argv = ["ping", "-n", "-c", "1", "-W", "2", "-I", target.interface, target.address] as const;
+  const match = PING_REPLY.exec((await exec.run(argv, { signal })).stdout);
+  const rttMs = z.coerce.number().safeParse(match?.[1]);
+  return rttMs.success ? rttMs.data : null;
+}

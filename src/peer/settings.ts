@@ -1,0 +1,39 @@
+// What a machine remembers of its own choices: the WireGuard port that it drew, and the exit that a person chose.
+import { z } from "zod";
+import type { StateDir } from "./state-dir.ts";
+
+const settingsSchema = z.object({
+  version: z.literal(1),
+  /** Drawn at random once, so that two machines behind one router do not want the same port; then kept. */
+  port: z.int().min(1024).max(65_535).nullable(),
+  /** `auto`, `none`, or a machine's name. */
+  exit: z.string().max(63).nullable(),
+});
+export type MachineSettings = z.infer<typeof settingsSchema>;
+
+const NOTHING: MachineSettings = { version: 1, port: null, exit: null };
+
+export async function readSettings(dir: StateDir): Promise<MachineSettings> {
+  return (await dir.readJson("settings.json", settingsSchema)) ?? NOTHING;
+}
+
+export async function changeSettings(dir: StateDir, change: Partial<MachineSettings>): Promise<MachineSettings> {
+  const before = await readSettings(dir);
+  const after = { ...before, ...change };
+  if (JSON.stringify(after) !== JSON.stringify(before)) await dir.writeJson("settings.json", after);
+  return after;
+}
+
+/** RFC 6335 section 6: the dynamic range, where no service has a number of its own. */
+const FIRST_PORT = 49_152;
+const LAST_PORT = 65_535;
+
+/** The port that was asked for, or the one that was drawn at the first start. */
+export async function listenPort(dir: StateDir, asked: number | null): Promise<number> {
+  if (asked !== null) return asked;
+  const { port } = await readSettings(dir);
+  if (port !== null) return port;
+  const drawn = FIRST_PORT + (crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) % (LAST_PORT - FIRST_PORT + 1);
+  await changeSettings(dir, { port: drawn });
+  return drawn;
+}

@@ -1,0 +1,183 @@
+// The role `client`: a laptop that sends everything through an exit; connects, disconnects, and undoes what it did.
+import { z } from "zod";
+import { SerialQueue, withDeadline } from "../base/async.ts";
+import { errorText } from "../base/errors.ts";
+import { type ExitChoice, exitChoiceText, parseExitChoice } from "../client/exit-choice.ts";
+import { connect, ConnectError, type Connection } from "../client/connection.ts";
+import { operatingSystem, type OperatingSystem } from "../net/os.ts";
+import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
+import { machineKeys } from "../peer/identity.ts";
+import { joinNetwork } from "../peer/membership.ts";
+import { changeSettings, listenPort, readSettings } from "../peer/settings.ts";
+import { openStateDir } from "../peer/state-dir.ts";
+import { TrustStore } from "../peer/trust-store.ts";
+import { openTunnel } from "../peer/tunnel.ts";
+import { clientStatus, exitRows } from "./client-status.ts";
+import type { Config } from "./config.ts";
+import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
+import { startRuntime } from "./runtime.ts";
+
+export interface ClientCallbacks {
+  /** Takes one line of JSON. */
+  readonly write: (line: string) => void;
+  /** Once the control sockets answer. */
+  readonly onReady: () => void;
+}
+
+export interface ClientRun {
+  /** Started by `up` in the background: then `down` ends the process; in the foreground it stays, disconnected. */
+  readonly background: boolean;
+}
+
+const upBody = z.object({ exit: z.string().max(63).nullable(), timeoutMs: z.number().positive().max(3_600_000) });
+const exitBody = z.object({ exit: z.string().max(63) });
+const waitBody = z.object({ timeoutMs: z.number().positive().max(86_400_000) });
+
+/** Runs until a signal, or `down` in the background; then everything is undone. */
+export async function runClient(config: Config<"client">, run: ClientRun, callbacks: ClientCallbacks): Promise<void> {
+  await using runtime = await startRuntime({
+    role: "client",
+    runDir: config.run,
+    logLevel: config.logLevel,
+    write: callbacks.write,
+  });
+  const { log, signal } = runtime;
+  const dir = await openStateDir(config.state);
+  const store = new EnrolmentStore(dir, await readEnrolment(dir, "client"));
+  const keys = await machineKeys(dir);
+  const trust = await TrustStore.open(dir);
+  const os = await operatingSystem("client", {
+    stateDir: config.state,
+    libexecDir: config.libexec,
+    wireGuard: config.wireguard,
+    command: "higgs client up",
+    log,
+  });
+  const port = await listenPort(dir, config.port);
+  const queue = new SerialQueue();
+  let connection: Connection | null = null;
+
+  async function chosenExit(asked: string | null): Promise<ExitChoice> {
+    if (asked !== null) {
+      const choice = parseExitChoice(asked);
+      await changeSettings(dir, { exit: exitChoiceText(choice) });
+      return choice;
+    }
+    return parseExitChoice((await readSettings(dir)).exit ?? "auto");
+  }
+
+  const up = (asked: string | null): Promise<Connection> =>
+    queue.run(async () => {
+      const choice = await chosenExit(asked);
+      if (connection !== null) {
+        connection.use(choice);
+        return connection;
+      }
+      log.info({ exit: exitChoiceText(choice) }, "connecting");
+      const { ipv4, ipv6 } = store.value;
+      connection = await connect(
+        {
+          membership: (onChange) => joinNetwork({ dir, store, keys, trust, log }, { routes: [], onChange }),
+          openTunnel: (membership, openSignal) =>
+            openTunnel(
+              { device: os.wireGuard, relay: membership.relay, log },
+              { privateKey: keys.wireGuard, listenPort: port, addresses: [ipv4, ipv6] },
+              openSignal,
+            ),
+          routes: os.clientRoutes,
+          firewall: os.clientFirewall,
+          dns: os.systemDns,
+          localPrefixes: os.localPrefixes,
+          enrolment: () => store.value,
+          interface: os.identifiers.interface,
+          uid: process.getuid?.() ?? 0,
+          log,
+        },
+        choice,
+        signal,
+      );
+      return connection;
+    });
+
+  const down = (): Promise<void> =>
+    queue.run(async () => {
+      await connection?.close();
+      connection = null;
+      await undo(os);
+    });
+
+  const verbDeps = {
+    membership: () => connection?.membership ?? null,
+    os,
+    trust,
+    reach: async (peer: Parameters<Connection["reach"]>[0], askSignal: AbortSignal) => connection?.reach(peer, askSignal),
+  };
+  const view = { os, store, startedAt: new Date() };
+
+  async function connected(timeoutMs: number, askSignal: AbortSignal): Promise<void> {
+    const current = connection;
+    if (current === null) {
+      throw new ConnectError("Cannot wait for a connection: this client is disconnected.", {
+        code: "not-connected",
+        remedy: "higgs client up",
+      });
+    }
+    try {
+      await withDeadline("connect", (limited) => current.connected(limited), { timeoutMs, signal: askSignal });
+    } catch (thrown) {
+      // What stands in the way says more than that time ran out.
+      if (!askSignal.aborted && current.trouble !== null) throw current.trouble;
+      throw thrown;
+    }
+  }
+
+  try {
+    await runtime.serve({
+      everyday: {
+        ...machineVerbs(verbDeps),
+        status: (_body, askSignal) => clientStatus({ ...view, connection }, askSignal),
+        up: async (body, askSignal) => {
+          const { exit, timeoutMs } = bodyOf(upBody, body);
+          await up(exit);
+          await connected(timeoutMs, askSignal);
+          return await clientStatus({ ...view, connection }, askSignal);
+        },
+        down: async () => {
+          await down();
+          if (run.background) setImmediate(runtime.stop); // after this answer has left
+        },
+        stop: async () => runtime.stop(),
+        wait: async (body, askSignal) => {
+          await connected(bodyOf(waitBody, body).timeoutMs, askSignal);
+          return await clientStatus({ ...view, connection }, askSignal);
+        },
+        "exit-list": async () => ({ schema: "higgs.exit-list/1", exits: exitRows(connection) }),
+        "exit-use": async (body) => {
+          const choice = await chosenExit(bodyOf(exitBody, body).exit);
+          connection?.use(choice);
+          return { exit: exitChoiceText(choice) };
+        },
+      },
+      admin: trustVerbs(verbDeps),
+    });
+    await using _watch = os.watchLinks(() => connection?.poke());
+    if (!run.background) {
+      await up(config.exit).catch((thrown: unknown) => {
+        log.error({ reason: errorText(thrown) }, "not connected");
+        throw thrown;
+      });
+    }
+    callbacks.onReady();
+    await new Promise<void>((resolve) => {
+      if (signal.aborted) resolve();
+      else signal.addEventListener("abort", () => resolve(), { once: true });
+    });
+  } finally {
+    await down();
+  }
+}
+
+/** What was changed is put back even though the process is ending; each step has its own deadline. */
+async function undo(os: OperatingSystem): Promise<void> {
+  for (const line of await os.undoAll(new AbortController().signal)) os.log.info({}, line);
+}

@@ -1,0 +1,32 @@
+// Health entries: what a person should know, with a stable code, how bad it is, and what mends it.
+import type { HiggsError } from "../base/errors.ts";
+import type { Membership } from "../peer/membership.ts";
+
+export interface HealthEntry {
+  readonly code: string;
+  readonly severity: "low" | "medium" | "high";
+  readonly text: string;
+  readonly remedy: string | null;
+}
+
+export function healthOf(trouble: HiggsError, severity: HealthEntry["severity"]): HealthEntry {
+  return { code: trouble.code, severity, text: trouble.message, remedy: trouble.remedy ?? null };
+}
+
+/** What the membership says: the server away, and what it told that was not believed. */
+export function membershipHealth(membership: Membership): HealthEntry[] {
+  const entries: HealthEntry[] = [];
+  if (membership.trouble !== null) {
+    entries.push(healthOf(membership.trouble, membership.trouble.code === "machine-revoked" ? "high" : "medium"));
+  }
+  for (const refusal of membership.map.refusals()) entries.push({ ...refusal, severity: "high" });
+  if (membership.welcomed && !membership.relay.online) {
+    entries.push({
+      code: "relay-lost",
+      severity: "medium",
+      text: "The connection to the relay is down; it is being dialled.",
+      remedy: null,
+    });
+  }
+  return entries;
+}

@@ -1,0 +1,72 @@
+// What `higgs node status` shows.
+import type { OperatingSystem } from "../net/os.ts";
+import { implementationText } from "../net/wg/device.ts";
+import type { Exit } from "../node/exit.ts";
+import type { EnrolmentStore } from "../peer/enrolment.ts";
+import type { Membership } from "../peer/membership.ts";
+import type { Tunnel } from "../peer/tunnel.ts";
+import type { Config } from "./config.ts";
+import { type HealthEntry, membershipHealth } from "./health.ts";
+import { VERSION } from "./version.ts";
+
+export interface NodeView {
+  readonly config: Config<"node">;
+  readonly os: OperatingSystem;
+  readonly store: EnrolmentStore;
+  readonly joined: Membership;
+  readonly exit: Exit;
+  readonly tunnel: Tunnel;
+  readonly startedAt: Date;
+}
+
+export async function nodeStatus(view: NodeView, signal: AbortSignal) {
+  const { store, joined, exit, tunnel } = view;
+  const stats = await tunnel.stats(signal);
+  const uplink = exit.links?.uplinks.find((one) => one.family === 4) ?? null;
+  return {
+    schema: "higgs.node-status/1",
+    version: VERSION,
+    state: joined.control.online ? "connected" : "connecting",
+    name: store.value.name,
+    server: store.value.servers[0]?.name ?? null,
+    tunnel: {
+      interface: view.os.identifiers.interface,
+      ipv4: store.value.ipv4,
+      ipv6: store.value.ipv6,
+      implementation: implementationText(view.os.wireGuard.implementation()),
+    },
+    exit: {
+      enabled: exit.state !== null,
+      ready: exit.state?.ready ?? false,
+      ipv6: exit.state?.ipv6 ?? false,
+      interface: uplink?.interface ?? null,
+      publicAddress: joined.observedAddress,
+      endpoint: view.config.endpoint,
+    },
+    clients: tunnel.peers().map((peer) => {
+      const stat = stats.find((one) => one.publicKey === peer.wireGuard);
+      return {
+        name: joined.map.get(peer.id)?.name ?? peer.id,
+        path: "wss",
+        rxBytes: stat?.rxBytes ?? 0,
+        txBytes: stat?.txBytes ?? 0,
+        lastHandshake: isoOf(stat?.lastHandshakeMs ?? null),
+      };
+    }),
+    relay: { online: joined.relay.online, ...joined.relay.counters },
+    startedAt: view.startedAt.toISOString(),
+    health: nodeHealth(view),
+  };
+}
+
+function nodeHealth(view: NodeView): HealthEntry[] {
+  const entries = membershipHealth(view.joined);
+  for (const text of view.exit.state?.missing ?? []) {
+    entries.push({ code: "exit-not-ready", severity: "high", text, remedy: null });
+  }
+  return entries;
+}
+
+export function isoOf(ms: number | null): string | null {
+  return ms === null ? null : new Date(ms).toISOString();
+}

@@ -1,0 +1,184 @@
+// The role `node`: an exit to the internet behind a router, assembled from its parts and taken apart again.
+import { readFile } from "node:fs/promises";
+import { errorText, HiggsError } from "../base/errors.ts";
+import type { Cidr, IpAddress } from "../base/ip.ts";
+import { familyOf } from "../base/ip.ts";
+import { RESOLVER_PORT } from "../net/identifiers.ts";
+import { operatingSystem, type OperatingSystem } from "../net/os.ts";
+import { DEFAULT_UPSTREAMS, openUpstream, parseUpstream } from "../node/dns-upstream.ts";
+import { type Exit, openExit } from "../node/exit.ts";
+import { openResolver, type Resolver } from "../node/resolver.ts";
+import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
+import { machineKeys } from "../peer/identity.ts";
+import { joinNetwork, type Membership } from "../peer/membership.ts";
+import { listenPort } from "../peer/settings.ts";
+import { openStateDir } from "../peer/state-dir.ts";
+import { allowedPrefixes } from "../peer/trust.ts";
+import { TrustStore } from "../peer/trust-store.ts";
+import { openTunnel, type Tunnel } from "../peer/tunnel.ts";
+import type { Config } from "./config.ts";
+import { machineVerbs, trustVerbs } from "./machine-verbs.ts";
+import { nodeStatus } from "./node-status.ts";
+import { startRuntime } from "./runtime.ts";
+
+export interface NodeCallbacks {
+  /** Takes one line of JSON. */
+  readonly write: (line: string) => void;
+  /** Once the tunnel is up and the control sockets answer. */
+  readonly onReady: (name: string) => void;
+}
+
+const DEFAULT_ROUTES: readonly Cidr[] = ["0.0.0.0/0" as Cidr, "::/0" as Cidr];
+
+/** Runs until a signal, `down` or `leave`; then everything is undone. Throws NotEnrolled, AlreadyRunning, PrivilegeMissing, ToolMissing. */
+export async function runNode(config: Config<"node">, callbacks: NodeCallbacks): Promise<void> {
+  const upstreams = await openUpstreams(config);
+  await using runtime = await startRuntime({
+    role: "node",
+    runDir: config.run,
+    logLevel: config.logLevel,
+    write: callbacks.write,
+  });
+  const { log, signal } = runtime;
+  const dir = await openStateDir(config.state);
+  const store = new EnrolmentStore(dir, await readEnrolment(dir, "node"));
+  const keys = await machineKeys(dir);
+  const trust = await TrustStore.open(dir);
+  const os = await operatingSystem("node", {
+    stateDir: config.state,
+    libexecDir: config.libexec,
+    wireGuard: config.wireguard,
+    command: "higgs node",
+    log,
+  });
+  const { ipv4, ipv6 } = store.value;
+  const addresses: readonly IpAddress[] = [ipv4, ipv6];
+  const startedAt = new Date();
+
+  let tunnel: Tunnel | null = null;
+  let exit: Exit | null = null;
+  let resolver: Resolver | null = null;
+  let membership: Membership | null = null;
+
+  const onChange = (): void => {
+    if (membership === null || tunnel === null || exit === null) return;
+    exit.setPublicAddress(membership.observedAddress);
+    const peers = sessionPeers(membership);
+    exit.setClients(peers.flatMap((peer) => peer.addresses));
+    tunnel.sync(peers, signal).catch((thrown: unknown) => {
+      if (!signal.aborted) log.error({ reason: errorText(thrown) }, "tunnel not as wanted");
+    });
+  };
+
+  const stack = new AsyncDisposableStack();
+  try {
+    const joined = joinNetwork({ dir, store, keys, trust, log }, { routes: config.exit ? DEFAULT_ROUTES : [], onChange });
+    membership = stack.use(joined);
+    // Isolation stands before there is anything to isolate.
+    exit = openExit(exitDeps(os, () => resolver), {
+      interface: os.identifiers.interface,
+      resolverPort: RESOLVER_PORT,
+      addresses,
+      offered: config.exit,
+      onChange: (state) => joined.presence(state),
+    });
+    stack.use(exit);
+    await exit.isolated;
+    tunnel = await openTunnel(
+      { device: os.wireGuard, relay: joined.relay, log },
+      { privateKey: keys.wireGuard, listenPort: await listenPort(dir, config.port), addresses },
+      signal,
+    );
+    stack.use(tunnel);
+    if (config.exit) {
+      resolver = await openResolver({ upstreams, log }, { addresses: await bindable(os, addresses), port: RESOLVER_PORT });
+      stack.use(resolver);
+    }
+    exit.poke();
+    stack.use(os.watchLinks(() => exit?.poke()));
+    onChange();
+
+    const view = { config, os, store, joined, exit, tunnel, startedAt };
+    const verbDeps = { membership: () => joined, os, trust, reach: async () => undefined };
+    await runtime.serve({
+      everyday: {
+        ...machineVerbs(verbDeps),
+        status: (_body, askSignal) => nodeStatus(view, askSignal),
+        down: async () => runtime.stop(),
+        stop: async () => runtime.stop(),
+      },
+      admin: trustVerbs(verbDeps),
+    });
+    callbacks.onReady(store.value.name);
+    await aborted(signal);
+  } finally {
+    await stack.disposeAsync();
+    await undo(os);
+  }
+}
+
+function exitDeps(os: OperatingSystem, resolver: () => Resolver | null) {
+  return {
+    firewall: os.exitFirewall,
+    readLinks: os.readLinks,
+    enableForwarding: os.enableForwarding,
+    foreignDrops: os.foreignDrops,
+    probeDns: async (signal: AbortSignal) => (await resolver()?.probe(signal)) ?? (resolver() === null ? "the resolver is starting." : null),
+    log: os.log,
+  };
+}
+
+/** Peers of every session whose machine is known and trusted; their addresses are all that they may send from. */
+function sessionPeers(membership: Membership) {
+  return [...membership.sessions.values()].flatMap((session) => {
+    const peer = membership.map.get(session.peer);
+    if (peer === undefined) return [];
+    const { machine } = peer;
+    return [
+      {
+        id: peer.id,
+        wireGuard: machine.wireGuard,
+        allowedIps: allowedPrefixes(machine, []),
+        addresses: machine.addresses,
+        session: session.id,
+      },
+    ];
+  });
+}
+
+async function openUpstreams(config: Config<"node">) {
+  const specs = (config.dns.length === 0 ? DEFAULT_UPSTREAMS : config.dns).map(parseUpstream);
+  let caPem: string | null = null;
+  if (config.dnsCa !== null) {
+    try {
+      caPem = await readFile(config.dnsCa, "utf8");
+    } catch (cause) {
+      throw new NodeError(`Cannot read ${config.dnsCa} (--dns-ca): ${errorText(cause)}.`, { code: "bad-setting", cause });
+    }
+  }
+  return specs.map((spec) => openUpstream(spec, { caPem }));
+}
+
+class NodeError extends HiggsError {
+  override readonly name = "NodeError";
+}
+
+/** A machine without IPv6 gives the tunnel none; nothing can be bound there. */
+async function bindable(os: OperatingSystem, addresses: readonly IpAddress[]): Promise<IpAddress[]> {
+  const ipv6 = await os.hasIpv6();
+  return addresses.filter((address) => familyOf(address) === 4 || ipv6);
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
+/** What was changed is put back even though the process is ending; each step has its own deadline. */
+async function undo(os: OperatingSystem): Promise<void> {
+  const controller = new AbortController();
+  for (const line of await os.undoAll(controller.signal)) os.log.info({}, line);
+}
+
