@@ -135,7 +135,7 @@ function listing(table: FakeTable): unknown[] {
   for (const [name, { type, flags, elements }] of table.sets) {
     items.push({ set: { name, type, ...(flags.length > 0 ? { flags } : {}), elem: elements.map(elementJson) } });
   }
-  for (const [name, { rules, ...base }] of table.chains) items.push({ chain: { name, ...base } });
+  for (const [name, { rules: _, ...base }] of table.chains) items.push({ chain: { name, ...base } });
   for (const [chain, { rules }] of table.chains) {
     for (const rule of rules) {
       const comment = /comment "(.*)"$/.exec(rule)?.[1];
