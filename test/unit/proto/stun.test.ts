@@ -264,6 +264,15 @@ describe("properties", () => {
     );
   });
 
+  test("encodeStun() adds the smallest padding that fits, and none where not even that does", () => {
+    const request = bindingRequest(ID);
+    const sizes = [0, 19, 20, 23, 24, 27, 28, 31].map((sizeBytes) => encodeStun(request, { sizeBytes }).length);
+    expect(sizes).toEqual([20, 20, 20, 20, 24, 24, 28, 28]);
+    const types = (sizeBytes: number): string[] | undefined =>
+      decodeStun(encodeStun(request, { sizeBytes }))?.attributes.map((attribute) => attribute.type);
+    expect([types(23), types(24)]).toEqual([[], ["padding"]]);
+  });
+
   test("decodeStun() returns null or a message for any bytes, and never throws", () => {
     for (const sample of [SAMPLE_REQUEST, SAMPLE_IPV6_RESPONSE, SAMPLE_SHA256_REQUEST]) {
       check(
@@ -329,7 +338,7 @@ describe("refusal", () => {
       [0x001c, "00".repeat(20)],
       [0x0009, "000004"], // ends before its number
       [0x0009, "00000214"], // class 2
-      [0x0009, "00000764"],
+      [0x0009, "00000700"],
       [0x0009, "00000464"], // number 100
       [0x0009, "00000414 ff"],
       [0x000a, "000300"],
@@ -376,7 +385,7 @@ describe("refusal", () => {
 
   test("unknownComprehensionRequired() names each type below 0x8000 once", () => {
     const unknown = (code: number): StunAttribute => ({ type: "unknown", code, value: new Uint8Array(0) });
-    const message = bindingRequest(ID, [0x0003, 0x8029, 0x7fff, 0x0003, 0xffff].map(unknown));
+    const message = bindingRequest(ID, [0x0003, 0x8029, 0x7fff, 0x0003, 0x8000, 0xffff].map(unknown));
     expect(unknownComprehensionRequired(message)).toEqual([0x0003, 0x7fff]);
     expect(unknownComprehensionRequired(bindingRequest(ID, [{ type: "padding", lengthBytes: 4 }]))).toEqual([]);
   });

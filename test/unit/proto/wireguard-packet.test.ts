@@ -13,6 +13,10 @@ describe("looksLikeWireGuard()", () => {
     );
   });
 
+  test("MOST_PACKET_BYTES is what the wire format says", () => {
+    expect(MOST_PACKET_BYTES).toBe(2048);
+  });
+
   test("looksLikeWireGuard() accepts each length for just those types that have it", () => {
     for (let length = 1; length <= MOST_PACKET_BYTES + 40; length++) {
       const accepted = [0, 1, 2, 3, 4, 5, 255].filter((type) => whole(packet(type, length)));
