@@ -17,6 +17,8 @@ export interface WireGuardConfig {
   readonly listenPort: number;
   /** Each is given to the interface as /32 or /128. Those of IPv6 are left out on a machine without IPv6. */
   readonly addresses: readonly IpAddress[];
+  /** Reached through the interface by the main table, and gone with it; none where rules of their own say what enters the tunnel. */
+  readonly prefixes?: readonly Cidr[];
   /** Bytes, at least 1280: below it the kernel takes IPv6 off the interface. */
   readonly mtu: number;
   /** "as-they-are" leaves the peers of a device that is taken over alone, until the network has said who they should be. */

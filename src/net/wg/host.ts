@@ -56,9 +56,7 @@ function socketPath(interfaceName: string): string {
 }
 
 /** A session of its own, so that neither Ctrl-C nor the end of our terminal reaches the daemon; no pipe outlives the first process. */
-async function launch(
-  argv: readonly [string, ...string[]],
-): Promise<{ readonly code: number; readonly said: string }> {
+async function launch(argv: readonly [string, ...string[]]): Promise<{ readonly code: number; readonly said: string }> {
   const child = Bun.spawn([...argv], {
     stdin: "ignore",
     stdout: "pipe",

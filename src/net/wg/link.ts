@@ -1,6 +1,6 @@
 // The device as an interface: its kind, MTU and addresses as `ip` shows them, and the lines that make them as wanted.
 import { z } from "zod";
-import { familyOf, hostCidr, type IpAddress, parseIp } from "../../base/ip.ts";
+import { type Cidr, familyOf, hostCidr, type IpAddress, parseIp } from "../../base/ip.ts";
 import { HiggsError } from "../../base/errors.ts";
 import type { Exec } from "../exec.ts";
 import { output } from "../exec.ts";
@@ -77,6 +77,34 @@ export function linkLines(
     if (!addresses.some((one) => one === cidr)) lines.push(`addr del ${cidr} dev ${checked(name)}`);
   }
   return lines;
+}
+
+const routes = z.array(z.object({ dst: z.string() }));
+
+/** Prefixes that the main table already leads to the interface, in both families. */
+export async function readRoutes(exec: Exec, name: string, signal: AbortSignal): Promise<readonly string[]> {
+  const found: string[] = [];
+  for (const family of ["-4", "-6"]) {
+    const argv = ["ip", "-j", family, "route", "show", "table", "main", "dev", checked(name)] as const;
+    const result = await exec.run(argv, { signal });
+    // A kernel without IPv6 has no such table.
+    if (result.code !== 0) continue;
+    const parsed = routes.safeParse(jsonOrNull(result.stdout.trim() || "[]"));
+    if (!parsed.success) throw unreadable(name, "the JSON of its routes is not as expected");
+    found.push(...parsed.data.map((route) => route.dst));
+  }
+  return found;
+}
+
+/** Lines for `ip -batch -`: the prefixes that are not routed to the interface yet. It must be up. */
+export function routeLines(
+  name: string,
+  there: readonly string[],
+  wanted: { readonly prefixes: readonly Cidr[]; readonly hasIpv6: boolean },
+): readonly string[] {
+  return wanted.prefixes
+    .filter((prefix) => !there.includes(prefix) && (wanted.hasIpv6 || familyOf(prefix) === 4))
+    .map((prefix) => `route add ${prefix} dev ${checked(name)}`);
 }
 
 export async function applyLines(exec: Exec, lines: readonly string[], signal: AbortSignal): Promise<void> {

@@ -20,7 +20,7 @@ import {
 } from "./device.ts";
 import { linuxWireGuardHost, type WireGuardHost } from "./host.ts";
 import { type ImplementationKind, livingImplementation, makeInterface, type Makers } from "./implementations.ts";
-import { applyLines, linkLines, type LinkState, readLink } from "./link.ts";
+import { applyLines, linkLines, type LinkState, readLink, readRoutes, routeLines } from "./link.ts";
 import { readDump, runWg } from "./run-wg.ts";
 import { changesFor, peerChange, peerRemoval } from "./wg.ts";
 
@@ -89,6 +89,10 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
     const wanted = { ...config, mark: deps.identifiers.mark };
     for (const change of changesFor(now, wanted, Date.now())) await runWg(exec, { name, change, signal });
     if (!link.isUp) await applyLines(exec, [`link set dev ${name} up`], signal);
+    if (config.prefixes !== undefined) {
+      const wanted = { prefixes: config.prefixes, hasIpv6: host.hasIpv6(name) };
+      await applyLines(exec, routeLines(name, await readRoutes(exec, name, signal), wanted), signal);
+    }
     const isBound = (): Promise<boolean> => Promise.resolve(host.isPortBound(config.listenPort));
     if (!(await waitFor(isBound, { timeoutMs: PORT_DEADLINE_MS, signal }))) throw portBusy(config.listenPort);
   };
@@ -101,7 +105,13 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
     await journal.add(ENTRY);
     const { listenPort, mtu, peers } = config;
     log.info(
-      { interface: name, listenPort, mtu, peers: peers === "as-they-are" ? peers : peers.length, adopted: living !== null },
+      {
+        interface: name,
+        listenPort,
+        mtu,
+        peers: peers === "as-they-are" ? peers : peers.length,
+        adopted: living !== null,
+      },
       "applying the WireGuard device",
     );
     if (living !== null) {
