@@ -26,9 +26,15 @@ const MOST_ENTRIES = 50_000;
 /** Inside the transaction of the change. `detail` never holds a secret. */
 export async function recordAudit(
   queries: Queries,
-  entry: { readonly event: AuditEvent; readonly machine: MachineId | null; readonly detail: Readonly<Record<string, unknown>> },
+  entry: {
+    readonly event: AuditEvent;
+    readonly machine: MachineId | null;
+    readonly detail: Readonly<Record<string, unknown>>;
+  },
 ): Promise<void> {
-  await queries.insert(audit).values({ at: Date.now(), event: entry.event, machineId: entry.machine, detail: entry.detail });
+  await queries
+    .insert(audit)
+    .values({ at: Date.now(), event: entry.event, machineId: entry.machine, detail: entry.detail });
 }
 
 /** Newest first. */

@@ -69,7 +69,9 @@ export class Auth {
     else this.#challenges.set(answer.machine, rest);
     const challengeBytes = fromBase64Url(answer.challenge);
     if (found === undefined || found.expiresAt <= now || challengeBytes === null) {
-      throw new AuthError("Cannot accept the proof: the challenge is unknown, used or too old.", { code: "proof-refused" });
+      throw new AuthError("Cannot accept the proof: the challenge is unknown, used or too old.", {
+        code: "proof-refused",
+      });
     }
     const message = machineProofMessage({
       challenge: challengeBytes,

@@ -35,7 +35,9 @@ const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as con
 export async function makeSelfSigned(hosts: readonly string[]): Promise<{ certPem: string; keyPem: string }> {
   const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
   const certificate = await X509CertificateGenerator.createSelfSigned({
-    serialNumber: toHex(crypto.getRandomValues(new Uint8Array(16)).map((byte, i) => (i === 0 ? (byte & 0x3f) | 0x40 : byte))),
+    serialNumber: toHex(
+      crypto.getRandomValues(new Uint8Array(16)).map((byte, i) => (i === 0 ? (byte & 0x3f) | 0x40 : byte)),
+    ),
     name: "CN=higgs",
     notBefore: new Date("1970-01-01T00:00:00Z"),
     notAfter: new Date("9999-12-31T23:59:59Z"),

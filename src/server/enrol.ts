@@ -48,14 +48,20 @@ export async function enrol(
     wireGuard: request.wireGuard,
   });
   if (!verify("higgs enrolment v1", message, { key: request.identity, signature: request.signature })) {
-    throw refused("enrolment-proof", "its signature is not its identity's, for this server", "Try again; update higgs if it stays so.");
+    throw refused(
+      "enrolment-proof",
+      "its signature is not its identity's, for this server",
+      "Try again; update higgs if it stays so.",
+    );
   }
   return database.write(async (queries) => {
     const invite = await queries.select().from(invites).where(eq(invites.id, request.inviteId)).get();
     const offered = utf8(secretHash(fromBase64Url(request.secret) ?? new Uint8Array(0)));
     // An unknown id is compared too, so that it takes as long as a known one.
-    if (!equalSecrets(utf8(invite?.secretSha256 ?? "0".repeat(64)), offered) || invite === undefined) throw unknownInvite();
-    if (invite.role !== options.role) throw refused("invite-wrong-role", `the invite is for a ${invite.role}`, `Type: higgs ${invite.role} join …`);
+    if (!equalSecrets(utf8(invite?.secretSha256 ?? "0".repeat(64)), offered) || invite === undefined)
+      throw unknownInvite();
+    if (invite.role !== options.role)
+      throw refused("invite-wrong-role", `the invite is for a ${invite.role}`, `Type: higgs ${invite.role} join …`);
     if (invite.revokedAt !== null) throw refused("invite-revoked", "the invite was taken back");
     const earlier = await earlierMachine(queries, request);
     if (earlier !== null) return { machine: earlier, isNew: false };
@@ -91,7 +97,8 @@ async function earlierMachine(queries: Queries, request: RegisterRequest): Promi
     .from(enrolments)
     .where(and(eq(enrolments.inviteId, request.inviteId), eq(enrolments.identity, request.identity)))
     .get();
-  if (enrolment === undefined) throw refused("already-enrolled", `it is enrolled as "${known.name}" with another invite`, leave);
+  if (enrolment === undefined)
+    throw refused("already-enrolled", `it is enrolled as "${known.name}" with another invite`, leave);
   return machineFromRow(known, null);
 }
 
@@ -107,7 +114,12 @@ async function insertMachine(
     .from(machines)
     .where(and(eq(machines.wireGuard, request.wireGuard), isNull(machines.revokedAt)))
     .get();
-  if (twin !== undefined) throw refused("key-taken", "another machine has the same WireGuard key", "Never copy a machine's keys; make new ones.");
+  if (twin !== undefined)
+    throw refused(
+      "key-taken",
+      "another machine has the same WireGuard key",
+      "Never copy a machine's keys; make new ones.",
+    );
   const [counter] = await queries
     .update(network)
     .set({ nextHost: sql`${network.nextHost} + 1` })
@@ -131,7 +143,11 @@ async function insertMachine(
   };
   await queries.insert(machines).values(row);
   await queries.insert(enrolments).values({ inviteId: invite.id, identity: request.identity, machineId: row.id });
-  await recordAudit(queries, { event: "machine-enrolled", machine: row.id, detail: { name, role: row.role, invite: invite.id } });
+  await recordAudit(queries, {
+    event: "machine-enrolled",
+    machine: row.id,
+    detail: { name, role: row.role, invite: invite.id },
+  });
   return machineFromRow(row, null);
 }
 

@@ -29,6 +29,8 @@ export class FleetError extends HiggsError {
 }
 
 export interface FleetDeps {
+  /** A machine has gone for good: whatever else is kept of it may go too. */
+  readonly onRemoved: (machine: MachineId) => void;
   readonly database: Database;
   readonly directory: Directory;
   readonly network: Network;
@@ -89,7 +91,9 @@ export class Fleet {
     const other = this.directory.get(peer);
     // A machine that may not be seen is none, as far as the one who asks can tell.
     if (other === null || !this.mayReach(machine, other)) {
-      throw new FleetError("Cannot connect: there is no such machine, or policy does not allow it.", { code: "peer-unknown" });
+      throw new FleetError("Cannot connect: there is no such machine, or policy does not allow it.", {
+        code: "peer-unknown",
+      });
     }
     const { session, isNew } = this.sessions.join(machine.id, peer);
     if (isNew) {
@@ -125,8 +129,10 @@ export class Fleet {
     const reason = event === "machine-left" ? "this machine left the network" : "this machine was revoked";
     this.relay.cut(machine.id, CLOSE.revoked, reason);
     this.hub.cut(machine.id, CLOSE.revoked, reason);
-    for (const session of this.sessions.of(machine.id)) this.endSession(session, "the other machine is not in the network any more");
+    for (const session of this.sessions.of(machine.id))
+      this.endSession(session, "the other machine is not in the network any more");
     this.presence.forget(machine.id);
+    this.#deps.onRemoved(machine.id);
     this.hub.changed(machine);
     this.#deps.log.info({ machine: machine.name, event }, "machine removed");
   }
@@ -152,7 +158,11 @@ export class Fleet {
         });
       }
       await queries.update(machines).set({ name }).where(eq(machines.id, machine.id));
-      await recordAudit(queries, { event: "machine-renamed", machine: machine.id, detail: { from: machine.name, to: name } });
+      await recordAudit(queries, {
+        event: "machine-renamed",
+        machine: machine.id,
+        detail: { from: machine.name, to: name },
+      });
     });
     return this.#changedSelf(machine, { name });
   }
@@ -206,7 +216,8 @@ export class Fleet {
 
   /** For the hourly note that those who stay connected are alive too. */
   noteOnline(): void {
-    for (const machine of this.directory.all()) if (this.presence.of(machine.id).online) this.#unsavedSeen.add(machine.id);
+    for (const machine of this.directory.all())
+      if (this.presence.of(machine.id).online) this.#unsavedSeen.add(machine.id);
   }
 
   accept(machine: MachineId, address: IpAddress | null): ControlConnection {
@@ -238,7 +249,12 @@ export class Fleet {
       const failure = thrown instanceof HiggsError ? thrown : null;
       const ref = message.type === "connect" ? message.ref : -1;
       this.#deps.log.warn(
-        { machine: machine.name, message: message.type, code: failure?.code, error: failure === null ? thrown : failure.message },
+        {
+          machine: machine.name,
+          message: message.type,
+          code: failure?.code,
+          error: failure === null ? thrown : failure.message,
+        },
         "message of a machine refused",
       );
       connection.send({
@@ -261,7 +277,9 @@ export class Fleet {
           .where(and(eq(machines.wireGuard, opened.wireGuard), isNull(machines.revokedAt), ne(machines.id, machine.id)))
           .get();
         if (twin !== undefined) {
-          throw new RecordRefused("Cannot accept the record: another machine has the same WireGuard key.", { code: "key-taken" });
+          throw new RecordRefused("Cannot accept the record: another machine has the same WireGuard key.", {
+            code: "key-taken",
+          });
         }
         await queries.update(machines).set({ wireGuard: opened.wireGuard }).where(eq(machines.id, machine.id));
       }

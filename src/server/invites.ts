@@ -43,7 +43,12 @@ function refused(message: string, remedy: string): InviteRefused {
   return new InviteRefused(message, { code: "invite-refused", remedy });
 }
 
-function checked(request: InviteRequest): { name: MachineName | null; tags: readonly string[]; uses: number; expiresInMs: number } {
+function checked(request: InviteRequest): {
+  name: MachineName | null;
+  tags: readonly string[];
+  uses: number;
+  expiresInMs: number;
+} {
   const uses = request.uses ?? 1;
   const expiresInMs = request.expiresInMs ?? DEFAULT_EXPIRY_MS;
   const name = request.name ?? null;
@@ -52,7 +57,10 @@ function checked(request: InviteRequest): { name: MachineName | null; tags: read
     throw refused(`Cannot make an invite for ${uses} uses.`, `Name a number from 1 to ${MOST_USES}, with --uses.`);
   }
   if (!Number.isFinite(expiresInMs) || expiresInMs < 1000 || expiresInMs > MOST_EXPIRY_MS) {
-    throw refused(`Cannot make an invite that lasts ${expiresInMs / 1000} s.`, "Name a time from 1s to 7d, with --expires.");
+    throw refused(
+      `Cannot make an invite that lasts ${expiresInMs / 1000} s.`,
+      "Name a time from 1s to 7d, with --expires.",
+    );
   }
   if (name !== null && !isMachineName(name)) {
     throw refused(`Cannot name a machine "${name}".`, "Use letters a to z, digits and hyphens, up to 63, with --name.");
@@ -63,7 +71,9 @@ function checked(request: InviteRequest): { name: MachineName | null; tags: read
   const badTag = tags.find((tag) => !tagSchema.safeParse(tag).success);
   if (badTag !== undefined || tags.length > MOST_TAGS) {
     throw refused(
-      badTag === undefined ? `Cannot give a machine ${tags.length} tags.` : `Cannot give a machine the tag "${badTag}".`,
+      badTag === undefined
+        ? `Cannot give a machine ${tags.length} tags.`
+        : `Cannot give a machine the tag "${badTag}".`,
       `Use up to ${MOST_TAGS} tags of letters a to z, digits and hyphens, up to 32 each.`,
     );
   }
@@ -110,7 +120,11 @@ export async function makeInvite(
       expiresAt,
       createdAt,
     });
-    await recordAudit(queries, { event: "invite-created", machine: null, detail: { id, role: request.role, name, uses, expiresAt } });
+    await recordAudit(queries, {
+      event: "invite-created",
+      machine: null,
+      detail: { id, role: request.role, name, uses, expiresAt },
+    });
   });
   return {
     invite: { servers: options.servers, network: options.network, id, secret, role: request.role, name, tags },

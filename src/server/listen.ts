@@ -99,7 +99,8 @@ export function listen(
   try {
     server = start(host);
   } catch (thrown) {
-    if (host !== "::" || codeOf(thrown) === "EADDRINUSE" || codeOf(thrown) === "EACCES") throw listenError(thrown, options.listen);
+    if (host !== "::" || codeOf(thrown) === "EADDRINUSE" || codeOf(thrown) === "EACCES")
+      throw listenError(thrown, options.listen);
     try {
       server = start("0.0.0.0"); // a kernel without IPv6
     } catch (again) {
@@ -158,10 +159,13 @@ function listenError(thrown: unknown, target: HostPort): ListenError {
         cause: thrown,
       });
     default:
-      return new ListenError(`Cannot listen on ${where}: this machine has no such address, or the certificate and its key do not fit.`, {
-        code: "listen-failed",
-        remedy: "Look at --listen, --cert and --key.",
-        cause: thrown,
-      });
+      return new ListenError(
+        `Cannot listen on ${where}: this machine has no such address, or the certificate and its key do not fit.`,
+        {
+          code: "listen-failed",
+          remedy: "Look at --listen, --cert and --key.",
+          cause: thrown,
+        },
+      );
   }
 }

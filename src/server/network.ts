@@ -1,7 +1,16 @@
 // The network that this server serves: its identity, the ranges its machines get their addresses from, and the epoch of this start.
 import { eq } from "drizzle-orm";
 import { HiggsError } from "../base/errors.ts";
-import { type Cidr, cidrNth, cidrParts, cidrsOverlap, familyOf, type IpAddress, ipFromBytes, parseCidr } from "../base/ip.ts";
+import {
+  type Cidr,
+  cidrNth,
+  cidrParts,
+  cidrsOverlap,
+  familyOf,
+  type IpAddress,
+  ipFromBytes,
+  parseCidr,
+} from "../base/ip.ts";
 import { type IdentityKey, type IdentitySecret, identityKeyOf } from "../proto/keys.ts";
 import type { Database, Queries } from "./db/open.ts";
 import { network } from "./db/schema.ts";
@@ -92,10 +101,13 @@ export async function startNetwork(database: Database, secret: IdentitySecret): 
   return database.write(async (queries) => {
     const row = await networkRow(queries);
     if (row.identity !== identity) {
-      throw new NetworkError(`Cannot start: the database "${database.path}" belongs to another identity than network.key.`, {
-        code: "identity-mismatch",
-        remedy: "Put the network.key and the database of the same server together, from one backup.",
-      });
+      throw new NetworkError(
+        `Cannot start: the database "${database.path}" belongs to another identity than network.key.`,
+        {
+          code: "identity-mismatch",
+          remedy: "Put the network.key and the database of the same server together, from one backup.",
+        },
+      );
     }
     const epoch = Math.max(row.epoch + 1, Date.now());
     await queries.update(network).set({ epoch }).where(eq(network.id, 1));

@@ -34,14 +34,20 @@ export function checkRecord(
   if (record.name !== machine.name) throw refused("record-mismatch", `its name is not "${machine.name}"`);
   if (record.role !== machine.role) throw refused("record-mismatch", `its role is not "${machine.role}"`);
   const given = [machine.ipv4, machine.ipv6].sort().join();
-  if ([...record.addresses].sort().join() !== given) throw refused("record-mismatch", "its addresses are not those that were given");
+  if ([...record.addresses].sort().join() !== given)
+    throw refused("record-mismatch", "its addresses are not those that were given");
   if (record.routes.length > MOST_ROUTES) throw refused("record-mismatch", `it has more than ${MOST_ROUTES} routes`);
-  if (record.role === "client" && record.routes.length > 0) throw refused("record-mismatch", "a client offers no routes");
+  if (record.role === "client" && record.routes.length > 0)
+    throw refused("record-mismatch", "a client offers no routes");
   if (record.serial < 1n || record.serial > MOST_SERIAL) throw refused("record-mismatch", "its serial is out of range");
-  if (record.notAfter !== 0n && record.notAfter * 1000n < BigInt(options.nowMs)) throw refused("record-expired", "its time is over");
+  if (record.notAfter !== 0n && record.notAfter * 1000n < BigInt(options.nowMs))
+    throw refused("record-expired", "its time is over");
   const held = machine.record;
   if (held !== null) {
-    const same = equalBytes(fromBase64(held.signed.bytes) ?? new Uint8Array(0), fromBase64(signed.bytes) ?? new Uint8Array(1));
+    const same = equalBytes(
+      fromBase64(held.signed.bytes) ?? new Uint8Array(0),
+      fromBase64(signed.bytes) ?? new Uint8Array(1),
+    );
     if (same) return null;
     if (record.serial <= held.opened.serial) {
       throw refused("record-stale", `its serial ${record.serial} is not above ${held.opened.serial}`);

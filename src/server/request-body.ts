@@ -4,10 +4,14 @@ import { ApiError } from "./api/problem.ts";
 import { BODY_DEADLINE_MS, MOST_BODY_BYTES } from "./options.ts";
 
 /** Bun's own idle timer starts anew with each byte; this one does not. Throws ApiError `body-too-large` or `body-late`. */
-export async function readBody(request: Request, deadlineMs: number = BODY_DEADLINE_MS): Promise<Uint8Array<ArrayBuffer> | null> {
+export async function readBody(
+  request: Request,
+  deadlineMs: number = BODY_DEADLINE_MS,
+): Promise<Uint8Array<ArrayBuffer> | null> {
   if (request.body === null) return null;
   if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) throw tooLarge();
-  const reader = request.body.getReader();
+  const body: ReadableStream<Uint8Array> = request.body;
+  const reader = body.getReader();
   const parts: Uint8Array[] = [];
   let length = 0;
   const late = Promise.withResolvers<never>();

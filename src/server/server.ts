@@ -7,6 +7,7 @@ import type { Service } from "../base/service.ts";
 import { formatInvite } from "../proto/invite.ts";
 import type { IdentityKey, IdentitySecret } from "../proto/keys.ts";
 import { createApi } from "./api/app.ts";
+import { RequestCounts } from "./api/request-counts.ts";
 import { type AuditEntry, readAudit, trimAudit } from "./audit.ts";
 import { Auth } from "./auth.ts";
 import type { ServerTls } from "./certificate.ts";
@@ -17,10 +18,20 @@ import { Health } from "./health.ts";
 import { type InviteRequest, type InviteSummary, makeInvite, openInvites, revokeInvite } from "./invites.ts";
 import { createLimiters } from "./limiters.ts";
 import { listen, RELAY_PATH } from "./listen.ts";
+import { Loads } from "./load.ts";
+import { MetricsStore } from "./metrics/metrics.ts";
 import { startNetwork } from "./network.ts";
 import type { ServerOptions } from "./options.ts";
 import { defaultPolicy } from "./policy.ts";
-import { machineSummaries, type MachineSummary, type ServerStatus, type SessionSummary, sessionSummaries } from "./summaries.ts";
+import {
+  machineSummaries,
+  type MachineSummary,
+  type ServerStatus,
+  type SessionSummary,
+  sessionSummaries,
+} from "./summaries.ts";
+import { prometheusText } from "./prometheus.ts";
+import { Routing } from "./routing.ts";
 import { type StunServer, stunServer } from "./stun.ts";
 
 export class ServerError extends HiggsError {
@@ -50,6 +61,10 @@ export interface HiggsServer extends Service {
   invite(request: InviteRequest): Promise<{ readonly text: string; readonly expiresAt: number; readonly uses: number }>;
   invites(): Promise<readonly InviteSummary[]>;
   revokeInvite(id: string): Promise<void>;
+  /** In the text format of Prometheus. */
+  prometheus(): string;
+  /** Copies the database into a file that must not exist yet. */
+  backup(path: string): Promise<void>;
   /** By name, effective at once. Throws ServerError `machine-unknown`. */
   revoke(name: string): Promise<void>;
   rename(name: string, to: string): Promise<void>;
@@ -60,6 +75,7 @@ export interface HiggsServer extends Service {
 const SWEEP_MS = 5_000;
 /** When machines were last seen, of those that came or went. */
 const SAVE_SEEN_MS = 10_000;
+const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * 60_000;
 
 /** Listens when it resolves. Throws ListenError, StunServerError, NetworkError or DatabaseError. */
@@ -69,11 +85,15 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
   const directory = await loadDirectory(database, (machine) => log.warn({ machine }, "stored record is unreadable"));
   const limiters = createLimiters(options.limits);
   const auth = new Auth({ network: network.identity, spki: tls.spki });
+  const loads = new Loads();
+  const metrics = new MetricsStore(database);
+  const requests = new RequestCounts();
   let port = options.listen.port;
   let stun: StunServer | null = null;
   const names = (): [string, ...string[]] => {
     const [first, ...rest] = options.publicNames;
-    const text = (name: HostPort): string => formatHostPort({ host: name.host, port: name.port === 0 ? port : name.port });
+    const text = (name: HostPort): string =>
+      formatHostPort({ host: name.host, port: name.port === 0 ? port : name.port });
     return [text(first), ...rest.map(text)];
   };
   const fleet = new Fleet({
@@ -92,8 +112,14 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
       relays: [RELAY_PATH],
       stun: stunNames(options.publicNames, stun),
     }),
+    onRemoved: (machine) => {
+      loads.forget(machine);
+      metrics.forget(machine);
+      routing.forget(machine);
+    },
     log,
   });
+  const routing = new Routing({ fleet, loads, relayPath: RELAY_PATH });
   const health = new Health(database, () => (stun === null ? "off" : "healthy"));
   const api = createApi({
     fleet,
@@ -104,6 +130,10 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
     names,
     limiters,
     health,
+    loads,
+    routing,
+    metrics,
+    requests,
     version: options.version,
     log,
   });
@@ -125,16 +155,19 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
   const onError = (thrown: unknown): void => log.error({ error: errorText(thrown) }, "housekeeping failed");
   const loops = [
     repeat(
-      async () => {
+      () => {
         fleet.sweep();
         auth.sweep();
+        return Promise.resolve();
       },
       { everyMs: SWEEP_MS, signal, onError },
     ),
+    repeat(() => metrics.save(), { everyMs: MINUTE_MS, signal, onError }),
     repeat(() => fleet.saveSeen(), { everyMs: SAVE_SEEN_MS, signal, onError }),
     repeat(
       async () => {
         fleet.noteOnline();
+        await metrics.condense();
         await database.write((queries) => trimAudit(queries));
       },
       { everyMs: HOUR_MS, signal, onError },
@@ -160,6 +193,7 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
     await stun?.[Symbol.asyncDispose]();
     await listener.stop();
     await fleet.saveSeen().catch(onError);
+    await metrics.save({ everything: true }).catch(onError);
   };
   return {
     port,
@@ -193,6 +227,8 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
       if (await revokeInvite(database, id)) return;
       throw new ServerError(`Cannot find an invite "${id}" that is still open.`, { code: "invite-unknown" });
     },
+    prometheus: () => prometheusText({ fleet, loads, requests, stun: stun?.counters ?? null, uptimeS: health.uptimeS }),
+    backup: (path) => database.copyTo(path),
     revoke: (name) => fleet.remove(named(name), "machine-revoked"),
     async rename(name, to) {
       await fleet.rename(named(name), to);

@@ -44,7 +44,10 @@ const UNKNOWN_ATTRIBUTE = 420;
  * The answer to a datagram, or null for none. It is never larger than twice the packet that asked: a forged sender gains nothing.
  * What a request carries of integrity is not looked at, since nothing that is told here is secret (RFC 8489 section 9 asks for no credential).
  */
-export function stunAnswer(datagram: Uint8Array, from: { readonly address: string; readonly port: number }): Uint8Array | null {
+export function stunAnswer(
+  datagram: Uint8Array,
+  from: { readonly address: string; readonly port: number },
+): Uint8Array | null {
   const address = parseIp(from.address);
   if (address === null || from.port === 0 || datagram.length > MOST_REQUEST_BYTES) return null;
   const request = decodeStun(datagram);
@@ -88,9 +91,10 @@ export async function stunServer(
   return {
     port: socket.port,
     counters,
-    async [Symbol.asyncDispose]() {
+    [Symbol.asyncDispose]() {
       if (!isClosed) socket.close();
       isClosed = true;
+      return Promise.resolve();
     },
   };
 }

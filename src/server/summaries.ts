@@ -11,7 +11,12 @@ export interface ServerStatus {
   readonly machines: { readonly total: number; readonly online: number };
   readonly sessions: number;
   readonly relay: { readonly connections: number; readonly bytes: number; readonly kernel: boolean };
-  readonly health: readonly { readonly code: string; readonly severity: "low" | "medium" | "high"; readonly text: string; readonly remedy: string }[];
+  readonly health: readonly {
+    readonly code: string;
+    readonly severity: "low" | "medium" | "high";
+    readonly text: string;
+    readonly remedy: string;
+  }[];
 }
 
 export interface MachineSummary {
@@ -65,7 +70,12 @@ export interface SessionSummary {
   readonly machines: readonly [string, string];
   readonly since: string;
   /** What each of the two sent through the relay, in the same order. */
-  readonly sent: readonly { readonly frames: number; readonly packets: number; readonly bytes: number; readonly dropped: number }[];
+  readonly sent: readonly {
+    readonly frames: number;
+    readonly packets: number;
+    readonly bytes: number;
+    readonly dropped: number;
+  }[];
 }
 
 export function sessionSummaries(fleet: Fleet): SessionSummary[] {

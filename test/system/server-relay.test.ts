@@ -24,7 +24,10 @@ afterAll(async () => {
 let count = 0;
 async function pair(): Promise<{ node: TestMachine; client: TestMachine }> {
   count++;
-  return { node: await enrolMachine(server, "node", `node-${count}`), client: await enrolMachine(server, "client", `client-${count}`) };
+  return {
+    node: await enrolMachine(server, "node", `node-${count}`),
+    client: await enrolMachine(server, "client", `client-${count}`),
+  };
 }
 
 test("a client and a node find each other, get a session, and exchange packets through the relay", async () => {
@@ -32,7 +35,14 @@ test("a client and a node find each other, get a session, and exchange packets t
   const nodeControl = await introduce(server, node);
   const clientControl = await introduce(server, client);
   const welcome = await clientControl.welcome();
-  expect(welcome.self).toEqual({ id: client.id, name: client.name, role: "client", tags: [], ipv4: client.ipv4, ipv6: client.ipv6 });
+  expect(welcome.self).toEqual({
+    id: client.id,
+    name: client.name,
+    role: "client",
+    tags: [],
+    ipv4: client.ipv4,
+    ipv6: client.ipv6,
+  });
   await until(() =>
     clientControl.messages.some(
       (message) =>
@@ -65,7 +75,7 @@ test("a newer relay connection of the same machine replaces the older", async ()
   const { node } = await pair();
   const control = await openControl(server, node);
   await control.welcome();
-  control.send({ type: "record", record: recordOf(node, 1n) as never });
+  control.send({ type: "record", record: recordOf(node, 1n) });
   const first = await openRelay(server, node);
   const second = await openRelay(server, node);
   expect((await until(() => first.closed())).code).toBe(CLOSE.replaced);

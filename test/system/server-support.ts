@@ -115,11 +115,17 @@ export async function startServer(
           ...(call.token === undefined ? {} : { authorization: `Bearer ${call.token}` }),
           ...call.headers,
         },
-        ...(call.body === undefined ? {} : { body: typeof call.body === "string" ? call.body : JSON.stringify(call.body) }),
+        ...(call.body === undefined
+          ? {}
+          : { body: typeof call.body === "string" ? call.body : JSON.stringify(call.body) }),
         tls,
       });
       const text = await response.text();
-      return { status: response.status, body: text === "" ? {} : (JSON.parse(text) as Record<string, unknown>), headers: response.headers };
+      return {
+        status: response.status,
+        body: text === "" ? {} : (JSON.parse(text) as Record<string, unknown>),
+        headers: response.headers,
+      };
     },
     async [Symbol.asyncDispose]() {
       await server[Symbol.asyncDispose]();
@@ -156,7 +162,12 @@ export interface RegisterChoice {
   readonly spki?: SpkiHash;
 }
 
-export function registerBody(test: TestServer, invite: Invite, who: Newcomer, choice: RegisterChoice = {}): Record<string, unknown> {
+export function registerBody(
+  test: TestServer,
+  invite: Invite,
+  who: Newcomer,
+  choice: RegisterChoice = {},
+): Record<string, unknown> {
   const identity = identityKeyOf(who.identity);
   const message = enrolmentMessage({
     network: invite.network,
@@ -179,7 +190,12 @@ export function registerBody(test: TestServer, invite: Invite, who: Newcomer, ch
   };
 }
 
-export function register(test: TestServer, invite: Invite, who: Newcomer, choice: RegisterChoice = {}): Promise<Answer> {
+export function register(
+  test: TestServer,
+  invite: Invite,
+  who: Newcomer,
+  choice: RegisterChoice = {},
+): Promise<Answer> {
   const role = choice.role ?? invite.role;
   return test.call("POST", `/${role}s/register`, { body: registerBody(test, invite, who, choice) });
 }
@@ -200,7 +216,11 @@ export interface ProofChoice {
   readonly network?: IdentityKey;
 }
 
-export async function proofBody(test: TestServer, machine: TestMachine, choice: ProofChoice = {}): Promise<Record<string, unknown>> {
+export async function proofBody(
+  test: TestServer,
+  machine: TestMachine,
+  choice: ProofChoice = {},
+): Promise<Record<string, unknown>> {
   const { body } = await test.call("POST", "/auth/challenge", { body: { machine: machine.id } });
   const id = choice.machine ?? machine.id;
   const message = machineProofMessage({
@@ -243,7 +263,11 @@ export function recordOf(machine: TestMachine, serial: bigint, change: Partial<M
 }
 
 /** A condition that something else makes true, looked at whenever something happened. */
-export async function until<T>(look: () => T | undefined | null | false, what = "the condition", timeoutMs = 10_000): Promise<T> {
+export async function until<T>(
+  look: () => T | undefined | null | false,
+  what = "the condition",
+  timeoutMs = 10_000,
+): Promise<T> {
   const end = performance.now() + timeoutMs;
   for (;;) {
     const found = look();
@@ -263,7 +287,7 @@ function open(test: TestServer, path: string, token: string | null): Promise<Tes
   const ws = new WebSocket(`${test.url.replace("https", "wss")}/api/v1${path}`, {
     headers: token === null ? {} : { authorization: `Bearer ${token}` },
     tls: { ca: test.certPem, checkServerIdentity: () => undefined },
-  } as never);
+  });
   ws.binaryType = "arraybuffer";
   let closed: { code: number; reason: string } | null = null;
   return new Promise((resolve, reject) => {
@@ -285,13 +309,22 @@ export interface TestControl extends TestSocket {
 export async function openControl(test: TestServer, machine: TestMachine, token?: string): Promise<TestControl> {
   const socket = await open(test, "/control", token ?? (await tokenOf(test, machine)));
   const messages: ServerMessage[] = [];
-  socket.ws.addEventListener("message", (event) => messages.push(serverMessageSchema.parse(JSON.parse(String(event.data)))));
+  socket.ws.addEventListener("message", (event) =>
+    messages.push(serverMessageSchema.parse(JSON.parse(String(event.data)))),
+  );
   const next = <T extends ServerMessage["type"]>(type: T, from = 0) =>
     until(
-      () => messages.slice(from).find((message): message is Extract<ServerMessage, { type: T }> => message.type === type),
+      () =>
+        messages.slice(from).find((message): message is Extract<ServerMessage, { type: T }> => message.type === type),
       `a message of type ${type}`,
     );
-  return { ...socket, messages, next, welcome: () => next("welcome"), send: (message) => socket.ws.send(JSON.stringify(message)) };
+  return {
+    ...socket,
+    messages,
+    next,
+    welcome: () => next("welcome"),
+    send: (message) => socket.ws.send(JSON.stringify(message)),
+  };
 }
 
 export interface TestRelay extends TestSocket {
@@ -309,7 +342,7 @@ export async function openRelay(test: TestServer, machine: TestMachine, token?: 
 export async function introduce(test: TestServer, machine: TestMachine, serial = 1n): Promise<TestControl> {
   const control = await openControl(test, machine);
   await control.welcome();
-  control.send({ type: "record", record: recordOf(machine, serial) as never });
+  control.send({ type: "record", record: recordOf(machine, serial) });
   return control;
 }
 

@@ -9,8 +9,12 @@ import type { Machine } from "../directory.ts";
 import type { Fleet } from "../fleet.ts";
 import type { Health } from "../health.ts";
 import type { Limiters } from "../limiters.ts";
+import type { Loads } from "../load.ts";
+import type { MetricsStore } from "../metrics/metrics.ts";
 import type { Network } from "../network.ts";
-import { unauthenticated } from "./problem.ts";
+import type { Routing } from "../routing.ts";
+import { notFound, unauthenticated } from "./problem.ts";
+import type { RequestCounts } from "./request-counts.ts";
 
 export interface ApiDeps {
   readonly fleet: Fleet;
@@ -22,6 +26,10 @@ export interface ApiDeps {
   readonly names: () => readonly string[];
   readonly limiters: Limiters;
   readonly health: Health;
+  readonly loads: Loads;
+  readonly routing: Routing;
+  readonly metrics: MetricsStore;
+  readonly requests: RequestCounts;
   readonly version: string;
   readonly log: Logger;
 }
@@ -36,6 +44,13 @@ export function callerOf(context: Context<ApiEnv>): Machine {
   const caller = context.get("caller");
   if (caller === null) throw unauthenticated();
   return caller;
+}
+
+/** The machine that the path names, which the rule has allowed. */
+export function objectOf(context: Context<ApiEnv>): Machine {
+  const object = context.get("object");
+  if (object === null) throw notFound();
+  return object;
 }
 
 const problem = { content: { "application/problem+json": { schema: problemSchema } } };

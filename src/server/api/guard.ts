@@ -1,5 +1,5 @@
 // What stands before every route: no browsers, a limit per caller, the machine behind a token, and the one rule that allows the route.
-import type { MiddlewareHandler } from "hono";
+import type { Context, MiddlewareHandler } from "hono";
 import { matchedRoutes } from "hono/route";
 import { machineIdSchema } from "../../proto/api.ts";
 import { limitKey } from "../caller-address.ts";
@@ -11,6 +11,13 @@ import { authorise, RULES } from "./rules.ts";
 /** `/nodes/:id` as hono says it, `/nodes/{id}` as the rules and the document do. */
 function declaredPath(path: string): string {
   return path.replace(/:(\w+)/g, "{$1}");
+}
+
+/** Method and declared path of the route that will answer, as the rules name it; null when none will. */
+export function routeOf(context: Context<ApiEnv>): string | null {
+  const method = context.req.method === "HEAD" ? "GET" : context.req.method;
+  const route = matchedRoutes(context).findLast((candidate) => candidate.method === method);
+  return route === undefined ? null : `${method} ${declaredPath(route.path)}`;
 }
 
 /** No page in a browser has business here, and none can leave this header out of what it sends across origins. */
@@ -34,12 +41,10 @@ export function machineByToken(deps: Pick<ApiDeps, "auth" | "fleet">, headers: H
 export function guard(deps: ApiDeps): MiddlewareHandler<ApiEnv> {
   return async (context, next) => {
     refuseBrowsers(context.req.raw.headers);
-    const method = context.req.method === "HEAD" ? "GET" : context.req.method;
-    const route = matchedRoutes(context).findLast((candidate) => candidate.method === method);
-    const path = route === undefined ? null : declaredPath(route.path);
-    const rule = path === null ? undefined : RULES[`${method} ${path}`];
+    const route = routeOf(context);
+    const rule = route === null ? undefined : RULES[route];
     const address = limitKey(context.env.address);
-    if (rule === undefined || path === null) {
+    if (rule === undefined || route === null) {
       const waitMs = deps.limiters.open.take(address);
       throw waitMs > 0 ? rateLimited(waitMs) : notFound();
     }
@@ -50,7 +55,7 @@ export function guard(deps: ApiDeps): MiddlewareHandler<ApiEnv> {
         ? deps.limiters.open.take(address)
         : deps.limiters[rule.limit].take(caller?.id ?? address);
     if (waitMs > 0) throw rateLimited(waitMs);
-    const at = path.split("/").indexOf("{id}");
+    const at = route.split("/").indexOf("{id}");
     const named = at < 0 ? null : machineIdSchema.safeParse(context.req.path.split("/")[at]);
     const object = named?.success === true ? deps.fleet.directory.get(named.data) : null;
     const decision = authorise(rule, { caller, object }, (a, b) => deps.fleet.mayReach(a, b));

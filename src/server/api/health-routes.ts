@@ -37,7 +37,8 @@ export function addHealthRoutes(app: OpenAPIHono<ApiEnv>, deps: ApiDeps): void {
   });
   app.openapi(readyRoute, async (c) => {
     const report = await deps.health.report();
-    if (report.status !== "healthy") throw new ApiError("Cannot work: the database does not answer.", { code: "stopping" });
+    if (report.status !== "healthy")
+      throw new ApiError("Cannot work: the database does not answer.", { code: "stopping" });
     return c.json({ status: "ready" as const }, 200);
   });
   app.openapi(liveRoute, (c) => c.json({ status: "alive" as const, uptime: deps.health.uptimeS }, 200));

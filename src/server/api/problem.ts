@@ -12,9 +12,9 @@ const STATUS: Readonly<Record<string, number>> = {
   "body-late": 408,
   "body-too-large": 413,
   "enrolment-proof": 401,
-  "forbidden": 403,
+  forbidden: 403,
   "from-a-browser": 403,
-  "invalid": 400,
+  invalid: 400,
   "invite-expired": 403,
   "invite-revoked": 403,
   "invite-unknown": 403,
@@ -30,9 +30,9 @@ const STATUS: Readonly<Record<string, number>> = {
   "proof-refused": 401,
   "range-full": 507,
   "rate-limited": 429,
-  "stopping": 503,
+  stopping: 503,
   "storage-full": 507,
-  "unauthenticated": 401,
+  unauthenticated: 401,
 };
 
 const TITLES: Readonly<Record<number, string>> = {

@@ -1,7 +1,13 @@
 // One control connection: reads a machine's messages one after the other, and never lets what waits for it grow without bound.
 import { SerialQueue } from "../../base/async.ts";
 import type { IpAddress } from "../../base/ip.ts";
-import { CLOSE, type MachineMessage, machineMessageSchema, MOST_CONTROL_BYTES, type ServerMessage } from "../../proto/control.ts";
+import {
+  CLOSE,
+  type MachineMessage,
+  machineMessageSchema,
+  MOST_CONTROL_BYTES,
+  type ServerMessage,
+} from "../../proto/control.ts";
 import type { MachineId } from "../../proto/keys.ts";
 import { type Rate, RateLimit } from "../rate-limit.ts";
 import { type Socket, type SocketEvents, shut } from "../socket.ts";

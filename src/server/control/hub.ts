@@ -119,7 +119,9 @@ export class ControlHub implements ControlOwner {
     let length = 0;
     const close = (): void => {
       if (upsert.length === 0 && remove.length === 0) return;
-      texts.push(`{"type":"delta","at":${this.#position()},"upsert":[${upsert.join()}],"remove":${JSON.stringify(remove)}}`);
+      texts.push(
+        `{"type":"delta","at":${this.#position()},"upsert":[${upsert.join()}],"remove":${JSON.stringify(remove)}}`,
+      );
       upsert = [];
       remove = [];
       length = 0;

@@ -37,7 +37,11 @@ export function readLogHeader(wal: Uint8Array): FileHeader | null {
   if (pageBytes < 512 || pageBytes > 65_536) return null;
   let pending: FileHeader | null = null;
   let committed: FileHeader | null = null;
-  for (let at = WAL_HEADER_BYTES; at + FRAME_HEADER_BYTES + pageBytes <= wal.length; at += FRAME_HEADER_BYTES + pageBytes) {
+  for (
+    let at = WAL_HEADER_BYTES;
+    at + FRAME_HEADER_BYTES + pageBytes <= wal.length;
+    at += FRAME_HEADER_BYTES + pageBytes
+  ) {
     // A frame with another salt is left over from before the log was last reset.
     if (u32(wal, at + 8) !== u32(wal, 16) || u32(wal, at + 12) !== u32(wal, 20)) break;
     if (u32(wal, at) === 1) {

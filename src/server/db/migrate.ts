@@ -34,7 +34,7 @@ async function applied(client: Client): Promise<Map<number, string>> {
   const table = await client.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'");
   if (table.rows.length === 0) return new Map();
   const result = await client.execute("SELECT version, sha256 FROM migrations ORDER BY version");
-  return new Map(result.rows.map((row) => [Number(row.version), String(row.sha256)]));
+  return new Map(result.rows.map((row) => [Number(row.version), typeof row.sha256 === "string" ? row.sha256 : ""]));
 }
 
 /** True when the database already holds a schema of ours. */
@@ -60,11 +60,14 @@ export async function migrate(
     const known = done.get(version);
     if (known === checksum) continue;
     if (known !== undefined) {
-      throw new DatabaseError(`Cannot use the database "${options.path}": its schema step ${version} is not this program's.`, {
-        code: "migration-changed",
-        remedy: "Start the higgs that made this database, or put back a backup.",
-        detail: { version, found: known, wanted: checksum },
-      });
+      throw new DatabaseError(
+        `Cannot use the database "${options.path}": its schema step ${version} is not this program's.`,
+        {
+          code: "migration-changed",
+          remedy: "Start the higgs that made this database, or put back a backup.",
+          detail: { version, found: known, wanted: checksum },
+        },
+      );
     }
     const transaction = await client.transaction("write");
     try {

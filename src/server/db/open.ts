@@ -82,11 +82,14 @@ export async function openDatabase(options: OpenOptions): Promise<Database> {
 }
 
 function databaseMissing(path: string): DatabaseError {
-  return new DatabaseError(`Cannot start: this server has an identity, but its database "${path}" is missing or empty.`, {
-    code: "database-missing",
-    remedy: "Put the file back, or restore a backup: higgs server restore FILE",
-    detail: { path },
-  });
+  return new DatabaseError(
+    `Cannot start: this server has an identity, but its database "${path}" is missing or empty.`,
+    {
+      code: "database-missing",
+      remedy: "Put the file back, or restore a backup: higgs server restore FILE",
+      detail: { path },
+    },
+  );
 }
 
 /** Looks at a file with plain reads only, and makes an absent one with mode 0600, which the log beside it inherits. */
@@ -155,7 +158,7 @@ async function prepareFile(client: Client, path: string): Promise<void> {
   await client.execute("PRAGMA foreign_keys = ON");
   await client.execute("PRAGMA trusted_schema = OFF");
   const check = await client.execute("PRAGMA quick_check(1)");
-  if (String(check.rows[0]?.quick_check) !== "ok") throw databaseCorrupt(path);
+  if (check.rows[0]?.quick_check !== "ok") throw databaseCorrupt(path);
 }
 
 class OpenDatabase implements Database {
@@ -194,7 +197,9 @@ class OpenDatabase implements Database {
 
   #alone<T>(task: () => Promise<T>): Promise<T> {
     if (this.#closed) {
-      return Promise.reject(new DatabaseError("Cannot use the database: the server is stopping.", { code: "stopping" }));
+      return Promise.reject(
+        new DatabaseError("Cannot use the database: the server is stopping.", { code: "stopping" }),
+      );
     }
     return this.#queue.run(async () => {
       try {
