@@ -29,21 +29,14 @@ import { watchLinks } from "./watch-links.ts";
 import type { WireGuardDevice } from "./wg/device.ts";
 import { linuxWireGuard } from "./wg/linux.ts";
 
-export interface OperatingSystem {
+/** What every role on a machine has. */
+export interface MachineSystem {
   readonly identifiers: Identifiers;
   readonly log: Logger;
   readonly wireGuard: WireGuardDevice;
-  readonly exitFirewall: ExitFirewall;
-  readonly clientFirewall: ClientFirewall;
-  readonly clientRoutes: ClientRoutes;
-  readonly systemDns: SystemDns;
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
   readonly watchLinks: (onChange: () => void) => Service;
-  /** Prefixes of bridges without an uplink: containers and virtual machines of this host. */
-  readonly localPrefixes: (signal: AbortSignal) => Promise<readonly Cidr[]>;
-  readonly enableForwarding: (wanted: ForwardingWanted) => Promise<readonly string[]>;
-  readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
   /** False where the kernel has IPv6 switched off. */
   readonly hasIpv6: () => Promise<boolean>;
   /** Round trip of one ICMP echo through the tunnel in milliseconds; null for no reply. Throws ToolMissing. */
@@ -52,7 +45,21 @@ export interface OperatingSystem {
   readonly undoAll: (signal: AbortSignal) => Promise<readonly string[]>;
 }
 
-export interface OperatingSystemOptions {
+export interface NodeSystem extends MachineSystem {
+  readonly exitFirewall: ExitFirewall;
+  readonly enableForwarding: (wanted: ForwardingWanted) => Promise<readonly string[]>;
+  readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
+}
+
+export interface ClientSystem extends MachineSystem {
+  readonly clientFirewall: ClientFirewall;
+  readonly clientRoutes: ClientRoutes;
+  readonly systemDns: SystemDns;
+  /** Prefixes of bridges without an uplink: containers and virtual machines of this host. */
+  readonly localPrefixes: (signal: AbortSignal) => Promise<readonly Cidr[]>;
+}
+
+export interface SystemOptions {
   readonly stateDir: string;
   readonly libexecDir: string;
   readonly wireGuard: "auto" | "kernel" | "carried" | "path";
@@ -68,11 +75,32 @@ export class PlatformUnsupported extends HiggsError {
 const TOOLS = ["ip", "wg", "nft"] as const;
 
 /** Throws PlatformUnsupported, PrivilegeMissing, or ToolMissing for `ip`, `wg` or `nft`; nothing was changed then. */
-export async function operatingSystem(role: Role, options: OperatingSystemOptions): Promise<OperatingSystem> {
-  requireLinux(role);
-  requireNetAdmin(await readPrivileges(), options.command);
-  for (const tool of TOOLS) if (findTool(tool) === null) throw toolMissing(tool);
-  return await linux(role, options);
+export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
+  const { machine, deps, sysctl } = await linux("node", options);
+  const { exec, identifiers, log } = deps;
+  return {
+    ...machine,
+    exitFirewall: nftExitFirewall(deps),
+    enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
+    foreignDrops: (signal) => foreignForwardDrop(exec, identifiers, signal),
+  };
+}
+
+/** Throws as `nodeSystem`. */
+export async function clientSystem(options: SystemOptions): Promise<ClientSystem> {
+  const { machine, deps, sysctl } = await linux("client", options);
+  return {
+    ...machine,
+    clientFirewall: nftClientFirewall(deps),
+    clientRoutes: linuxClientRoutes({ ...deps, sysctl }),
+    systemDns: linuxDns({ ...deps, stateDir: options.stateDir }),
+    localPrefixes: (signal) => localPrefixes(deps.exec, signal),
+  };
+}
+
+/** For putting back what a role left, whichever it is. Throws as `nodeSystem`. */
+export async function machineSystem(role: Role, options: SystemOptions): Promise<MachineSystem> {
+  return (await linux(role, options)).machine;
 }
 
 /** Throws PlatformUnsupported where a role cannot run yet. */
@@ -84,14 +112,17 @@ export function requireLinux(role: Role | "server" | "demo"): void {
   });
 }
 
-async function linux(role: Role, options: OperatingSystemOptions): Promise<OperatingSystem> {
+async function linux(role: Role, options: SystemOptions) {
+  requireLinux(role);
+  requireNetAdmin(await readPrivileges(), options.command);
+  for (const tool of TOOLS) if (findTool(tool) === null) throw toolMissing(tool);
   const { log, stateDir } = options;
   const exec = systemExec();
   const identifiers = IDENTIFIERS[role];
   const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log });
   const sysctl = linuxSysctl({ journal, log });
   const deps = { exec, journal, identifiers, log };
-  return {
+  const machine: MachineSystem = {
     identifiers,
     log,
     wireGuard: linuxWireGuard({
@@ -99,19 +130,13 @@ async function linux(role: Role, options: OperatingSystemOptions): Promise<Opera
       libexecDir: options.libexecDir,
       ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
     }),
-    exitFirewall: nftExitFirewall(deps),
-    clientFirewall: nftClientFirewall(deps),
-    clientRoutes: linuxClientRoutes({ ...deps, sysctl }),
-    systemDns: linuxDns({ ...deps, stateDir }),
     readLinks: (signal) => readLinks(exec, signal),
     watchLinks: (onChange) => watchLinks({ onChange, log }),
-    localPrefixes: (signal) => localPrefixes(exec, signal),
-    enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
-    foreignDrops: (signal) => foreignForwardDrop(exec, identifiers, signal),
     hasIpv6,
     ping: (address, signal) => ping(exec, { address, interface: identifiers.interface }, signal),
     undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),
   };
+  return { machine, deps, sysctl };
 }
 
 async function localPrefixes(exec: Exec, signal: AbortSignal): Promise<readonly Cidr[]> {

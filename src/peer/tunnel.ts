@@ -21,6 +21,8 @@ export interface TunnelConfig {
   readonly privateKey: WireGuardSecret;
   readonly listenPort: number;
   readonly addresses: readonly IpAddress[];
+  /** Led to the device by the main table: the network's ranges at a node; a client has rules of its own for that. */
+  readonly prefixes?: readonly Cidr[];
 }
 
 /** Keeps home routers' and this relay's idea of the session alive, and makes a restarted end speak first. */

@@ -1,7 +1,7 @@
 // What `higgs client status` and `higgs client exit list` show.
 import { offersExit } from "../client/exit-choice.ts";
 import type { Connection } from "../client/connection.ts";
-import type { OperatingSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/os.ts";
 import { implementationText } from "../net/wg/device.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
@@ -10,7 +10,7 @@ import { isoOf } from "./node-status.ts";
 import { VERSION } from "./version.ts";
 
 export interface ClientView {
-  readonly os: OperatingSystem;
+  readonly os: MachineSystem;
   readonly store: EnrolmentStore;
   readonly connection: Connection | null;
   readonly startedAt: Date;

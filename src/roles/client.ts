@@ -4,7 +4,7 @@ import { SerialQueue, withDeadline } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type ExitChoice, exitChoiceText, parseExitChoice } from "../client/exit-choice.ts";
 import { connect, ConnectError, type Connection } from "../client/connection.ts";
-import { operatingSystem, type OperatingSystem } from "../net/os.ts";
+import { type ClientSystem, clientSystem } from "../net/os.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
 import { joinNetwork } from "../peer/membership.ts";
@@ -46,7 +46,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
   const store = new EnrolmentStore(dir, await readEnrolment(dir, "client"));
   const keys = await machineKeys(dir);
   const trust = await TrustStore.open(dir);
-  const os = await operatingSystem("client", {
+  const os = await clientSystem({
     stateDir: config.state,
     libexecDir: config.libexec,
     wireGuard: config.wireguard,
@@ -178,6 +178,6 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
 }
 
 /** What was changed is put back even though the process is ending; each step has its own deadline. */
-async function undo(os: OperatingSystem): Promise<void> {
+async function undo(os: ClientSystem): Promise<void> {
   for (const line of await os.undoAll(new AbortController().signal)) os.log.info({}, line);
 }

@@ -2,7 +2,7 @@
 import { errorText } from "../base/errors.ts";
 import { silentLogger } from "../base/log.ts";
 import { withDeadline } from "../base/async.ts";
-import { operatingSystem } from "../net/os.ts";
+import { machineSystem } from "../net/os.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
 import { ServerLink } from "../peer/server-link.ts";
@@ -38,7 +38,7 @@ export async function leaveNetwork(
       `The server could not be told (${errorText(thrown)}); on the server: higgs server revoke ${store.value.name}`,
     );
   }
-  const os = await operatingSystem(role, {
+  const os = await machineSystem(role, {
     stateDir: dirs.state,
     libexecDir: dirs.libexec,
     wireGuard: "auto",

@@ -4,7 +4,7 @@ import { HiggsError } from "../base/errors.ts";
 import { isMachineName } from "../base/hostname.ts";
 import { familyOf } from "../base/ip.ts";
 import type { LocalVerbs } from "../net/local-api.ts";
-import type { OperatingSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/os.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { TrustStore } from "../peer/trust-store.ts";
@@ -16,7 +16,7 @@ export class VerbError extends HiggsError {
 export interface MachineVerbDeps {
   /** Null while a client is disconnected. */
   readonly membership: () => Membership | null;
-  readonly os: OperatingSystem;
+  readonly os: MachineSystem;
   readonly trust: TrustStore;
   /** Resolves when packets to the peer have a way. */
   readonly reach: (peer: KnownPeer, signal: AbortSignal) => Promise<void>;

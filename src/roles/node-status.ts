@@ -1,5 +1,5 @@
 // What `higgs node status` shows.
-import type { OperatingSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/os.ts";
 import { implementationText } from "../net/wg/device.ts";
 import type { Exit } from "../node/exit.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
@@ -11,7 +11,7 @@ import { VERSION } from "./version.ts";
 
 export interface NodeView {
   readonly config: Config<"node">;
-  readonly os: OperatingSystem;
+  readonly os: MachineSystem;
   readonly store: EnrolmentStore;
   readonly joined: Membership;
   readonly exit: Exit;

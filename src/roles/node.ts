@@ -4,7 +4,7 @@ import { errorText, HiggsError } from "../base/errors.ts";
 import type { Cidr, IpAddress } from "../base/ip.ts";
 import { familyOf } from "../base/ip.ts";
 import { RESOLVER_PORT } from "../net/identifiers.ts";
-import { operatingSystem, type OperatingSystem } from "../net/os.ts";
+import { type NodeSystem, nodeSystem } from "../net/os.ts";
 import { DEFAULT_UPSTREAMS, openUpstream, parseUpstream } from "../node/dns-upstream.ts";
 import { type Exit, openExit } from "../node/exit.ts";
 import { openResolver, type Resolver } from "../node/resolver.ts";
@@ -44,14 +44,14 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
   const store = new EnrolmentStore(dir, await readEnrolment(dir, "node"));
   const keys = await machineKeys(dir);
   const trust = await TrustStore.open(dir);
-  const os = await operatingSystem("node", {
+  const os = await nodeSystem({
     stateDir: config.state,
     libexecDir: config.libexec,
     wireGuard: config.wireguard,
     command: "higgs node",
     log,
   });
-  const { ipv4, ipv6 } = store.value;
+  const { ipv4, ipv6, range4, range6 } = store.value;
   const addresses: readonly IpAddress[] = [ipv4, ipv6];
   const startedAt = new Date();
 
@@ -86,7 +86,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     await exit.isolated;
     tunnel = await openTunnel(
       { device: os.wireGuard, relay: joined.relay, log },
-      { privateKey: keys.wireGuard, listenPort: await listenPort(dir, config.port), addresses },
+      { privateKey: keys.wireGuard, listenPort: await listenPort(dir, config.port), addresses, prefixes: [range4, range6] },
       signal,
     );
     stack.use(tunnel);
@@ -117,7 +117,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
   }
 }
 
-function exitDeps(os: OperatingSystem, resolver: () => Resolver | null) {
+function exitDeps(os: NodeSystem, resolver: () => Resolver | null) {
   return {
     firewall: os.exitFirewall,
     readLinks: os.readLinks,
@@ -164,7 +164,7 @@ class NodeError extends HiggsError {
 }
 
 /** A machine without IPv6 gives the tunnel none; nothing can be bound there. */
-async function bindable(os: OperatingSystem, addresses: readonly IpAddress[]): Promise<IpAddress[]> {
+async function bindable(os: NodeSystem, addresses: readonly IpAddress[]): Promise<IpAddress[]> {
   const ipv6 = await os.hasIpv6();
   return addresses.filter((address) => familyOf(address) === 4 || ipv6);
 }
@@ -177,7 +177,7 @@ function aborted(signal: AbortSignal): Promise<void> {
 }
 
 /** What was changed is put back even though the process is ending; each step has its own deadline. */
-async function undo(os: OperatingSystem): Promise<void> {
+async function undo(os: NodeSystem): Promise<void> {
   const controller = new AbortController();
   for (const line of await os.undoAll(controller.signal)) os.log.info({}, line);
 }

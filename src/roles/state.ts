@@ -1,6 +1,6 @@
 // Putting a machine back as it was, without the process that changed it.
 import { silentLogger } from "../base/log.ts";
-import { operatingSystem } from "../net/os.ts";
+import { machineSystem } from "../net/os.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
 
 /** Throws AlreadyRunning while the role's process lives. Resolves with a sentence for each thing that was put back. */
@@ -9,7 +9,7 @@ export async function cleanState(
   dirs: { readonly stateDir: string; readonly runDir: string },
 ): Promise<readonly string[]> {
   await using _lock = await acquireInstanceLock({ runDir: dirs.runDir, role });
-  const os = await operatingSystem(role, {
+  const os = await machineSystem(role, {
     stateDir: dirs.stateDir,
     libexecDir: "/var/lib/higgs/libexec",
     wireGuard: "auto",
