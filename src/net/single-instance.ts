@@ -2,7 +2,7 @@
 //
 // There is no flock here. The lock is a name that link(2) makes, which one process alone succeeds at:
 //
-//   lock                        the owner, as JSON {"pid","startTime","bootId","role"}
+//   lock                        the owner, as JSON {"pid","startTime","bootId","role","token"}; the token makes each one's text its own
 //   lock.after-<pid>-<start>    who succeeds that dead owner: the right to replace "lock"
 //
 // A successor may die too, before it has replaced the lock; it is then succeeded in the same way. So the chain "lock",
@@ -42,13 +42,11 @@ interface Link {
 }
 
 /** Throws AlreadyRunning (`already-running`, naming the pid). Makes the folder with mode 0750 where there is none. */
-export async function acquireInstanceLock(options: {
-  readonly runDir: string;
-  readonly role: LockOptions["role"];
-}): Promise<InstanceLock> {
+export async function acquireInstanceLock(options: LockOptions): Promise<InstanceLock> {
   const { runDir, role } = options;
-  const mine = JSON.stringify({ ...thisProcess(), role });
-  const ownPath = join(runDir, `${LOCK}.new-${process.pid}-${crypto.randomUUID().slice(0, 8)}`);
+  const token = crypto.randomUUID();
+  const mine = JSON.stringify({ ...thisProcess(), role, token });
+  const ownPath = join(runDir, `${LOCK}.new-${token}`);
   try {
     await mkdir(runDir, { recursive: true, mode: 0o750 });
     await writeNew(ownPath, mine);
