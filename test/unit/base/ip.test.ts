@@ -81,6 +81,7 @@ describe("parseIp()", () => {
   test("parseIp() refuses the spellings that other parsers read otherwise", () => {
     const spellings = ["127.1", "0x7f.0.0.1", "0177.0.0.1", "2130706433", "1.2.3.04", "00.0.0.0", "1.2.3.4.", "1.2.3"];
     const ipv6 = [
+      ":",
       "::ffff:1.2.3.04",
       "::ffff:0x1.2.3.4",
       "::1.2.3",
@@ -201,6 +202,19 @@ describe("prefixes", () => {
     );
   });
 
+  test("cidrContains() lets just the bits behind the prefix differ", () => {
+    check(
+      fc.property(anyCidr, fc.nat(127), (one, nth) => {
+        const { address, length } = cidrParts(one);
+        const bytes = ipBytes(address);
+        const bit = nth % (bytes.length * 8);
+        const other = ipFromBytes(bytes.with(bit >> 3, (bytes[bit >> 3] ?? 0) ^ (0x80 >> (bit & 7))));
+        if (other === null || familyOf(other) !== familyOf(one)) return; // the bit made it IPv4-mapped
+        expect({ one, other, contains: cidrContains(one, other) }).toEqual({ one, other, contains: bit >= length });
+      }),
+    );
+  });
+
   test("cidrContains() keeps the families apart", () => {
     expect(cidrContains(cidr("0.0.0.0/0"), ip("::1"))).toBe(false);
     expect(cidrContains(cidr("::/0"), ip("192.0.2.1"))).toBe(false);
@@ -275,6 +289,16 @@ describe("endpoints", () => {
     expect(parseHostPort("2001:DB8::1", 443)).toEqual({ host: "2001:db8::1", port: 443 });
     expect(parseHostPort("[2001:db8::1]", 443)).toEqual({ host: "2001:db8::1", port: 443 });
     expect(parseHostPort("[::ffff:192.0.2.1]:5", 443)).toEqual({ host: "192.0.2.1", port: 5 });
+  });
+
+  test("parseHostPort() takes names and ports up to their limits", () => {
+    const longest = `${"a".repeat(63)}.`.repeat(3) + "b".repeat(61);
+    expect(longest.length).toBe(253);
+    for (const host of [longest, "ab.example", "9.z9-0a.example", "x".repeat(63), "localhost"]) {
+      expect(parseHostPort(`${host}:65535`, 443)).toEqual({ host, port: 65_535 });
+    }
+    expect(parseHostPort(`${longest}b`, 443)).toBeNull();
+    expect(parseEndpoint("192.0.2.1:65535")).toEqual({ address: ip("192.0.2.1"), port: 65_535 });
   });
 
   test("parseHostPort() refuses what is neither an address nor a name", () => {

@@ -139,10 +139,10 @@ describe("bodies", () => {
 describe("fields", () => {
   const sound: [z.ZodType, readonly string[]][] = [
     [machineNameSchema, ["home", "a", "x".repeat(63)]],
-    [machineIdSchema, [MACHINE]],
+    [machineIdSchema, [MACHINE, "00000000-0000-0000-0000-000000000000"]],
     [ipAddressSchema, ["10.64.0.2", "2001:db8::1", "::"]],
     [cidrSchema, ["10.64.0.0/16", "::/0", "2001:db8::1/128"]],
-    [tagSchema, ["a", "0", "a-b", "a-", "x".repeat(32)]],
+    [tagSchema, ["a", "0", "9", "a9-b", "a-", "x".repeat(32)]],
     [hostPortSchema, ["vpn.example:443", "203.0.113.10:1", "[2001:db8::1]:65535", `${"a.".repeat(126)}a:65535`]],
     [spkiHashSchema, [BYTES32]],
     [identityKeySchema, [NETWORK_KEY]],
@@ -173,6 +173,7 @@ describe("fields", () => {
         expect({ spoiled, accepted: schema.safeParse(spoiled).success }).toEqual({ spoiled, accepted: false });
       }
     }
+    expect(tagSchema.safeParse("x".repeat(33)).success).toBe(false);
     for (const schema of [machineNameSchema, tagSchema]) expect(schema.safeParse("Home").success).toBe(false);
     expect(machineIdSchema.safeParse(MACHINE.toUpperCase()).success).toBe(false);
   });

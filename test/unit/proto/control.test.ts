@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { z } from "zod";
-import { machineMessageSchema, serverMessageSchema } from "../../../src/proto/control.ts";
+import { CLOSE, machineMessageSchema, serverMessageSchema } from "../../../src/proto/control.ts";
 import { type Json, optionalFields, withValue, wrongKindsAccepted } from "../support/json.ts";
 import { MACHINE_KEY, NETWORK_KEY } from "../support/keys.ts";
 import { check } from "../support/property.ts";
@@ -113,6 +113,17 @@ describe("bounds", () => {
     path: readonly (string | number)[],
     value: Json,
   ): boolean => schema.safeParse(withValue(message ?? null, path, value)).success;
+
+  test("CLOSE has the codes that both ends and the operators' tools know", () => {
+    expect(CLOSE).toEqual({ malformed: 4400, revoked: 4401, replaced: 4409, tooSlow: 4429, tokenExpired: 4440 });
+  });
+
+  test("serverMessageSchema takes a serial of one to twenty digits", () => {
+    const accepted = ["0", "7", "9".repeat(20), "", "9".repeat(21), "-1", "1e3"].map((serial) =>
+      accepts(serverMessageSchema, FROM_SERVER["welcome"], ["recordSerial"], serial),
+    );
+    expect(accepted).toEqual([true, true, true, false, false, false, false]);
+  });
 
   test("sessionSchema allows ids of four bytes and no zero, which no frame may name", () => {
     for (const [id, expected] of [
