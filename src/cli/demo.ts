@@ -7,7 +7,7 @@ import { labPrivilege, reexecInUserNamespace } from "../lab/privilege.ts";
 import { smallInternet } from "../lab/small-internet.ts";
 import { requireLinux } from "../net/os.ts";
 import { self } from "./background.ts";
-import { type DemoStep, demoSteps } from "./demo-steps.ts";
+import { DEMO_ZONE, demoSteps } from "./demo-steps.ts";
 import { interruptSignal } from "./interrupt.ts";
 import type { Terminal } from "./output.ts";
 import type { Context } from "./program.ts";
@@ -47,46 +47,34 @@ async function demo(term: Terminal): Promise<void> {
   term.out("");
   let saw: string | null = null;
   {
-    await using lab = await announced(term, "A little internet comes up", () => buildLab(signal));
-    for (const step of demoSteps(lab.value)) {
+    await using stack = new AsyncDisposableStack();
+    const lab = stack.use(await announced(term, "A little internet comes up", () => buildLab(signal)));
+    for (const step of demoSteps(lab)) {
       signal.throwIfAborted();
-      const { value } = await announced(term, step.title, () => runStep(step, signal));
-      for (const line of value.lines) term.out(`      ${line}`);
-      saw = value.pageSaw ?? saw;
+      const result = await announced(term, step.title, () => step.run(signal));
+      for (const line of result.lines) term.out(`      ${line}`);
+      saw = result.pageSaw ?? saw;
     }
   }
   term.out("");
-  term.out(`Done in ${seconds(started)}, and nothing is left behind. The page saw the laptop come from`);
-  term.out(`  ${term.paint("green", saw ?? "nowhere")}   the home PC's public address`);
+  term.out(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s, and nothing is left behind.`);
+  term.out(`The page saw the laptop come from ${term.paint("green", saw ?? "nowhere")}: the home PC's public address.`);
 }
 
-function seconds(since: number): string {
-  return `${((performance.now() - since) / 1000).toFixed(1)} s`;
-}
-
-async function runStep(step: DemoStep, signal: AbortSignal) {
-  const result = await step.run(signal);
-  return { value: result, [Symbol.asyncDispose]: async () => undefined };
-}
-
-async function buildLab(signal: AbortSignal): Promise<{ value: Lab } & AsyncDisposable> {
+async function buildLab(signal: AbortSignal): Promise<Lab> {
   const [program, ...rest] = self();
   if (program === undefined || rest.length > 0) {
     throw new DemoError("Cannot run the demo from source: it runs the executable in each place.", {
       code: "failed",
-      remedy: "npm run build && dist/higgs demo",
+      remedy: "npm run demo",
     });
   }
-  const lab = await startLab(smallInternet(), {
-    signal,
-    programs: { higgs: program },
-    serviceProgram: [HIGGS, "lab-service"],
-  });
-  return { value: lab, [Symbol.asyncDispose]: () => lab[Symbol.asyncDispose]() };
+  const serviceProgram = [HIGGS, "lab-service"];
+  return await startLab(smallInternet({ extraZone: DEMO_ZONE }), { signal, programs: { higgs: program }, serviceProgram });
 }
 
 /** The title at once, the time behind it when it is done. */
-async function announced<T extends AsyncDisposable>(term: Terminal, title: string, work: () => Promise<T>): Promise<T> {
+async function announced<T>(term: Terminal, title: string, work: () => Promise<T>): Promise<T> {
   const started = performance.now();
   const pad = " ".repeat(Math.max(1, 58 - Bun.stringWidth(title)));
   if (term.isTty) process.stdout.write(`${term.paint("cyan", "  …")} ${title}`);
