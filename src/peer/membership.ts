@@ -1,7 +1,7 @@
 // A machine's membership in its network: control stream, map, sessions and relay as one service, with a poke when anything changed.
 import { HiggsError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import type { Cidr, Endpoint, IpAddress } from "../base/ip.ts";
+import type { Endpoint, IpAddress } from "../base/ip.ts";
 import type { Service } from "../base/service.ts";
 import { SerialQueue } from "../base/async.ts";
 import type { ExitState, ServerMessage, Session, Welcome } from "../proto/control.ts";
@@ -11,7 +11,7 @@ import { knownServers } from "./enrol.ts";
 import type { EnrolmentStore } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
 import { Netmap } from "./netmap.ts";
-import { ownRecord } from "./own-record.ts";
+import { type Offer, ownRecord } from "./own-record.ts";
 import { type RelayLink, relayLink } from "./relay-link.ts";
 import { ServerLink, type ServerSession } from "./server-link.ts";
 import type { StateDir } from "./state-dir.ts";
@@ -31,8 +31,6 @@ export interface Membership extends Service {
   readonly observedAddress: IpAddress | null;
   /** The exact destinations that must stay outside the tunnel. */
   carriers(): Endpoint[];
-  /** What the machine offers; signed and published when it differs from before. */
-  offer(routes: readonly Cidr[]): Promise<void>;
   /** Said again after every reconnect. */
   presence(exit: ExitState | null): void;
   /** Judges the map anew. */
@@ -49,7 +47,7 @@ export function joinNetwork(
     readonly trust: TrustStore;
     readonly log: Logger;
   },
-  options: { readonly routes: readonly Cidr[]; readonly onChange: () => void },
+  options: { readonly offer: Offer; readonly onChange: () => void },
 ): Membership {
   const { store, keys, log } = deps;
   const map = new Netmap({ trust: deps.trust, log }, store.value.position);
@@ -60,7 +58,7 @@ export function joinNetwork(
   let trouble: HiggsError | null = null;
   let welcomed = false;
   let observedAddress: IpAddress | null = null;
-  let routes = options.routes;
+  const { offer } = options;
   let exit: ExitState | null = null;
   let serverSerial = 0n;
 
@@ -81,7 +79,7 @@ export function joinNetwork(
   }
 
   async function publish(): Promise<void> {
-    const { record, signed } = await ownRecord(deps.dir, { enrolment: store.value, keys, routes, serverSerial });
+    const { record, signed } = await ownRecord(deps.dir, { enrolment: store.value, keys, offer, serverSerial });
     if (record.serial > serverSerial && control.send({ type: "record", record: signed })) serverSerial = record.serial;
   }
 
@@ -148,10 +146,6 @@ export function joinNetwork(
       return observedAddress;
     },
     carriers: () => link.carriers(),
-    async offer(next) {
-      routes = next;
-      await queue.run(publish);
-    },
     presence(next) {
       const changed = JSON.stringify(next) !== JSON.stringify(exit);
       exit = next;

@@ -1,13 +1,21 @@
 // This machine's own record: signed when its content changes, with a serial that only grows.
 import { z } from "zod";
+import { toHex, utf8 } from "../base/bytes.ts";
 import type { Cidr } from "../base/ip.ts";
 import { signedRecordSchema } from "../proto/control.ts";
-import { type MachineRecord, openRecord, type SignedRecord, signRecord } from "../proto/record.ts";
+import { encodeRecord, EXTENSION, type MachineRecord, openRecord, type SignedRecord, signRecord } from "../proto/record.ts";
 import type { Enrolment } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
 import type { StateDir } from "./state-dir.ts";
 
 const recordFileSchema = z.object({ version: z.literal(1), record: signedRecordSchema });
+
+/** What a machine offers to others beyond its own addresses. */
+export interface Offer {
+  readonly routes: readonly Cidr[];
+  /** `host:port` of a UDP port that a person forwarded to this machine's WireGuard; null for none. */
+  readonly endpoint: string | null;
+}
 
 /**
  * The record for what the machine is and offers now, on disk before it is shown to anyone.
@@ -18,11 +26,12 @@ export async function ownRecord(
   wanted: {
     readonly enrolment: Enrolment;
     readonly keys: MachineKeys;
-    readonly routes: readonly Cidr[];
+    readonly offer: Offer;
     readonly serverSerial: bigint;
   },
 ): Promise<{ readonly record: MachineRecord; readonly signed: SignedRecord }> {
   const { enrolment, keys } = wanted;
+  const { endpoint } = wanted.offer;
   const stored = await dir.readJson("record.json", recordFileSchema);
   const before = stored === null ? null : openRecord(stored.record);
   const serial = before?.serial ?? 0n;
@@ -34,8 +43,8 @@ export async function ownRecord(
     notAfter: 0n,
     name: enrolment.name,
     addresses: [enrolment.ipv4, enrolment.ipv6],
-    routes: wanted.routes,
-    extensions: [],
+    routes: wanted.offer.routes,
+    extensions: endpoint === null ? [] : [{ type: EXTENSION.endpoint, value: utf8(endpoint) }],
   };
   const unchanged = before !== null && contentKey(before) === contentKey(content);
   if (unchanged && stored !== null && serial >= wanted.serverSerial) return { record: before, signed: stored.record };
@@ -47,6 +56,5 @@ export async function ownRecord(
 }
 
 function contentKey(record: Omit<MachineRecord, "serial">): string {
-  const { network, identity, wireGuard, role, name, addresses, routes } = record;
-  return JSON.stringify([network, identity, wireGuard, role, name, addresses, routes]);
+  return toHex(encodeRecord({ ...record, serial: 0n }));
 }

@@ -5,7 +5,10 @@
 //   | routes: count u8, (family u8, length u8, 4 or 16 bytes)* | extensions: (type u8, length u16, value)* |
 //
 // All numbers big-endian. `serial` grows with every change; `notAfter` is Unix time in seconds, 0 for never.
-// Extensions are in ascending order of type; unknown ones are kept and covered by the signature.
+// Extensions are in ascending order of type; unknown ones are kept and covered by the signature:
+//
+//   1  endpoint     `host:port` of a UDP port that a person forwarded to the machine's WireGuard, UTF-8
+//
 // The encoding is canonical: what decodes re-encodes to the same bytes, or it is refused.
 import { ByteReader, ByteWriter, equalBytes, fromBase64, toBase64, utf8, utf8Text } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
@@ -47,6 +50,9 @@ export interface SignedRecord {
   readonly bytes: string;
   readonly signatures: readonly { readonly key: string; readonly signature: string }[];
 }
+
+/** Types of extensions. */
+export const EXTENSION = { endpoint: 1 } as const;
 
 export class RecordError extends HiggsError {
   override readonly name = "RecordError";

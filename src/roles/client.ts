@@ -77,7 +77,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       const { ipv4, ipv6 } = store.value;
       connection = await connect(
         {
-          membership: (onChange) => joinNetwork({ dir, store, keys, trust, log }, { routes: [], onChange }),
+          membership: (onChange) => joinNetwork({ dir, store, keys, trust, log }, { offer: { routes: [], endpoint: null }, onChange }),
           openTunnel: (membership, openSignal) =>
             openTunnel(
               { device: os.wireGuard, relay: membership.relay, log },

@@ -72,7 +72,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
 
   const stack = new AsyncDisposableStack();
   try {
-    const joined = joinNetwork({ dir, store, keys, trust, log }, { routes: config.exit ? DEFAULT_ROUTES : [], onChange });
+    const joined = joinNetwork({ dir, store, keys, trust, log }, { offer: { routes: config.exit ? DEFAULT_ROUTES : [], endpoint: config.endpoint }, onChange });
     membership = stack.use(joined);
     // Isolation stands before there is anything to isolate.
     exit = openExit(exitDeps(os, () => resolver), {
