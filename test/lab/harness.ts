@@ -34,9 +34,9 @@ export async function requireLab(): Promise<void> {
 export async function startHiggsLab(topology: Topology = smallInternet(), options: LabOptions = {}): Promise<Lab> {
   await requireLab();
   return startLab(topology, {
+    ...options,
     programs: { higgs: higgsBinary(), ...options.programs },
     serviceProgram: ["/usr/local/bin/higgs", "lab-service"],
-    ...options,
   });
 }
 
