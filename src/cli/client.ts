@@ -2,7 +2,6 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { sleep } from "../base/async.ts";
-import { runClient } from "../roles/client.ts";
 import { ensureBackground } from "./background.ts";
 import { durationMs } from "./duration.ts";
 import { EXIT } from "./exit-codes.ts";
@@ -65,6 +64,7 @@ export function clientCommand(context: Context): Command {
 async function run(term: Terminal, self: Command, background: boolean): Promise<void> {
   const config = await configOf("client", self);
   await joinIfAsked("client", config, term);
+  const { runClient } = await import("../roles/client.ts");
   await runClient(config, { background }, { write: logWriter(config.logFormat, term), onReady: () => undefined });
 }
 

@@ -2,8 +2,6 @@
 import { Command } from "commander";
 import { sleep } from "../base/async.ts";
 import { LocalApiError } from "../net/local-api.ts";
-import { joinWithInvite } from "../roles/join.ts";
-import { leaveNetwork } from "../roles/leave.ts";
 import { addSettings, configOf } from "./options.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { readInvite } from "./invite-input.ts";
@@ -21,6 +19,7 @@ export async function joinIfAsked(
 ): Promise<void> {
   if (config.join === null) return;
   const invite = await readInvite(config.join);
+  const { joinWithInvite } = await import("../roles/join.ts");
   const enrolment = await joinWithInvite(
     role,
     { invite, stateDir: config.state, name: config.name },
@@ -46,6 +45,7 @@ export function leaveCommand(role: MachineRole, { term }: Context): Command {
       const config = await configOf(role, self);
       const signal = interruptSignal();
       await stopRunning({ role, runDir: config.run }, signal);
+      const { leaveNetwork } = await import("../roles/leave.ts");
       for (const line of await leaveNetwork(role, config, signal)) term.out(line);
     });
 }

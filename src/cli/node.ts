@@ -1,7 +1,6 @@
 // `higgs node …`: the exit at home.
 import { Command } from "commander";
 import { z } from "zod";
-import { runNode } from "../roles/node.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
@@ -69,6 +68,7 @@ export function nodeCommand(context: Context): Command {
 async function run(term: Terminal, self: Command): Promise<void> {
   const config = await configOf("node", self);
   await joinIfAsked("node", config, term);
+  const { runNode } = await import("../roles/node.ts");
   await runNode(config, {
     write: logWriter(config.logFormat, term),
     onReady: (name) => term.out(`${term.paint("bold", "higgs node")} "${name}" is running.`),

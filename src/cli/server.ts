@@ -1,7 +1,6 @@
 // `higgs server …`: running the server, inviting machines, and looking at what is going on.
 import { Command } from "commander";
 import { z } from "zod";
-import { runServer } from "../roles/server.ts";
 import { addSettings, configOf } from "./options.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
@@ -65,6 +64,7 @@ export function serverCommand(context: Context): Command {
 
 async function run(term: Terminal, self: Command): Promise<void> {
   const config = await configOf("server", self);
+  const { runServer } = await import("../roles/server.ts"); // the database is loaded by whoever has one
   await runServer(config, {
     write: logWriter(config.logFormat, term),
     onReady(ready) {

@@ -1,5 +1,5 @@
 // The lab's certificate authority: one for each lab, its key never leaves the process, and it signs the DNS server's certificate.
-import "reflect-metadata"; // @peculiar/x509 needs it before its own first line
+import "../base/reflect.ts"; // before @peculiar/x509
 import { webcrypto } from "node:crypto";
 import {
   BasicConstraintsExtension,

@@ -1,5 +1,5 @@
 // The server's TLS certificate: a self-signed one made once, or the operator's own, and the hash of its public key.
-import "reflect-metadata";
+import "../base/reflect.ts"; // before @peculiar/x509
 import { sha256 } from "@noble/hashes/sha2.js";
 import {
   BasicConstraintsExtension,
