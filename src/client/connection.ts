@@ -71,12 +71,14 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
   let exit: KnownPeer | null = null;
   let trouble: HiggsError | null = null;
   let polling = false;
+  let isOpen = false;
 
   const membership = deps.membership(() => settle.poke());
   const settle = new Debounce(() => void queue.run(pass), SETTLE_MS);
   let tunnel: Tunnel;
   try {
     tunnel = await deps.openTunnel(membership, signal);
+    isOpen = true;
   } catch (thrown) {
     settle.cancel();
     await membership[Symbol.asyncDispose]();
@@ -110,7 +112,8 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
   }
 
   async function pass(): Promise<void> {
-    if (alive.aborted) return;
+    // What the server says before there is a tunnel is looked at by the first pass after.
+    if (alive.aborted || !isOpen) return;
     try {
       const pick = pickExit(membership.map.peers(), wantedExit, exit?.id ?? null);
       trouble = troubleOf(pick, membership);
@@ -124,7 +127,8 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       else if (!polling) void poll();
     } catch (thrown) {
       if (alive.aborted) return;
-      trouble = thrown instanceof HiggsError ? thrown : new ConnectError(errorText(thrown), { code: "failed", cause: thrown });
+      trouble =
+        thrown instanceof HiggsError ? thrown : new ConnectError(errorText(thrown), { code: "failed", cause: thrown });
       deps.log.error({ code: trouble.code }, trouble.message);
     } finally {
       for (const wake of waiting) wake();

@@ -36,7 +36,7 @@ interface Live {
 }
 
 export interface Tunnel extends Service {
-  /** Adds, changes and removes peers until they are as wanted; calls wait for each other. */
+  /** Adds, changes and removes peers until they are as wanted, on a device made anew where it is gone; calls wait for each other. */
   sync(peers: readonly TunnelPeer[], signal: AbortSignal): Promise<void>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
   peers(): readonly TunnelPeer[];
@@ -66,10 +66,12 @@ export async function openTunnel(
     live.set(peer.id, { peer, bridge });
     if (known !== undefined && String(known.peer.allowedIps) === String(peer.allowedIps)) return;
     deps.log.debug({ peer: short(peer.wireGuard), endpoint: formatEndpoint(bridge.endpoint) }, "peer set");
-    await deps.device.setPeer(
-      { publicKey: peer.wireGuard, endpoint: bridge.endpoint, allowedIps: peer.allowedIps, keepaliveS: KEEPALIVE_S },
-      applySignal,
-    );
+    await setOnDevice(peer, bridge, applySignal);
+  }
+
+  function setOnDevice(peer: TunnelPeer, bridge: Bridge, applySignal: AbortSignal): Promise<void> {
+    const { wireGuard: publicKey, allowedIps } = peer;
+    return deps.device.setPeer({ publicKey, endpoint: bridge.endpoint, allowedIps, keepaliveS: KEEPALIVE_S }, applySignal);
   }
 
   async function remove(id: MachineId, applySignal: AbortSignal): Promise<void> {
@@ -89,9 +91,18 @@ export async function openTunnel(
     pruned = true;
   }
 
+  /** Somebody killed wireguard-go or deleted the interface: the sessions are lost, the peers are not. */
+  async function revive(applySignal: AbortSignal): Promise<void> {
+    if ((await deps.device.counters()) !== null) return;
+    deps.log.warn({}, "the WireGuard device is gone; making it anew");
+    await deps.device.apply({ ...config, mtu: TUNNEL_MTU, peers: "as-they-are" }, applySignal);
+    for (const { peer, bridge } of live.values()) await setOnDevice(peer, bridge, applySignal);
+  }
+
   return {
     sync: (peers, applySignal) =>
       queue.run(async () => {
+        await revive(applySignal);
         if (!pruned) await prune(peers, applySignal);
         const wanted = new Set(peers.map((peer) => peer.id));
         for (const id of [...live.keys()]) if (!wanted.has(id)) await remove(id, applySignal);

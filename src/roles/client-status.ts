@@ -20,7 +20,8 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
   const { connection, store } = view;
   const state = connection?.state ?? { kind: "disconnected" as const };
   const exit = connection?.exit ?? null;
-  const stats = connection === null ? [] : await connection.stats(signal);
+  // A device that is gone has none; it is being made anew, or the health says why not.
+  const stats = connection === null ? [] : await connection.stats(signal).catch(() => []);
   const stat = stats.find((one) => one.publicKey === exit?.machine.wireGuard);
   return {
     schema: "higgs.client-status/1",

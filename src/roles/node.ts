@@ -72,40 +72,59 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
 
   const stack = new AsyncDisposableStack();
   try {
-    const joined = joinNetwork({ dir, store, keys, trust, log }, { offer: { routes: config.exit ? DEFAULT_ROUTES : [], endpoint: config.endpoint }, onChange });
+    const joined = joinNetwork(
+      { dir, store, keys, trust, log },
+      { offer: { routes: config.exit ? DEFAULT_ROUTES : [], endpoint: config.endpoint }, onChange },
+    );
     membership = stack.use(joined);
     // Isolation stands before there is anything to isolate.
-    exit = openExit(exitDeps(os, () => resolver), {
-      interface: os.identifiers.interface,
-      resolverPort: RESOLVER_PORT,
-      addresses,
-      offered: config.exit,
-      onChange: (state) => joined.presence(state),
-    });
+    exit = openExit(
+      exitDeps(os, () => resolver),
+      {
+        interface: os.identifiers.interface,
+        resolverPort: RESOLVER_PORT,
+        addresses,
+        offered: config.exit,
+        onChange: (state) => joined.presence(state),
+      },
+    );
     stack.use(exit);
     await exit.isolated;
     tunnel = await openTunnel(
       { device: os.wireGuard, relay: joined.relay, log },
-      { privateKey: keys.wireGuard, listenPort: await listenPort(dir, config.port), addresses, prefixes: [range4, range6] },
+      {
+        privateKey: keys.wireGuard,
+        listenPort: await listenPort(dir, config.port),
+        addresses,
+        prefixes: [range4, range6],
+      },
       signal,
     );
     stack.use(tunnel);
     if (config.exit) {
-      resolver = await openResolver({ upstreams, log }, { addresses: await bindable(os, addresses), port: RESOLVER_PORT });
+      resolver = await openResolver(
+        { upstreams, log },
+        { addresses: await bindable(os, addresses), port: RESOLVER_PORT },
+      );
       stack.use(resolver);
     }
     exit.poke();
-    stack.use(os.watchLinks(() => exit?.poke()));
+    stack.use(
+      os.watchLinks(() => {
+        exit?.poke();
+        onChange(); // the tunnel's own link may be gone
+      }),
+    );
     onChange();
 
     const view = { config, os, store, joined, exit, tunnel, startedAt };
-    const verbDeps = { membership: () => joined, os, trust, reach: async () => undefined };
+    const verbDeps = { membership: () => joined, os, trust, reach: () => Promise.resolve() };
     await runtime.serve({
       everyday: {
         ...machineVerbs(verbDeps),
         status: (_body, askSignal) => nodeStatus(view, askSignal),
-        down: async () => runtime.stop(),
-        stop: async () => runtime.stop(),
+        down: () => runtime.stop(),
+        stop: () => runtime.stop(),
       },
       admin: trustVerbs(verbDeps),
     });
@@ -123,7 +142,8 @@ function exitDeps(os: NodeSystem, resolver: () => Resolver | null) {
     readLinks: os.readLinks,
     enableForwarding: os.enableForwarding,
     foreignDrops: os.foreignDrops,
-    probeDns: async (signal: AbortSignal) => (await resolver()?.probe(signal)) ?? (resolver() === null ? "the resolver is starting." : null),
+    probeDns: async (signal: AbortSignal) =>
+      (await resolver()?.probe(signal)) ?? (resolver() === null ? "the resolver is starting." : null),
     log: os.log,
   };
 }
@@ -153,7 +173,10 @@ async function openUpstreams(config: Config<"node">) {
     try {
       caPem = await readFile(config.dnsCa, "utf8");
     } catch (cause) {
-      throw new NodeError(`Cannot read ${config.dnsCa} (--dns-ca): ${errorText(cause)}.`, { code: "bad-setting", cause });
+      throw new NodeError(`Cannot read ${config.dnsCa} (--dns-ca): ${errorText(cause)}.`, {
+        code: "bad-setting",
+        cause,
+      });
     }
   }
   return specs.map((spec) => openUpstream(spec, { caPem }));
@@ -181,4 +204,3 @@ async function undo(os: NodeSystem): Promise<void> {
   const controller = new AbortController();
   for (const line of await os.undoAll(controller.signal)) os.log.info({}, line);
 }
-
