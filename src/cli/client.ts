@@ -11,7 +11,7 @@ import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
 import { addSettings, configOf } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
-import { type Context, jsonOption } from "./program.ts";
+import { type Context, jsonOption } from "./context.ts";
 import { printHealth } from "./status-text.ts";
 
 const statusShape = z
@@ -98,7 +98,7 @@ function statusCommand({ term, setExitCode }: Context): Command {
       }
       const signal = interruptSignal();
       while (!signal.aborted) {
-        if (term.isTty && flags.json !== true) term.out("\x1b[H\x1b[2J");
+        if (flags.json !== true) term.clear();
         show(term, await ask(target, "status", { signal }), flags.json === true, setExitCode);
         await sleep(1000, signal);
       }
@@ -193,7 +193,10 @@ function printStatus(term: Terminal, status: Status): void {
   term.out(parts.join("; "));
   const rows = [["tunnel", `${tunnel.interface} ${tunnel.ipv4} (WireGuard: ${tunnel.implementation})`]];
   if (exit !== null) {
-    rows.push(["traffic", `received ${bytesText(traffic.rxBytes)}, sent ${bytesText(traffic.txBytes)}, handshake ${agoText(traffic.lastHandshake)}`]);
+    rows.push([
+      "traffic",
+      `received ${bytesText(traffic.rxBytes)}, sent ${bytesText(traffic.txBytes)}, handshake ${agoText(traffic.lastHandshake)}`,
+    ]);
   }
   for (const line of table(rows)) term.out(`  ${line}`);
   printHealth(term, status.health);

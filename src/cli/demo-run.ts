@@ -8,7 +8,7 @@ import { self } from "./background.ts";
 import { DEMO_ZONE, demoSteps } from "./demo-steps.ts";
 import { interruptSignal } from "./interrupt.ts";
 import type { Terminal } from "./output.ts";
-import type { Context } from "./program.ts";
+import type { Context } from "./context.ts";
 
 export class DemoError extends HiggsError {
   override readonly name = "DemoError";
@@ -65,7 +65,11 @@ async function buildLab(signal: AbortSignal): Promise<Lab> {
     });
   }
   const serviceProgram = [HIGGS, "lab-service"];
-  return await startLab(smallInternet({ extraZone: DEMO_ZONE }), { signal, programs: { higgs: program }, serviceProgram });
+  return await startLab(smallInternet({ extraZone: DEMO_ZONE }), {
+    signal,
+    programs: { higgs: program },
+    serviceProgram,
+  });
 }
 
 /** The title at once, the time behind it when it is done. */

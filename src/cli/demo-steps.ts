@@ -49,7 +49,8 @@ export function demoSteps(lab: Lab): readonly DemoStep[] {
       title: "On the VPS: higgs server",
       async run(signal) {
         const server = await lab.host("vps").spawn([HIGGS, "server"]);
-        const line = (pattern: RegExp): Promise<string> => server.waitForLine(pattern, { timeoutMs: START_TIMEOUT_MS, signal });
+        const line = (pattern: RegExp): Promise<string> =>
+          server.waitForLine(pattern, { timeoutMs: START_TIMEOUT_MS, signal });
         invites.node = inviteIn(await line(/higgs node --join/));
         invites.client = inviteIn(await line(/higgs client up --join/));
         return { lines: ["It printed two lines: one for the home PC, one for the laptop."] };
@@ -74,7 +75,10 @@ export function demoSteps(lab: Lab): readonly DemoStep[] {
     {
       title: "On the laptop: the second line",
       async run(signal) {
-        const up = await laptop.exec([HIGGS, "client", "up", "--join", invites.client], { timeoutMs: START_TIMEOUT_MS, signal });
+        const up = await laptop.exec([HIGGS, "client", "up", "--join", invites.client], {
+          timeoutMs: START_TIMEOUT_MS,
+          signal,
+        });
         if (up.code !== 0) throw failed("connect the laptop", up.stderr || up.stdout);
         return { lines: shown(up.stdout) };
       },

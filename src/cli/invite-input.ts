@@ -15,6 +15,9 @@ export async function readInvite(text: string): Promise<Invite> {
     return parseInvite((await readFile(path, "utf8")).slice(0, MOST_BYTES));
   } catch (thrown) {
     if ((thrown as { code?: string }).code === "invite-mistyped") throw thrown;
-    throw new UsageError(`Cannot read the invite from ${path}: ${errorText(thrown)}.`, { code: "usage", cause: thrown });
+    throw new UsageError(`Cannot read the invite from ${path}: ${errorText(thrown)}.`, {
+      code: "usage",
+      cause: thrown,
+    });
   }
 }

@@ -71,7 +71,10 @@ export async function chooseRole(
   if (options.role !== undefined) {
     const role = candidates.find((candidate) => candidate === options.role);
     if (role !== undefined) return { role, runDir: runDirOf(role) };
-    throw new UsageError(`Cannot use the role "${options.role}" here.`, { code: "usage", remedy: `--role ${candidates.join(" | ")}` });
+    throw new UsageError(`Cannot use the role "${options.role}" here.`, {
+      code: "usage",
+      remedy: `--role ${candidates.join(" | ")}`,
+    });
   }
   const running: LocalRole[] = [];
   for (const role of candidates) {
@@ -95,6 +98,6 @@ export async function chooseRole(
 async function exists(path: string): Promise<boolean> {
   return await access(path).then(
     () => true,
-    (thrown: { code?: string }) => thrown.code === "EACCES",
+    (thrown: unknown) => (thrown as { code?: string }).code === "EACCES",
   );
 }

@@ -7,7 +7,7 @@ import { interruptSignal } from "./interrupt.ts";
 import { readInvite } from "./invite-input.ts";
 import { ask, isRunning, type LocalRole } from "./local.ts";
 import type { Terminal } from "./output.ts";
-import type { Context } from "./program.ts";
+import type { Context } from "./context.ts";
 
 type MachineRole = "node" | "client";
 
@@ -29,7 +29,10 @@ export async function joinIfAsked(
 }
 
 export function joinCommand(role: MachineRole, { term }: Context): Command {
-  return addSettings(new Command("join").argument("<invite>", "an invite, file:PATH, or - for standard input"), role, ["state", "name"])
+  return addSettings(new Command("join").argument("<invite>", "an invite, file:PATH, or - for standard input"), role, [
+    "state",
+    "name",
+  ])
     .description("enrols this machine")
     .action(async (text: string, _options, self: Command) => {
       const config = await configOf(role, self);

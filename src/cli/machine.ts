@@ -14,7 +14,7 @@ import { ask, askStream, chooseRole } from "./local.ts";
 import { logText } from "./log-text.ts";
 import { readConfig } from "./options.ts";
 import { table } from "./output.ts";
-import { type Context, jsonOption } from "./program.ts";
+import { type Context, jsonOption } from "./context.ts";
 
 interface Place {
   readonly role?: string;
@@ -83,7 +83,7 @@ export function trustCommand({ term }: Context): Command {
       .addOption(jsonOption())
       .action(async (flags: Place & { json?: boolean }) => {
         const role = await machineRole(flags);
-        const known = await withRunning(flags, role, "trust-list", {}, async () => ({
+        const known = await fromRunning(flags, { role, verb: "trust-list", body: {} }, async () => ({
           machines: (await TrustStore.open(await openStateDir(stateDirOf(role, flags)))).list(),
         }));
         const list = machines.parse(known).machines;
@@ -92,7 +92,8 @@ export function trustCommand({ term }: Context): Command {
           return;
         }
         if (list.length === 0) term.out("No machine is known here yet.");
-        for (const line of table(list.map((one) => [one.name, one.role, one.identity, `serial ${one.serial}`]))) term.out(line);
+        for (const line of table(list.map((one) => [one.name, one.role, one.identity, `serial ${one.serial}`])))
+          term.out(line);
       }),
   );
   command.addCommand(
@@ -100,7 +101,7 @@ export function trustCommand({ term }: Context): Command {
       .description("takes a machine's new identity at its next appearance")
       .action(async (name: string, flags: Place) => {
         const role = await machineRole(flags);
-        await withRunning(flags, role, "trust-forget", { name }, async () => {
+        await fromRunning(flags, { role, verb: "trust-forget", body: { name } }, async () => {
           const store = await TrustStore.open(await openStateDir(stateDirOf(role, flags)));
           if (isMachineName(name) && (await store.forget(name))) return {};
           throw new UsageError(`Cannot forget "${name}": no machine of that name is known here.`, {
@@ -115,13 +116,12 @@ export function trustCommand({ term }: Context): Command {
 }
 
 /** Asks the running role, whose memory is newer than its file; without one, the file. */
-async function withRunning(
+async function fromRunning(
   flags: Place,
-  role: "node" | "client",
-  verb: string,
-  body: unknown,
+  request: { readonly role: "node" | "client"; readonly verb: "trust-list" | "trust-forget"; readonly body: unknown },
   otherwise: () => Promise<unknown>,
 ): Promise<unknown> {
+  const { role, verb, body } = request;
   const runDir = flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`;
   try {
     return await ask({ role, runDir }, verb, { body, socket: verb === "trust-forget" ? "admin" : "everyday" });
@@ -176,7 +176,10 @@ export function configCommand({ term }: Context): Command {
       .action(async (flags: { role: string; json?: boolean }, self: Command) => {
         const role = flags.role;
         if (role !== "server" && role !== "node" && role !== "client") {
-          throw new UsageError(`Cannot show the settings of "${role}".`, { code: "usage", remedy: "--role server | node | client" });
+          throw new UsageError(`Cannot show the settings of "${role}".`, {
+            code: "usage",
+            remedy: "--role server | node | client",
+          });
         }
         const { config, sources } = await readConfig(role, self);
         const values = config as Readonly<Record<string, unknown>>;

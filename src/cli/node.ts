@@ -6,7 +6,7 @@ import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
 import { addSettings, configOf } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
-import { type Context, jsonOption } from "./program.ts";
+import { type Context, jsonOption } from "./context.ts";
 import { printHealth } from "./status-text.ts";
 import { EXIT } from "./exit-codes.ts";
 

@@ -9,15 +9,27 @@ export interface Terminal {
   out(line: string): void;
   err(line: string): void;
   paint(colour: Colour, text: string): string;
+  /** Empties the screen, on a terminal. */
+  clear(): void;
+}
+
+/**
+ * Names and texts come from the network: control characters other than our own colours would let them speak to the terminal.
+ * C0, DEL and C1 (ECMA-48); the only escape sequence that stays is "select graphic rendition".
+ */
+export function harmless(line: string): string {
+  // oxlint-disable-next-line no-control-regex -- control characters are what this is about
+  return line.replace(/\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]/g, "\ufffd");
 }
 
 export function terminal(env: Readonly<Record<string, string | undefined>> = process.env): Terminal {
-  const isTty = process.stdout.isTTY === true;
+  const isTty = process.stdout.isTTY;
   const coloured = isTty && (env.NO_COLOR === undefined || env.NO_COLOR === "");
   return {
     isTty,
-    out: (line) => void process.stdout.write(`${line}\n`),
-    err: (line) => void process.stderr.write(`${line}\n`),
+    out: (line) => void process.stdout.write(`${harmless(line)}\n`),
+    err: (line) => void process.stderr.write(`${harmless(line)}\n`),
+    clear: () => void (isTty && process.stdout.write("\x1b[H\x1b[2J")),
     paint: (colour, text) => (coloured ? styleText(colour, text, { validateStream: false }) : text),
   };
 }
@@ -36,7 +48,8 @@ export function table(rows: readonly (readonly string[])[]): string[] {
 
 export function printError(term: Terminal, thrown: unknown): void {
   term.err(`${term.paint("red", "error:")} ${errorText(thrown)}`);
-  if (thrown instanceof HiggsError && thrown.remedy !== undefined) term.err(`  ${term.paint("dim", "→")} ${thrown.remedy}`);
+  if (thrown instanceof HiggsError && thrown.remedy !== undefined)
+    term.err(`  ${term.paint("dim", "→")} ${thrown.remedy}`);
 }
 
 export function bytesText(bytes: number): string {

@@ -1,27 +1,22 @@
 // The command tree.
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { PLATFORM, VERSION } from "../roles/version.ts";
 import { clientCommand } from "./client.ts";
+import { type Context, jsonOption } from "./context.ts";
 import { configCommand, logsCommand, pingCommand, stateCommand, trustCommand } from "./machine.ts";
 import { demoCommand, labServiceCommand } from "./demo.ts";
 import { nodeCommand } from "./node.ts";
 import type { Terminal } from "./output.ts";
 import { serverCommand } from "./server.ts";
 
-/** What a command gives back to the process: its exit code, where it is not 0 and nothing was thrown. */
-export type SetExitCode = (code: number) => void;
-
-export interface Context {
-  readonly term: Terminal;
-  readonly setExitCode: SetExitCode;
-}
-
-export function program(term: Terminal, setExitCode: SetExitCode): Command {
+export function program(term: Terminal, setExitCode: Context["setExitCode"]): Command {
   const context: Context = { term, setExitCode };
   const root = new Command("higgs")
     .description("Your home PC as your own VPN exit.")
     .version(VERSION, "-V, --version")
-    .configureOutput({ outputError: (text) => term.err(text.replace(/^error: /, `${term.paint("red", "error:")} `).trimEnd()) })
+    .configureOutput({
+      outputError: (text) => term.err(text.replace(/^error: /, `${term.paint("red", "error:")} `).trimEnd()),
+    })
     .showHelpAfterError("  → higgs --help shows the commands")
     .exitOverride();
   for (const command of [
@@ -59,8 +54,4 @@ function versionCommand({ term }: Context): Command {
       const version = { schema: "higgs.version/1", version: VERSION, platform: PLATFORM, bun: Bun.version };
       term.out(options.json === true ? JSON.stringify(version) : `higgs ${VERSION} ${PLATFORM}`);
     });
-}
-
-export function jsonOption(): Option {
-  return new Option("--json", "one JSON object on standard output");
 }

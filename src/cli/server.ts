@@ -5,7 +5,7 @@ import { addSettings, configOf } from "./options.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
-import { type Context, jsonOption } from "./program.ts";
+import { type Context, jsonOption } from "./context.ts";
 import { durationMs } from "./duration.ts";
 import { UsageError } from "../roles/config.ts";
 
@@ -17,7 +17,9 @@ const statusShape = z
     machines: z.object({ total: z.number(), online: z.number() }),
     sessions: z.number(),
     relay: z.object({ connections: z.number(), bytes: z.number(), kernel: z.boolean() }).loose(),
-    health: z.array(z.object({ severity: z.string(), text: z.string(), remedy: z.string().nullable().optional() }).loose()),
+    health: z.array(
+      z.object({ severity: z.string(), text: z.string(), remedy: z.string().nullable().optional() }).loose(),
+    ),
   })
   .loose();
 const machinesShape = z
@@ -110,7 +112,13 @@ function inviteCommand({ term }: Context): Command {
       if (!Number.isInteger(uses) || uses < 1) {
         throw new UsageError(`Cannot use "${flags.uses}" for --uses: it is no number of machines.`, { code: "usage" });
       }
-      const body = { role, name: flags.name ?? null, tags: flags.tag ?? [], uses, expiresMs: durationMs(flags.expires) };
+      const body = {
+        role,
+        name: flags.name ?? null,
+        tags: flags.tag ?? [],
+        uses,
+        expiresMs: durationMs(flags.expires),
+      };
       const answer = await ask({ role: "server", runDir }, "invite", { body, socket: "admin" });
       if (flags.json === true) {
         term.out(JSON.stringify(answer));
@@ -118,7 +126,12 @@ function inviteCommand({ term }: Context): Command {
       }
       const made = invited.parse(answer);
       term.out(made.command);
-      term.err(term.paint("dim", `Good for ${made.uses === 1 ? "one machine" : `${made.uses} machines`}, until ${made.expiresAt}.`));
+      term.err(
+        term.paint(
+          "dim",
+          `Good for ${made.uses === 1 ? "one machine" : `${made.uses} machines`}, until ${made.expiresAt}.`,
+        ),
+      );
     });
 }
 

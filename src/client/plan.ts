@@ -1,5 +1,5 @@
 // What a connected client asks of the operating system, from the map, the sessions and the exit: pure.
-import { type Cidr, type Endpoint, type IpAddress } from "../base/ip.ts";
+import type { Cidr, Endpoint, IpAddress } from "../base/ip.ts";
 import type { ClientFirewallPolicy } from "../net/firewall/client.ts";
 import type { ClientRoutesPolicy } from "../net/routes/client-routes.ts";
 import type { DnsPolicy } from "../net/dns/system-dns.ts";

@@ -99,10 +99,13 @@ export function systemExec(): Exec {
 export async function output(exec: Exec, argv: readonly [string, ...string[]], options?: ExecOptions): Promise<string> {
   const result = await exec.run(argv, options);
   if (result.code !== 0) {
-    throw new ToolFailed(`Cannot do "${argv.slice(0, 4).join(" ")}": ${result.stderr.trim() || `exit code ${result.code}`}.`, {
-      code: "tool-failed",
-      detail: { argv: argv.join(" "), code: result.code, stderr: result.stderr, stdin: options?.stdin ?? "" },
-    });
+    throw new ToolFailed(
+      `Cannot do "${argv.slice(0, 4).join(" ")}": ${result.stderr.trim() || `exit code ${result.code}`}.`,
+      {
+        code: "tool-failed",
+        detail: { argv: argv.join(" "), code: result.code, stderr: result.stderr, stdin: options?.stdin ?? "" },
+      },
+    );
   }
   return result.stdout;
 }

@@ -32,4 +32,3 @@ export interface Journal {
   /** After the change was undone. */
   remove(entry: UndoEntry): Promise<void>;
 }
-

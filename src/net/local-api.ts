@@ -3,7 +3,8 @@ import { chmod, lstat, unlink } from "node:fs/promises";
 import { HiggsError } from "../base/errors.ts";
 import type { Service } from "../base/service.ts";
 
-export type LocalHandler = (body: unknown, signal: AbortSignal) => Promise<unknown> | AsyncIterable<string>;
+/** Answers with a value that becomes JSON, a promise of one, or lines as they come. */
+export type LocalHandler = (body: unknown, signal: AbortSignal) => unknown;
 
 /** Verb to handler; a verb is one path segment. What a handler throws becomes `{ error: { code, message, remedy } }`. */
 export type LocalVerbs = Readonly<Record<string, LocalHandler>>;
@@ -35,7 +36,8 @@ export async function serveLocal(
         if (request.headers.has("origin") || request.method !== "POST") return new Response(null, { status: 403 });
         const verb = new URL(request.url).pathname.slice(1);
         const handler = Object.hasOwn(verbs, verb) ? verbs[verb] : undefined;
-        if (handler === undefined) return failure({ code: "unknown-verb", message: `Cannot do "${verb}": no such verb.` });
+        if (handler === undefined)
+          return failure({ code: "unknown-verb", message: `Cannot do "${verb}": no such verb.` });
         const text = await request.text();
         try {
           const signal = AbortSignal.any([request.signal, controller.signal]);
@@ -75,8 +77,8 @@ function failure(error: LocalErrorBody["error"]): Response {
   return Response.json({ error } satisfies LocalErrorBody, { status: 422 });
 }
 
-function isStream(value: ReturnType<LocalHandler>): value is AsyncIterable<string> {
-  return Symbol.asyncIterator in value;
+function isStream(value: unknown): value is AsyncIterable<string> {
+  return typeof value === "object" && value !== null && Symbol.asyncIterator in value;
 }
 
 function lineStream(lines: AsyncIterable<string>): ReadableStream<Uint8Array> {
@@ -121,7 +123,8 @@ export async function* streamLocal(
   if (response.body === null) return;
   let rest = "";
   const decoder = new TextDecoder();
-  for await (const chunk of response.body) {
+  const body: ReadableStream<Uint8Array> = response.body;
+  for await (const chunk of body) {
     const parts = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = parts.pop() ?? "";
     yield* parts;
@@ -164,5 +167,8 @@ function noAnswer(path: string, cause: unknown): LocalApiError {
       cause,
     });
   }
-  return new LocalApiError(`Cannot reach a running higgs at ${path}: nothing answers there.`, { code: "not-running", cause });
+  return new LocalApiError(`Cannot reach a running higgs at ${path}: nothing answers there.`, {
+    code: "not-running",
+    cause,
+  });
 }

@@ -106,10 +106,13 @@ export async function machineSystem(role: Role, options: SystemOptions): Promise
 /** Throws PlatformUnsupported where a role cannot run yet. */
 export function requireLinux(role: Role | "server" | "demo"): void {
   if (process.platform === "linux") return;
-  throw new PlatformUnsupported(`Cannot run ${role === "demo" ? "the demo" : `a ${role}`} on ${process.platform}: only Linux is supported so far.`, {
-    code: "platform-unsupported",
-    remedy: "Run it on a Linux machine.",
-  });
+  throw new PlatformUnsupported(
+    `Cannot run ${role === "demo" ? "the demo" : `a ${role}`} on ${process.platform}: only Linux is supported so far.`,
+    {
+      code: "platform-unsupported",
+      remedy: "Run it on a Linux machine.",
+    },
+  );
 }
 
 async function linux(role: Role, options: SystemOptions) {

@@ -63,7 +63,9 @@ export async function probeLeaf(
       });
     });
     socket.once("error", (cause: Error) => {
-      const refused = /ECONN|EHOST|ENET|ETIMEDOUT|closed/i.test(`${(cause as { code?: string }).code} ${cause.message}`);
+      const refused = /ECONN|EHOST|ENET|ETIMEDOUT|closed/i.test(
+        `${(cause as { code?: string }).code} ${cause.message}`,
+      );
       finish(() => reject(refused ? unreachable(where, cause) : noTls(where, cause)));
     });
     socket.once("close", () => finish(() => reject(unreachable(where))));

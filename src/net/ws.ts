@@ -33,7 +33,11 @@ const DEAD = 1006;
 /** Resolves once the connection is open. Throws WsError `ws-refused`, or the signal's reason. */
 export async function openWs(options: WsOptions, signal: AbortSignal): Promise<Ws> {
   signal.throwIfAborted();
-  const socket = new WebSocket(options.url, { headers: options.headers, tls: options.tls, perMessageDeflate: false } as never);
+  const socket = new WebSocket(options.url, {
+    headers: options.headers,
+    tls: options.tls,
+    perMessageDeflate: false,
+  });
   socket.binaryType = "nodebuffer";
   let heard = performance.now();
   let over = false;

@@ -57,7 +57,10 @@ export function openUpstream(spec: UpstreamSpec, options: { readonly caPem: stri
     name,
     async ask(query, signal) {
       try {
-        return await withDeadline(`ask ${name}`, (limited) => ask(query, limited), { timeoutMs: ASK_TIMEOUT_MS, signal });
+        return await withDeadline(`ask ${name}`, (limited) => ask(query, limited), {
+          timeoutMs: ASK_TIMEOUT_MS,
+          signal,
+        });
       } catch (thrown) {
         signal.throwIfAborted();
         if (thrown instanceof UpstreamError) throw thrown;
@@ -83,7 +86,12 @@ function askHttps(url: string, caPem: string | null) {
     });
     const type = response.headers.get("content-type") ?? "";
     const answer = new Uint8Array(await response.arrayBuffer());
-    if (!response.ok || !type.startsWith("application/dns-message") || answer.length < 12 || answer.length > MOST_ANSWER_BYTES) {
+    if (
+      !response.ok ||
+      !type.startsWith("application/dns-message") ||
+      answer.length < 12 ||
+      answer.length > MOST_ANSWER_BYTES
+    ) {
       throw new UpstreamError(`Cannot use the answer of ${url}: status ${response.status}, type "${type}".`, {
         code: "dns-upstream",
       });

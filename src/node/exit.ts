@@ -55,7 +55,9 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   let applied: ExitPolicy | null = null;
   let links: Links | null = null;
   let dnsTrouble: string | null = null;
-  let state: ExitState | null = options.offered ? { ready: false, ipv6: false, missing: ["It is still starting."] } : null;
+  let state: ExitState | null = options.offered
+    ? { ready: false, ipv6: false, missing: ["It is still starting."] }
+    : null;
 
   function report(next: ExitState | null): void {
     const changed = JSON.stringify(next) !== JSON.stringify(state);

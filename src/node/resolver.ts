@@ -3,7 +3,7 @@ import { decode, encode, type Packet, TRUNCATED_RESPONSE } from "dns-packet";
 import type { Socket } from "bun";
 import { concatBytes } from "../base/bytes.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
-import { type IpAddress } from "../base/ip.ts";
+import type { IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import { Stopped } from "../base/async.ts";
@@ -41,7 +41,7 @@ export async function openResolver(
 
   /** Asks the upstream that answered last first. */
   async function ask(query: Uint8Array, signal: AbortSignal): Promise<Uint8Array> {
-    let failure: unknown;
+    let failure: Error = new ResolverError("Cannot resolve: no upstream is set.", { code: "dns-upstream" });
     for (let i = 0; i < deps.upstreams.length; i++) {
       const at = (preferred + i) % deps.upstreams.length;
       try {
@@ -50,10 +50,10 @@ export async function openResolver(
         if (answer !== undefined) return answer;
       } catch (thrown) {
         signal.throwIfAborted();
-        failure = thrown;
+        if (thrown instanceof Error) failure = thrown;
       }
     }
-    throw failure ?? new ResolverError("Cannot resolve: no upstream is set.", { code: "dns-upstream" });
+    throw failure;
   }
 
   /** Null for what is no query, or when too many are in work. */

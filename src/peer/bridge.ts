@@ -69,7 +69,7 @@ export async function openBridge(deps: {
   });
 
   function deliver(packets: readonly Uint8Array[]): void {
-    const sent = socket.sendMany(packets as Uint8Array[]);
+    const sent = socket.sendMany(packets);
     if (sent < packets.length) dropped += packets.length - sent;
   }
 
@@ -86,10 +86,11 @@ export async function openBridge(deps: {
       session = next;
       if (next !== null) deps.relay.attach(next, deliver);
     },
-    async [Symbol.asyncDispose]() {
+    [Symbol.asyncDispose]() {
       if (session !== null) deps.relay.detach(session);
       session = null;
       socket.close();
+      return Promise.resolve();
     },
   };
 }

@@ -5,7 +5,14 @@ import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Ws } from "../net/ws.ts";
 import { API_BASE } from "../proto/api.ts";
-import { CLOSE, type MachineMessage, type ServerMessage, serverMessageSchema, type Session, type Welcome } from "../proto/control.ts";
+import {
+  CLOSE,
+  type MachineMessage,
+  type ServerMessage,
+  serverMessageSchema,
+  type Session,
+  type Welcome,
+} from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import { redialMs } from "./reconnect.ts";
 import type { ServerLink, ServerSession } from "./server-link.ts";
@@ -141,7 +148,9 @@ export function controlStream(
       const ref = nextRef++;
       const { promise, resolve, reject } = Promise.withResolvers<Session>();
       if (!this.send({ type: "connect", ref, peer, kind: "wireguard" })) {
-        return Promise.reject(new ControlError("Cannot ask for a session: the server is not reachable.", { code: "offline" }));
+        return Promise.reject(
+          new ControlError("Cannot ask for a session: the server is not reachable.", { code: "offline" }),
+        );
       }
       const timer = setTimeout(() => {
         waiters.delete(ref);

@@ -30,7 +30,12 @@ export interface JoinOptions {
  * Enrols the machine, and is safe to repeat: after a lost answer the same machine gets the same place again.
  * Throws JoinError `wrong-role` | `already-joined` | `bad-name`, what openDoor throws, or the server's refusal.
  */
-export async function join(dir: StateDir, invite: Invite, options: JoinOptions, signal: AbortSignal): Promise<Enrolment> {
+export async function join(
+  dir: StateDir,
+  invite: Invite,
+  options: JoinOptions,
+  signal: AbortSignal,
+): Promise<Enrolment> {
   if (invite.role !== options.role) {
     throw new JoinError(`Cannot join as a ${options.role}: this invite is for a ${invite.role}.`, {
       code: "wrong-role",
@@ -38,10 +43,13 @@ export async function join(dir: StateDir, invite: Invite, options: JoinOptions, 
     });
   }
   if (options.name !== null && !isMachineName(options.name)) {
-    throw new JoinError(`Cannot use the name "${options.name}": a name has letters a-z, digits and hyphens, at most 63.`, {
-      code: "bad-name",
-      remedy: `--name ${machineNameFrom(options.name)}`,
-    });
+    throw new JoinError(
+      `Cannot use the name "${options.name}": a name has letters a-z, digits and hyphens, at most 63.`,
+      {
+        code: "bad-name",
+        remedy: `--name ${machineNameFrom(options.name)}`,
+      },
+    );
   }
   const present = await dir.readJson("enrolment.json", enrolmentSchema);
   if (present !== null) {
@@ -129,7 +137,9 @@ export function knownServers(names: readonly string[], before: readonly KnownSer
 }
 
 /** The servers of an enrolment that can be dialled. */
-export function dialList(servers: readonly KnownServer[]): { readonly known: KnownServer; readonly target: HostPort }[] {
+export function dialList(
+  servers: readonly KnownServer[],
+): { readonly known: KnownServer; readonly target: HostPort }[] {
   return servers.flatMap((known) => {
     const target = parseHostPort(known.name, DEFAULT_PORT);
     return target === null ? [] : [{ known, target }];

@@ -22,7 +22,11 @@ export interface MachineKeys {
 /** The same keys on every call; made and synced to disk on the first, so that a retried enrolment is the same machine's. */
 export async function machineKeys(dir: StateDir): Promise<MachineKeys> {
   const identity = await keyFile(dir, "identity.key", newIdentity);
-  const wireGuardBytes = await keyFile(dir, "wireguard.key", () => fromBase64(newWireGuardSecret()) ?? new Uint8Array(32));
+  const wireGuardBytes = await keyFile(
+    dir,
+    "wireguard.key",
+    () => fromBase64(newWireGuardSecret()) ?? new Uint8Array(32),
+  );
   const wireGuard = toBase64(wireGuardBytes) as WireGuardSecret;
   return {
     identity: identity as IdentitySecret,

@@ -72,7 +72,10 @@ export function joinNetwork(
     queue
       .run(work)
       .catch((thrown: unknown) => {
-        trouble = thrown instanceof HiggsError ? thrown : new MembershipError(String(thrown), { code: "failed", cause: thrown });
+        trouble =
+          thrown instanceof HiggsError
+            ? thrown
+            : new MembershipError(String(thrown), { code: "failed", cause: thrown });
         log.warn({ code: trouble.code }, trouble.message);
       })
       .finally(options.onChange);
@@ -104,7 +107,9 @@ export function joinNetwork(
     log.info({ peers: map.peers().length, sessions: sessions.size }, "connected to the server");
   }
 
-  async function takeMessage(message: Exclude<ServerMessage, { type: "welcome" | "connected" | "refused" }>): Promise<void> {
+  async function takeMessage(
+    message: Exclude<ServerMessage, { type: "welcome" | "connected" | "refused" }>,
+  ): Promise<void> {
     switch (message.type) {
       case "delta":
         await map.delta(message, context());

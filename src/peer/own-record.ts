@@ -3,7 +3,14 @@ import { z } from "zod";
 import { toHex, utf8 } from "../base/bytes.ts";
 import type { Cidr } from "../base/ip.ts";
 import { signedRecordSchema } from "../proto/control.ts";
-import { encodeRecord, EXTENSION, type MachineRecord, openRecord, type SignedRecord, signRecord } from "../proto/record.ts";
+import {
+  encodeRecord,
+  EXTENSION,
+  type MachineRecord,
+  openRecord,
+  type SignedRecord,
+  signRecord,
+} from "../proto/record.ts";
 import type { Enrolment } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
 import type { StateDir } from "./state-dir.ts";

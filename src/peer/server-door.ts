@@ -1,6 +1,6 @@
 // One server, reached and proven: its certificate is vouched for by the network's identity before anything secret is sent.
 import { lookup } from "node:dns/promises";
-import { z } from "zod";
+import type { z } from "zod";
 import { toBase64Url } from "../base/bytes.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { withDeadline } from "../base/async.ts";
@@ -30,7 +30,11 @@ export interface Door {
   readonly names: readonly string[];
   /** A JSON request below `/api/v1`. Throws ServerRefused, or TlsError `server-unreachable`. */
   request<T>(method: "GET" | "POST" | "DELETE", path: string, options: RequestOptions<T>): Promise<T>;
-  openWs(path: string, options: Omit<WsOptions, "url" | "headers" | "tls"> & { token: string }, signal: AbortSignal): Promise<Ws>;
+  openWs(
+    path: string,
+    options: Omit<WsOptions, "url" | "headers" | "tls"> & { token: string },
+    signal: AbortSignal,
+  ): Promise<Ws>;
 }
 
 export interface RequestOptions<T> {
@@ -117,7 +121,11 @@ async function provenDoor(candidate: Candidate, signal: AbortSignal): Promise<Do
   const where = formatHostPort(candidate.server);
   const leaf = await withDeadline(
     `reach the server at ${where}`,
-    (limited) => probeLeaf({ address: candidate.address, port: candidate.server.port, serverName: candidate.server.host }, limited),
+    (limited) =>
+      probeLeaf(
+        { address: candidate.address, port: candidate.server.port, serverName: candidate.server.host },
+        limited,
+      ),
     { timeoutMs: CONNECT_TIMEOUT_MS, signal },
   );
   return await proveDoor(candidate, leaf, signal);
@@ -138,7 +146,8 @@ async function proveDoor(candidate: Candidate, pin: ServerPin, signal: AbortSign
     throw thrown;
   }
   if (proof.network !== candidate.network) throw untrusted(candidate, "it belongs to another network");
-  if (proof.spki !== pin.spki) throw untrusted(candidate, "its certificate is not the one that its network vouches for");
+  if (proof.spki !== pin.spki)
+    throw untrusted(candidate, "its certificate is not the one that its network vouches for");
   const message = serverProofMessage({ nonce, spki: pin.spki, names: proof.names });
   if (!verify("higgs server proof v1", message, { key: candidate.network, signature: proof.signature })) {
     throw untrusted(candidate, "the signature of its proof is wrong");
@@ -149,7 +158,8 @@ async function proveDoor(candidate: Candidate, pin: ServerPin, signal: AbortSign
 function untrusted(candidate: Candidate, why: string, cause?: unknown): ServerUntrusted {
   return new ServerUntrusted(`Cannot trust the server at ${formatHostPort(candidate.server)}: ${why}.`, {
     code: "server-not-proven",
-    remedy: "Somebody may be in between, or the address now belongs to someone else. Check it with the network's owner.",
+    remedy:
+      "Somebody may be in between, or the address now belongs to someone else. Check it with the network's owner.",
     cause,
   });
 }
@@ -177,7 +187,7 @@ function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string
               ...(options.token === undefined ? {} : { authorization: `Bearer ${options.token}` }),
             },
             ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
-            tls: tls as never,
+            tls,
             redirect: "error",
             signal,
           }),
@@ -220,10 +230,13 @@ async function readAnswer<T>(response: Response, host: string, schema: z.ZodType
   if (!response.ok) {
     const problem = problemSchema.safeParse(json);
     if (!problem.success) {
-      throw new ServerRefused(`Cannot use what ${host} answers: status ${response.status}, and it does not speak higgs.`, {
-        code: "server-not-higgs",
-        remedy: "Check the host and the port: the server's own are in the invite that it printed.",
-      });
+      throw new ServerRefused(
+        `Cannot use what ${host} answers: status ${response.status}, and it does not speak higgs.`,
+        {
+          code: "server-not-higgs",
+          remedy: "Check the host and the port: the server's own are in the invite that it printed.",
+        },
+      );
     }
     throw new ServerRefused(problem.data.detail, {
       code: problem.data.code,

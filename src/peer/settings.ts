@@ -33,7 +33,7 @@ export async function listenPort(dir: StateDir, asked: number | null): Promise<n
   if (asked !== null) return asked;
   const { port } = await readSettings(dir);
   if (port !== null) return port;
-  const drawn = FIRST_PORT + (crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) % (LAST_PORT - FIRST_PORT + 1);
+  const drawn = FIRST_PORT + ((crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) % (LAST_PORT - FIRST_PORT + 1));
   await changeSettings(dir, { port: drawn });
   return drawn;
 }

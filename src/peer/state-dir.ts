@@ -11,7 +11,14 @@ export class StateError extends HiggsError {
 }
 
 /** Everything that a machine keeps; `journal.json` beside these is the operating system's (net/). */
-export const STATE_FILES = ["identity.key", "wireguard.key", "enrolment.json", "record.json", "trust.json", "settings.json"] as const;
+export const STATE_FILES = [
+  "identity.key",
+  "wireguard.key",
+  "enrolment.json",
+  "record.json",
+  "trust.json",
+  "settings.json",
+] as const;
 export type StateFile = (typeof STATE_FILES)[number];
 
 export interface StateDir {

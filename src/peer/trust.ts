@@ -35,7 +35,11 @@ export interface TrustContext {
   readonly range4: Cidr;
   readonly range6: Cidr;
   /** This machine's own: nobody else may claim its name, key or addresses. */
-  readonly self: { readonly identity: IdentityKey; readonly name: MachineName; readonly addresses: readonly IpAddress[] };
+  readonly self: {
+    readonly identity: IdentityKey;
+    readonly name: MachineName;
+    readonly addresses: readonly IpAddress[];
+  };
   /** Unix time in seconds. */
   readonly now: bigint;
 }
@@ -121,6 +125,9 @@ function weigh(
 }
 
 /** The prefixes that a peer's tunnel packets may come from: its own addresses, and its offered routes where it was chosen for them. */
-export function allowedPrefixes(machine: Pick<TrustedMachine, "addresses" | "routes">, chosen: readonly Cidr[]): Cidr[] {
+export function allowedPrefixes(
+  machine: Pick<TrustedMachine, "addresses" | "routes">,
+  chosen: readonly Cidr[],
+): Cidr[] {
   return [...machine.addresses.map(hostCidr), ...chosen.filter((route) => machine.routes.includes(route))];
 }

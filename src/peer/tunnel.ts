@@ -71,7 +71,10 @@ export async function openTunnel(
 
   function setOnDevice(peer: TunnelPeer, bridge: Bridge, applySignal: AbortSignal): Promise<void> {
     const { wireGuard: publicKey, allowedIps } = peer;
-    return deps.device.setPeer({ publicKey, endpoint: bridge.endpoint, allowedIps, keepaliveS: KEEPALIVE_S }, applySignal);
+    return deps.device.setPeer(
+      { publicKey, endpoint: bridge.endpoint, allowedIps, keepaliveS: KEEPALIVE_S },
+      applySignal,
+    );
   }
 
   async function remove(id: MachineId, applySignal: AbortSignal): Promise<void> {

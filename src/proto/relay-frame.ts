@@ -49,9 +49,7 @@ export class FrameBuilder {
 /** The session that a frame names, or -1 for what is no data frame. */
 export function frameSession(frame: Uint8Array): number {
   if (frame.length <= HEADER_BYTES || frame.length > MOST_FRAME_BYTES || frame[0] !== DATA) return -1;
-  return (
-    (frame[1] ?? 0) * 0x100_0000 + (((frame[2] ?? 0) << 16) | ((frame[3] ?? 0) << 8) | (frame[4] ?? 0))
-  );
+  return (frame[1] ?? 0) * 0x100_0000 + (((frame[2] ?? 0) << 16) | ((frame[3] ?? 0) << 8) | (frame[4] ?? 0));
 }
 
 /** How many packets a data frame holds, if every one looks like WireGuard and the lengths add up; else -1. */

@@ -77,7 +77,8 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       const { ipv4, ipv6 } = store.value;
       connection = await connect(
         {
-          membership: (onChange) => joinNetwork({ dir, store, keys, trust, log }, { offer: { routes: [], endpoint: null }, onChange }),
+          membership: (onChange) =>
+            joinNetwork({ dir, store, keys, trust, log }, { offer: { routes: [], endpoint: null }, onChange }),
           openTunnel: (membership, openSignal) =>
             openTunnel(
               { device: os.wireGuard, relay: membership.relay, log },
@@ -110,7 +111,8 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     membership: () => connection?.membership ?? null,
     os,
     trust,
-    reach: async (peer: Parameters<Connection["reach"]>[0], askSignal: AbortSignal) => connection?.reach(peer, askSignal),
+    reach: async (peer: Parameters<Connection["reach"]>[0], askSignal: AbortSignal) =>
+      connection?.reach(peer, askSignal),
   };
   const view = { os, store, startedAt: new Date() };
 
@@ -144,14 +146,14 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         },
         down: async () => {
           await down();
-          if (run.background) setImmediate(runtime.stop); // after this answer has left
+          if (run.background) setImmediate(() => runtime.stop()); // after this answer has left
         },
-        stop: async () => runtime.stop(),
+        stop: () => runtime.stop(),
         wait: async (body, askSignal) => {
           await connected(bodyOf(waitBody, body).timeoutMs, askSignal);
           return await clientStatus({ ...view, connection }, askSignal);
         },
-        "exit-list": async () => ({ schema: "higgs.exit-list/1", exits: exitRows(connection) }),
+        "exit-list": () => ({ schema: "higgs.exit-list/1", exits: exitRows(connection) }),
         "exit-use": async (body) => {
           const choice = await chosenExit(bodyOf(exitBody, body).exit);
           connection?.use(choice);

@@ -22,65 +22,175 @@ interface Setting {
 }
 
 const port = z.coerce.number().int().min(1).max(65_535);
-const hostPort = z.string().refine((text) => parseHostPort(text, DEFAULT_PORT) !== null, { error: "is no HOST or HOST:PORT" });
+const hostPort = z
+  .string()
+  .refine((text) => parseHostPort(text, DEFAULT_PORT) !== null, { error: "is no HOST or HOST:PORT" });
 const cidr = z.string().refine((text) => parseCidr(text) !== null, { error: "is no prefix such as 10.77.0.0/16" });
-const list = z.union([z.array(z.string()), z.string().transform((text) => text.split(",").filter((part) => part !== ""))]);
-const toggle = z.union([z.boolean(), z.enum(["1", "true", "yes", "0", "false", "no"]).transform((t) => t === "1" || t === "true" || t === "yes")]);
+const list = z.union([
+  z.array(z.string()),
+  z.string().transform((text) => text.split(",").filter((part) => part !== "")),
+]);
+const toggle = z.union([
+  z.boolean(),
+  z.enum(["1", "true", "yes", "0", "false", "no"]).transform((t) => t === "1" || t === "true" || t === "yes"),
+]);
 const text = z.string().min(1);
 const optional = <T extends z.ZodType>(schema: T) => schema.nullable();
 
 function common(role: AnyRole) {
   return {
-    state: { flags: "--state <dir>", about: "keys, database, journal", schema: text, default: `/var/lib/higgs/${role}` },
+    state: {
+      flags: "--state <dir>",
+      about: "keys, database, journal",
+      schema: text,
+      default: `/var/lib/higgs/${role}`,
+    },
     run: { flags: "--run <dir>", about: "control sockets", schema: text, default: `/run/higgs/${role}` },
-    logLevel: { flags: "--log-level <level>", about: LOG_LEVELS.join(" | "), schema: z.enum(["error", "warn", "info", "debug", "trace"]), default: "info" },
-    logFormat: { flags: "--log-format <format>", about: "auto | text | json", schema: z.enum(["auto", "text", "json"]), default: "auto" },
+    logLevel: {
+      flags: "--log-level <level>",
+      about: LOG_LEVELS.join(" | "),
+      schema: z.enum(["error", "warn", "info", "debug", "trace"]),
+      default: "info",
+    },
+    logFormat: {
+      flags: "--log-format <format>",
+      about: "auto | text | json",
+      schema: z.enum(["auto", "text", "json"]),
+      default: "auto",
+    },
   } as const;
 }
 
 function machine(role: "node" | "client") {
   return {
     ...common(role),
-    name: { flags: "--name <name>", about: "this machine's name; default: the host's", schema: optional(text), default: null },
-    port: { flags: "--port <n>", about: "WireGuard's UDP port; default: drawn once and kept", schema: optional(port), default: null },
-    wireguard: { flags: "--wireguard <which>", about: "auto | kernel | carried | path", schema: z.enum(["auto", "kernel", "carried", "path"]), default: "auto" },
-    libexec: { flags: "--libexec <dir>", about: "where the carried wireguard-go is written", schema: text, default: "/var/lib/higgs/libexec" },
+    name: {
+      flags: "--name <name>",
+      about: "this machine's name; default: the host's",
+      schema: optional(text),
+      default: null,
+    },
+    port: {
+      flags: "--port <n>",
+      about: "WireGuard's UDP port; default: drawn once and kept",
+      schema: optional(port),
+      default: null,
+    },
+    wireguard: {
+      flags: "--wireguard <which>",
+      about: "auto | kernel | carried | path",
+      schema: z.enum(["auto", "kernel", "carried", "path"]),
+      default: "auto",
+    },
+    libexec: {
+      flags: "--libexec <dir>",
+      about: "where the carried wireguard-go is written",
+      schema: text,
+      default: "/var/lib/higgs/libexec",
+    },
   } as const;
 }
 
 const SERVER = {
   ...common("server"),
-  listen: { flags: "--listen <address>", about: "host and port for everything but STUN", schema: hostPort, default: "[::]:443" },
-  public: { flags: "--public <host>", about: "HOST[:PORT] by which machines reach this server; default: its addresses", schema: optional(hostPort), default: null },
-  networkRange: { flags: "--network-range <cidr>", about: "IPv4 /16 of the tunnel; default: drawn from 10.64.0.0/10 at the first start", schema: optional(cidr), default: null },
-  trustedProxy: { flags: "--trusted-proxy <cidr...>", about: "whose X-Forwarded-For is believed", schema: list, default: [] },
+  listen: {
+    flags: "--listen <address>",
+    about: "host and port for everything but STUN",
+    schema: hostPort,
+    default: "[::]:443",
+  },
+  public: {
+    flags: "--public <host>",
+    about: "HOST[:PORT] by which machines reach this server; default: its addresses",
+    schema: optional(hostPort),
+    default: null,
+  },
+  networkRange: {
+    flags: "--network-range <cidr>",
+    about: "IPv4 /16 of the tunnel; default: drawn from 10.64.0.0/10 at the first start",
+    schema: optional(cidr),
+    default: null,
+  },
+  trustedProxy: {
+    flags: "--trusted-proxy <cidr...>",
+    about: "whose X-Forwarded-For is believed",
+    schema: list,
+    default: [],
+  },
   stunPort: { flags: "--stun-port <n>", about: "UDP port of the STUN responder", schema: port, default: 3478 },
-  db: { flags: "--db <url>", about: "file:PATH or libsql://HOST; default: a file in --state", schema: optional(text), default: null },
-  tls: { flags: "--tls <how>", about: "self | files | off", schema: z.enum(["self", "acme", "files", "off"]), default: "self" },
-  cert: { flags: "--cert <file>", about: "certificate (PEM) for --tls files or off", schema: optional(text), default: null },
+  db: {
+    flags: "--db <url>",
+    about: "file:PATH or libsql://HOST; default: a file in --state",
+    schema: optional(text),
+    default: null,
+  },
+  tls: {
+    flags: "--tls <how>",
+    about: "self | files | off",
+    schema: z.enum(["self", "acme", "files", "off"]),
+    default: "self",
+  },
+  cert: {
+    flags: "--cert <file>",
+    about: "certificate (PEM) for --tls files or off",
+    schema: optional(text),
+    default: null,
+  },
   key: { flags: "--key <file>", about: "private key (PEM) for --tls files", schema: optional(text), default: null },
 } as const satisfies Record<string, Setting>;
 
 const NODE = {
   ...machine("node"),
-  join: { flags: "--join <invite>", about: "enrol first: an invite, file:PATH, or - for standard input", schema: optional(text), default: null },
+  join: {
+    flags: "--join <invite>",
+    about: "enrol first: an invite, file:PATH, or - for standard input",
+    schema: optional(text),
+    default: null,
+  },
   exit: { flags: "--no-exit", about: "offer no exit to the internet", schema: toggle, default: true },
-  endpoint: { flags: "--endpoint <host:port>", about: "a UDP port that the router forwards to --port", schema: optional(hostPort), default: null },
-  dns: { flags: "--dns <url...>", about: "where names are asked: https://HOST/dns-query, or udp://ADDRESS", schema: list, default: [] },
-  dnsCa: { flags: "--dns-ca <file>", about: "root certificate (PEM) of a private DNS-over-HTTPS server", schema: optional(text), default: null },
+  endpoint: {
+    flags: "--endpoint <host:port>",
+    about: "a UDP port that the router forwards to --port",
+    schema: optional(hostPort),
+    default: null,
+  },
+  dns: {
+    flags: "--dns <url...>",
+    about: "where names are asked: https://HOST/dns-query, or udp://ADDRESS",
+    schema: list,
+    default: [],
+  },
+  dnsCa: {
+    flags: "--dns-ca <file>",
+    about: "root certificate (PEM) of a private DNS-over-HTTPS server",
+    schema: optional(text),
+    default: null,
+  },
 } as const satisfies Record<string, Setting>;
 
 const CLIENT = {
   ...machine("client"),
-  join: { flags: "--join <invite>", about: "enrol first: an invite, file:PATH, or - for standard input", schema: optional(text), default: null },
-  exit: { flags: "--exit <name>", about: "NAME | auto | none; default: as last time, auto at first", schema: optional(text), default: null },
+  join: {
+    flags: "--join <invite>",
+    about: "enrol first: an invite, file:PATH, or - for standard input",
+    schema: optional(text),
+    default: null,
+  },
+  exit: {
+    flags: "--exit <name>",
+    about: "NAME | auto | none; default: as last time, auto at first",
+    schema: optional(text),
+    default: null,
+  },
 } as const satisfies Record<string, Setting>;
 
 const SETTINGS = { server: SERVER, node: NODE, client: CLIENT } as const;
 type Settings = typeof SETTINGS;
 
 export type Config<R extends AnyRole> = {
-  readonly [K in keyof Settings[R]]: Settings[R][K] extends { readonly schema: infer S extends z.ZodType } ? z.output<S> : never;
+  readonly [K in keyof Settings[R]]: Settings[R][K] extends { readonly schema: infer S extends z.ZodType }
+    ? z.output<S>
+    : never;
 };
 
 export interface Resolved<R extends AnyRole> {
@@ -134,7 +244,11 @@ interface Layers {
   readonly file: Readonly<Record<string, unknown>>;
 }
 
-function effective(key: string, setting: Setting, layers: Layers): { readonly value: unknown; readonly source: Source } {
+function effective(
+  key: string,
+  setting: Setting,
+  layers: Layers,
+): { readonly value: unknown; readonly source: Source } {
   const flagName = (setting.flags.split(" ")[0] ?? "").replace(/^--/, "");
   if (layers.flags[key] !== undefined) return { value: layers.flags[key], source: "flag" };
   const fromEnv = layers.env[environmentName(setting.flags)];
@@ -161,6 +275,10 @@ async function readConfigFile(path: string): Promise<Readonly<Record<string, unk
   try {
     return z.record(z.string(), z.unknown()).parse(JSON.parse(content));
   } catch (cause) {
-    throw new UsageError(`Cannot use ${path}: it is no JSON object.`, { code: "bad-setting", remedy: "Mend it, or take it away.", cause });
+    throw new UsageError(`Cannot use ${path}: it is no JSON object.`, {
+      code: "bad-setting",
+      remedy: "Mend it, or take it away.",
+      cause,
+    });
   }
 }

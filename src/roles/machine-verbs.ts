@@ -36,9 +36,9 @@ export function bodyOf<T>(schema: z.ZodType<T>, body: unknown): T {
 
 export function machineVerbs(deps: MachineVerbDeps): LocalVerbs {
   return {
-    hello: async () => ({ pid: process.pid }),
+    hello: () => ({ pid: process.pid }),
     ping: async (body, signal) => ping(deps, bodyOf(named, body).name, signal),
-    "trust-list": async () => ({ machines: deps.trust.list() }),
+    "trust-list": () => ({ machines: deps.trust.list() }),
   };
 }
 
@@ -56,7 +56,10 @@ export function trustVerbs(deps: MachineVerbDeps): LocalVerbs {
 async function ping(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
   const membership = deps.membership();
   if (membership === null) {
-    throw new VerbError("Cannot ping: this machine is not connected.", { code: "not-connected", remedy: "higgs client up" });
+    throw new VerbError("Cannot ping: this machine is not connected.", {
+      code: "not-connected",
+      remedy: "higgs client up",
+    });
   }
   const peer = membership.map.named(name);
   if (peer === undefined) throw unknownMachine(name);

@@ -89,15 +89,21 @@ const nameBody = z.object({ name: z.string().max(63) });
 function verbsOf(server: HiggsServer) {
   return {
     everyday: {
-      hello: async () => ({ pid: process.pid }),
-      status: async () => ({ schema: "higgs.server-status/1", ...server.status() }),
-      machines: async () => ({ schema: "higgs.server-machines/1", machines: server.machines() }),
-      sessions: async () => ({ schema: "higgs.server-sessions/1", sessions: server.sessions() }),
+      hello: () => ({ pid: process.pid }),
+      status: () => ({ schema: "higgs.server-status/1", ...server.status() }),
+      machines: () => ({ schema: "higgs.server-machines/1", machines: server.machines() }),
+      sessions: () => ({ schema: "higgs.server-sessions/1", sessions: server.sessions() }),
     },
     admin: {
       invite: async (body: unknown) => {
         const { role, name, tags, uses, expiresMs } = bodyOf(inviteBody, body);
-        const made = await server.invite({ role, tags, uses, expiresInMs: expiresMs, ...(name === null ? {} : { name }) });
+        const made = await server.invite({
+          role,
+          tags,
+          uses,
+          expiresInMs: expiresMs,
+          ...(name === null ? {} : { name }),
+        });
         return {
           schema: "higgs.server-invite/1",
           invite: made.text,
@@ -146,7 +152,9 @@ function publicNamesOf(config: Config<"server">, port: number): readonly [HostPo
 
 /** RFC 1918, RFC 6598, RFC 4193. */
 function isPrivate(address: string): boolean {
-  return /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.|169\.254\.|f[cd])/.test(address);
+  return /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.|169\.254\.|f[cd])/.test(
+    address,
+  );
 }
 
 function tlsChoice(config: Config<"server">, publicNames: readonly HostPort[]): TlsChoice {
@@ -159,10 +167,13 @@ function tlsChoice(config: Config<"server">, publicNames: readonly HostPort[]): 
       throw new UsageError("Cannot use --tls files without both --cert and --key.", { code: "usage" });
     case "off":
       if (cert !== null) return { kind: "proxy", certPath: cert };
-      throw new UsageError("Cannot use --tls off without --cert: the reverse proxy's certificate must be vouched for.", {
-        code: "usage",
-        remedy: "--cert FILE, the certificate (PEM) that the proxy shows",
-      });
+      throw new UsageError(
+        "Cannot use --tls off without --cert: the reverse proxy's certificate must be vouched for.",
+        {
+          code: "usage",
+          remedy: "--cert FILE, the certificate (PEM) that the proxy shows",
+        },
+      );
     case "acme":
       throw new UsageError("Cannot use --tls acme: it is not supported yet.", {
         code: "usage",
@@ -177,4 +188,3 @@ function proxyPrefix(text: string) {
   if (prefix !== null && cidrParts(prefix).length > 0) return prefix;
   throw new UsageError(`Cannot use "${text}" for --trusted-proxy: it is no address or prefix.`, { code: "usage" });
 }
-
