@@ -7,7 +7,7 @@ import { MOST_FRAME_BYTES } from "../proto/relay-frame.ts";
 import type { Auth } from "./auth.ts";
 import type { createApi } from "./api/app.ts";
 import { machineByToken, refuseBrowsers } from "./api/guard.ts";
-import { ApiError, isExpected, problemResponse, rateLimited, unauthenticated } from "./api/problem.ts";
+import { ApiError, invalid, isExpected, problemResponse, rateLimited, unauthenticated } from "./api/problem.ts";
 import { callerAddress, limitKey } from "./caller-address.ts";
 import type { ServerTls } from "./certificate.ts";
 import type { Fleet } from "./fleet.ts";
@@ -66,7 +66,7 @@ export function listen(
             request.headers.get("x-forwarded-for"),
             options.trustedProxies,
           );
-          const { pathname } = new URL(request.url);
+          const pathname = pathOf(request);
           if (pathname === CONTROL_PATH || pathname === RELAY_PATH) {
             const data = admit(deps, request, { address, pathname });
             if (server.upgrade(request, { data })) return undefined;
@@ -111,6 +111,12 @@ export function listen(
     port: server.port ?? port,
     stop: () => server.stop(true),
   };
+}
+
+function pathOf(request: Request): string {
+  const url = URL.parse(request.url);
+  if (url === null) throw invalid("its Host header is none");
+  return url.pathname;
 }
 
 /** Checks everything before the upgrade: a connection that is open belongs to a machine. */

@@ -3,7 +3,7 @@ import { CLOSE } from "../../proto/control.ts";
 import type { MachineId } from "../../proto/keys.ts";
 import { countWireGuardPackets, frameSession } from "../../proto/relay-frame.ts";
 import { type Socket, type SocketEvents, shut } from "../socket.ts";
-import { type RelayPort, RelayPorts } from "./port.ts";
+import { RelayPort, RelayPorts } from "./port.ts";
 
 /**
  * What may wait for one slow reader before its frames are dropped: four full frames, about 20 ms at 100 Mbit/s. TCP has its own buffers
@@ -45,7 +45,7 @@ export class Relay {
 
   /** The events of a new connection of a machine that has proven who it is. */
   accept(machine: MachineId): SocketEvents {
-    return new RelayConnection(this, this.ports.of(machine));
+    return new RelayConnection(this, machine);
   }
 
   /** Cuts a machine's connection. */
@@ -61,19 +61,21 @@ export class Relay {
 
 class RelayConnection implements SocketEvents {
   readonly #relay: Relay;
+  readonly #machine: MachineId;
   #port: RelayPort;
   #socket: Socket | null = null;
 
-  constructor(relay: Relay, port: RelayPort) {
+  constructor(relay: Relay, machine: MachineId) {
     this.#relay = relay;
-    this.#port = port;
+    this.#machine = machine;
+    // Nobody's, until the connection is open.
+    this.#port = new RelayPort(machine);
   }
 
   open(socket: Socket): void {
     this.#socket = socket;
     this.#relay.connections++;
-    // The port may have been let go of between the upgrade and now.
-    this.#port = this.#relay.ports.of(this.#port.machine);
+    this.#port = this.#relay.ports.of(this.#machine);
     const before = this.#port.socket;
     this.#port.socket = socket;
     if (before !== null) shut(before, CLOSE.replaced, "a newer connection took over");
