@@ -21,7 +21,7 @@ export function machineOf(number: number, role: Role, change: Partial<Machine> =
     tags: [],
     identity: MACHINE_KEY,
     wireGuard: WIREGUARD_KEY,
-    ipv4: `10.77.0.${number}` as IpAddress,
+    ipv4: `10.77.${number >> 8}.${number & 0xff}` as IpAddress,
     ipv6: `fd00::${number.toString(16)}` as IpAddress,
     version: "1",
     platform: "test",
