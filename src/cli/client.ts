@@ -12,6 +12,7 @@ import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
 import { addSettings, configOf } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
+import { withProgress } from "./progress.ts";
 import { printHealth } from "./status-text.ts";
 
 const statusShape = z
@@ -79,7 +80,8 @@ function upCommand({ term, setExitCode }: Context): Command {
       await joinIfAsked("client", config, term);
       const signal = interruptSignal();
       const target = await ensureBackground(config, { timeoutMs, signal });
-      const answer = await ask(target, "up", { body: { exit: config.exit, timeoutMs }, signal });
+      const body = { exit: config.exit, timeoutMs };
+      const answer = await withProgress(term, target, ask(target, "up", { body, signal }));
       show(term, answer, flags.json === true, setExitCode);
     });
 }
@@ -114,10 +116,9 @@ function waitCommand({ term, setExitCode }: Context): Command {
     .action(async (flags: { for: string; timeout: string; json?: boolean }, self: Command) => {
       if (flags.for !== "connected") self.error(`error: Cannot wait for "${flags.for}": only connected is known.`);
       const { run: runDir } = await configOf("client", self);
-      const answer = await ask({ role: "client", runDir }, "wait", {
-        body: { timeoutMs: durationMs(flags.timeout) },
-        signal: interruptSignal(),
-      });
+      const target = { role: "client" as const, runDir };
+      const body = { timeoutMs: durationMs(flags.timeout) };
+      const answer = await withProgress(term, target, ask(target, "wait", { body, signal: interruptSignal() }));
       show(term, answer, flags.json === true, setExitCode);
     });
 }

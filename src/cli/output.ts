@@ -11,6 +11,8 @@ export interface Terminal {
   paint(colour: Colour, text: string): string;
   /** Empties the screen, on a terminal. */
   clear(): void;
+  /** Replaces the line that the cursor is on, on a terminal; cut to its width, so that it stays one line. */
+  status(text: string): void;
 }
 
 /**
@@ -29,6 +31,9 @@ export function terminal(env: Readonly<Record<string, string | undefined>> = pro
     isTty,
     out: (line) => void process.stdout.write(`${harmless(line)}\n`),
     err: (line) => void process.stderr.write(`${harmless(line)}\n`),
+    status: (text) => {
+      if (isTty) process.stdout.write(`\r\x1b[2K${harmless(text).slice(0, process.stdout.columns - 1)}`);
+    },
     clear: () => void (isTty && process.stdout.write("\x1b[H\x1b[2J")),
     paint: (colour, text) => (coloured ? styleText(colour, text, { validateStream: false }) : text),
   };

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { SerialQueue, withDeadline } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
-import { type ExitChoice, exitChoiceText, parseExitChoice } from "../client/exit-choice.ts";
+import { type ExitChoice, ExitError, exitChoiceText, offersExit, parseExitChoice } from "../client/exit-choice.ts";
 import { connect, ConnectError, type Connection } from "../client/connection.ts";
 import { type ClientSystem, clientSystem } from "../net/os.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
@@ -155,7 +155,9 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         },
         "exit-list": () => ({ schema: "higgs.exit-list/1", exits: exitRows(connection) }),
         "exit-use": async (body) => {
-          const choice = await chosenExit(bodyOf(exitBody, body).exit);
+          const { exit } = bodyOf(exitBody, body);
+          requireKnownExit(parseExitChoice(exit), connection);
+          const choice = await chosenExit(exit);
           connection?.use(choice);
           return { exit: exitChoiceText(choice) };
         },
@@ -177,6 +179,19 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
   } finally {
     await down();
   }
+}
+
+/** A slip of the pen must not move a connected client to an exit that does not exist. Throws ExitError `no-exit`. */
+function requireKnownExit(choice: ExitChoice, connection: Connection | null): void {
+  if (choice.kind !== "named" || connection === null || !connection.membership.welcomed) return;
+  const peer = connection.membership.map.named(choice.name);
+  if (peer !== undefined && offersExit(peer)) return;
+  const exits = connection.membership.map.peers().filter(offersExit);
+  const names = exits.map((exit) => exit.name).join(", ");
+  throw new ExitError(`Cannot use the exit "${choice.name}": no machine of that name offers one here.`, {
+    code: "no-exit",
+    remedy: names === "" ? "higgs client exit list" : `There are: ${names}`,
+  });
 }
 
 /** What was changed is put back even though the process is ending; each step has its own deadline. */
