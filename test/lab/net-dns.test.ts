@@ -19,7 +19,7 @@ async function withMounts(kind: string): Promise<Seen> {
   await requireLab();
   const dir = mkdtempSync(join(tmpdir(), "higgs-dns-"));
   try {
-    const program = join(import.meta.dir, "net-dns-program.ts");
+    const program = join(import.meta.dir, "net-dns.program.ts");
     return JSON.parse(await runChildOrThrow(["unshare", "-m", process.execPath, program, kind, dir])) as Seen;
   } finally {
     rmSync(dir, { recursive: true });

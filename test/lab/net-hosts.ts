@@ -41,7 +41,7 @@ export async function startProbeLab(topology: Topology): Promise<Lab> {
   const dir = mkdtempSync(join(tmpdir(), "higgs-net-probe-"));
   try {
     const path = join(dir, "net-probe.js");
-    const program = JSON.stringify(join(import.meta.dir, "net-probe-program.ts"));
+    const program = JSON.stringify(join(import.meta.dir, "net-probe.program.ts"));
     await Bun.write(path, await bundleForHosts("net-probe-entry.ts", `await import(${program});\n`));
     return await startLab(topology, { programs: { bun: process.execPath, "net-probe.js": path } });
   } finally {

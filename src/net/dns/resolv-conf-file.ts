@@ -66,8 +66,9 @@ export async function putState(path: string, state: FileState): Promise<void> {
   } catch (thrown) {
     if (!forbids(thrown) || state.kind !== "file") throw thrown;
     await writeInPlace(path, state.bytes);
+  } finally {
+    await removeTemporary(path);
   }
-  await removeTemporary(path);
 }
 
 /** Of a process that was killed while it wrote. */

@@ -42,7 +42,8 @@ const ELEMENT = z.union([ADDRESS, z.object({ elem: z.object({ val: ADDRESS, expi
 const SET = z.object({
   name: z.string(),
   type: z.unknown(),
-  flags: z.array(z.string()).optional(),
+  /** Some versions of nft print a single flag without its list. */
+  flags: z.union([z.string().transform((flag) => [flag]), z.array(z.string())]).optional(),
   elem: z.array(z.unknown()).optional(),
 });
 const CHAIN = z.object({

@@ -9,16 +9,8 @@ import type { Journal, SysctlKey } from "../journal.ts";
 import type { Sysctl } from "../sysctl.ts";
 import type { ClientRoutes, ClientRoutesPolicy } from "./client-routes.ts";
 import { RoutesRefused } from "./errors.ts";
-import {
-  listedRoutes,
-  listedRules,
-  reconcile,
-  removal,
-  type RouteLines,
-  type RouteNumbers,
-  routeNumbers,
-  wantedLines,
-} from "./rules.ts";
+import { listedRoutes, listedRules } from "./listed-rules.ts";
+import { reconcile, removal, type RouteLines, type RouteNumbers, routeNumbers, wantedLines } from "./rules.ts";
 
 export interface LinuxRoutesDeps {
   readonly exec: Exec;
@@ -29,6 +21,11 @@ export interface LinuxRoutesDeps {
 }
 
 const FAMILIES: readonly Family[] = [4, 6];
+
+interface Change {
+  readonly family: Family;
+  readonly batch: readonly string[];
+}
 
 /** Calls are done one after the other, in their order. */
 export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
@@ -41,29 +38,37 @@ export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
   }
   const queue = new SerialQueue();
 
-  const applyFamily = async (policy: ClientRoutesPolicy, family: Family, signal: AbortSignal): Promise<boolean> => {
+  const planned = async (policy: ClientRoutesPolicy, family: Family, signal: AbortSignal): Promise<Change> => {
     const listed = await readLines(exec, { numbers, family, signal });
-    if (listed === null) return false;
-    const batch = reconcile(wantedLines(policy, { numbers, family }), { listed, numbers });
-    if (batch.length === 0) return false;
+    const batch = listed === null ? [] : reconcile(wantedLines(policy, { numbers, family }), { listed, numbers });
+    return { family, batch };
+  };
+  const change = async (policy: ClientRoutesPolicy, { family, batch }: Change, signal: AbortSignal): Promise<void> => {
+    if (batch.length === 0) return;
     await journalBoth(journal);
     log.info({ family, policy: routesSentence(policy, family), batch }, "changing the routes");
     await runBatch(exec, { family, batch, signal });
-    return true;
   };
 
   return {
     apply: (policy, signal) =>
       queue.run(async () => {
-        await prepareKernel(sysctl, log);
-        const changed4 = await applyFamily(policy, 4, signal);
+        const [four, six] = await Promise.all([
+          planned(policy, 4, signal),
+          planned(policy, 6, signal),
+          prepareKernel(sysctl, log),
+        ]);
+        await change(policy, four, signal);
         try {
-          return (await applyFamily(policy, 6, signal)) || changed4;
+          await change(policy, six, signal);
+          return four.batch.length + six.batch.length > 0;
         } catch (thrown) {
           if (!isDisabledOnDevice(thrown)) throw thrown;
           // Somebody switched IPv6 off on all interfaces: nothing can enter the tunnel, and nothing shall pass outside.
           log.debug({ interface: policy.interface }, "no IPv6 on the tunnel's interface");
-          return (await applyFamily(withoutDevice6(policy), 6, signal)) || changed4;
+          const again = await planned(withoutDevice6(policy), 6, signal);
+          await change(withoutDevice6(policy), again, signal);
+          return four.batch.length + again.batch.length > 0;
         }
       }),
 
@@ -105,12 +110,14 @@ interface Reading {
 /** Null when the kernel has no such family. */
 async function readLines(exec: Exec, { numbers, family, signal }: Reading): Promise<RouteLines | null> {
   const flag = `-${family}`;
-  const rules = await exec.run(["ip", "-N", "-j", flag, "rule", "show"], { signal });
+  const [rules, routes] = await Promise.all([
+    exec.run(["ip", "-N", "-j", flag, "rule", "show"], { signal }),
+    exec.run(["ip", "-N", "-j", flag, "route", "show", "table", String(numbers.table)], { signal }),
+  ]);
   if (rules.code !== 0) {
     if (/not supported/i.test(rules.stderr)) return null;
     throw listFailed(`list the IPv${family} rules`, rules.stderr);
   }
-  const routes = await exec.run(["ip", "-N", "-j", flag, "route", "show", "table", String(numbers.table)], { signal });
   const noTable = /FIB table does not exist/.test(routes.stderr);
   if (routes.code !== 0 && !noTable) throw listFailed(`list the IPv${family} routes`, routes.stderr);
   return {

@@ -1,5 +1,4 @@
-// The rules and routes of a client as lines for `ip -batch`, and the same lines from what `ip -j` lists.
-import { z } from "zod";
+// The rules and routes that a client wants, as lines for `ip -batch`, and the way there from what is listed.
 import { type Endpoint, familyOf, type Family } from "../../base/ip.ts";
 import type { Identifiers } from "../identifiers.ts";
 import { isInterfaceName } from "../interface-name.ts";
@@ -30,8 +29,8 @@ export function routeNumbers(identifiers: Identifiers): RouteNumbers | null {
 export const LAST_METRIC = 4278198272;
 
 /** Distances from the first preference; the order is the meaning. */
-const CARRIER = 10;
-const DISCOVERY = 11;
+export const CARRIER = 10;
+export const DISCOVERY = 11;
 const NO_WAY_OUT = 40;
 
 /**
@@ -90,118 +89,6 @@ function carrierRule({ address, port }: Endpoint, as: { readonly pref: number; r
 /** As `ip` prints it: a host without its length. */
 function shortest(prefix: string): string {
   return prefix.replace(prefix.includes(":") ? /\/128$/ : /\/32$/, "");
-}
-
-const RULE = z.looseObject({
-  priority: z.number(),
-  not: z.unknown().optional(),
-  src: z.string().optional(),
-  srclen: z.number().optional(),
-  dst: z.string().optional(),
-  dstlen: z.number().optional(),
-  fwmark: z.string().optional(),
-  fwmask: z.string().optional(),
-  iif: z.string().optional(),
-  oif: z.string().optional(),
-  ipproto: z.string().optional(),
-  sport: z.union([z.number(), z.string()]).optional(),
-  dport: z.union([z.number(), z.string()]).optional(),
-  uid_start: z.number().optional(),
-  uid_end: z.number().optional(),
-  table: z.string().optional(),
-  action: z.string().optional(),
-});
-
-/**
- * Our lines among those of `ip -N -j rule`. Other programs use the same preferences (Tailscale all of ours), so a rule is
- * ours by preference and by mark, table, or the kind of traffic that only we select there.
- */
-export function listedRules(json: unknown, numbers: RouteNumbers): readonly string[] {
-  return z
-    .array(RULE)
-    .parse(json)
-    .filter(({ priority }) => priority >= numbers.first && priority <= numbers.last)
-    .filter((rule) => {
-      const excepted = rule.priority === numbers.first + CARRIER || rule.priority === numbers.first + DISCOVERY;
-      return (
-        markOf(rule) === numbers.mark ||
-        rule.table === String(numbers.table) ||
-        (excepted && rule.ipproto !== undefined)
-      );
-    })
-    .map(ruleLine);
-}
-
-function ruleLine(rule: z.infer<typeof RULE>): string {
-  const parts = [rule.not === undefined ? "" : "not", `pref ${rule.priority}`];
-  if (rule.src !== undefined && rule.src !== "all") parts.push(`from ${withLength(rule.src, rule.srclen)}`);
-  if (rule.dst !== undefined) parts.push(`to ${withLength(rule.dst, rule.dstlen)}`);
-  parts.push(markOf(rule));
-  if (rule.iif !== undefined) parts.push(`iif ${rule.iif}`);
-  if (rule.oif !== undefined) parts.push(`oif ${rule.oif}`);
-  if (rule.ipproto !== undefined) parts.push(`ipproto ${protocolName(rule.ipproto)}`);
-  if (rule.sport !== undefined) parts.push(`sport ${rule.sport}`);
-  if (rule.dport !== undefined) parts.push(`dport ${rule.dport}`);
-  if (rule.uid_start !== undefined) parts.push(`uidrange ${rule.uid_start}-${rule.uid_end ?? rule.uid_start}`);
-  parts.push(rule.action === undefined ? `lookup ${tableName(rule.table ?? "main")}` : typeName(rule.action));
-  return parts.filter((part) => part !== "").join(" ");
-}
-
-function markOf(rule: z.infer<typeof RULE>): string {
-  return rule.fwmark === undefined ? "" : `fwmark ${rule.fwmark}${rule.fwmask === undefined ? "" : `/${rule.fwmask}`}`;
-}
-
-function withLength(address: string, length: number | undefined): string {
-  return length === undefined ? address : `${address}/${length}`;
-}
-
-const ROUTE = z.looseObject({
-  type: z.string().optional(),
-  dst: z.string(),
-  gateway: z.string().optional(),
-  dev: z.string().optional(),
-  metric: z.number().optional(),
-});
-
-/** What the kernel gives an IPv6 route that says none. */
-const DEFAULT_METRIC6 = 1024;
-
-/** The lines of `ip -N -j route show table T`. */
-export function listedRoutes(json: unknown): readonly string[] {
-  return z.array(ROUTE).parse(json).map(routeLine);
-}
-
-function routeLine(route: z.infer<typeof ROUTE>): string {
-  const type = typeName(route.type ?? "unicast");
-  const parts = type === "unicast" ? [route.dst] : [type, route.dst];
-  if (route.gateway !== undefined) parts.push(`via ${route.gateway}`);
-  if (type === "unicast" && route.dev !== undefined) parts.push(`dev ${route.dev}`);
-  if (route.metric !== undefined && route.metric !== DEFAULT_METRIC6) parts.push(`metric ${route.metric}`);
-  return parts.join(" ");
-}
-
-/** With `-N`, so that the machine's own names for tables do not come between, `ip` gives numbers of these too. */
-const TYPES: Readonly<Record<string, string>> = {
-  "1": "unicast",
-  "6": "blackhole",
-  "7": "unreachable",
-  "8": "prohibit",
-  "9": "throw",
-};
-const TABLES: Readonly<Record<string, string>> = { "253": "default", "254": "main", "255": "local" };
-const PROTOCOLS: Readonly<Record<string, string>> = { "6": "tcp", "17": "udp" };
-
-function typeName(type: string): string {
-  return TYPES[type] ?? type;
-}
-
-function tableName(table: string): string {
-  return TABLES[table] ?? table;
-}
-
-function protocolName(protocol: string): string {
-  const number = protocol.replace(/^ipproto-/, "");
-  return PROTOCOLS[number] ?? number;
 }
 
 /** The lines of one `ip -batch`; none when everything is as wanted. */

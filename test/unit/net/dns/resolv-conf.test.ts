@@ -202,7 +202,7 @@ describe("resolvConfDns()", () => {
     writeFileSync(at.path, "nameserver 192.0.2.1\n");
     chmodSync(at.path, 0o640);
     const before = printed(at);
-    const source = join(import.meta.dir, "resolv-conf-loop.ts");
+    const source = join(import.meta.dir, "resolv-conf-loop.program.ts");
     for (let round = 0; round < 12; round++) {
       const child = Bun.spawn([process.execPath, source, at.stateDir, at.path], { stdout: "pipe", stderr: "inherit" });
       const reader = child.stdout.getReader();

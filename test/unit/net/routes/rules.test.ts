@@ -2,15 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { listedRoutes, listedRules } from "../../../../src/net/routes/listed-rules.ts";
 import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
-import {
-  listedRoutes,
-  listedRules,
-  reconcile,
-  type RouteNumbers,
-  routeNumbers,
-  wantedLines,
-} from "../../../../src/net/routes/rules.ts";
+import { reconcile, type RouteNumbers, routeNumbers, wantedLines } from "../../../../src/net/routes/rules.ts";
 import { NUMBERS, POLICY } from "./routes-policy.ts";
 
 const recorded = (name: string): unknown =>
