@@ -96,7 +96,8 @@ function lineStream(lines: AsyncIterable<string>): ReadableStream<Uint8Array> {
   });
 }
 
-async function removeSocket(path: string): Promise<void> {
+/** Of a process that is gone; anything else of that name stays. */
+export async function removeSocket(path: string): Promise<void> {
   try {
     if ((await lstat(path)).isSocket()) await unlink(path);
   } catch (thrown) {

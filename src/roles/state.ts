@@ -1,7 +1,10 @@
 // Putting a machine back as it was, without the process that changed it.
+import { join } from "node:path";
 import { silentLogger } from "../base/log.ts";
+import { removeSocket } from "../net/local-api.ts";
 import { machineSystem } from "../net/os.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
+import { SOCKET } from "./runtime.ts";
 
 /** Throws AlreadyRunning while the role's process lives. Resolves with a sentence for each thing that was put back. */
 export async function cleanState(
@@ -16,5 +19,7 @@ export async function cleanState(
     command: "higgs state clean",
     log: silentLogger,
   });
-  return await os.undoAll(new AbortController().signal);
+  const said = await os.undoAll(new AbortController().signal);
+  for (const name of Object.values(SOCKET)) await removeSocket(join(dirs.runDir, name));
+  return said;
 }
