@@ -11,6 +11,7 @@ import {
   spkiHashSchema,
   tagSchema,
 } from "../proto/api.ts";
+import { SerialQueue } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
 import type { StateDir } from "./state-dir.ts";
 
@@ -58,6 +59,8 @@ export async function readEnrolment(dir: StateDir, role: "node" | "client"): Pro
 /** An enrolment in memory whose changes are written through. */
 export class EnrolmentStore {
   readonly #dir: StateDir;
+  /** The file ends as the value did: a write that began earlier also ends earlier. */
+  readonly #writes = new SerialQueue();
   #value: Enrolment;
 
   constructor(dir: StateDir, value: Enrolment) {
@@ -74,6 +77,6 @@ export class EnrolmentStore {
     const next = { ...this.#value, ...change };
     if (JSON.stringify(next) === JSON.stringify(this.#value)) return;
     this.#value = next;
-    await this.#dir.writeJson("enrolment.json", next);
+    await this.#writes.run(() => this.#dir.writeJson("enrolment.json", next));
   }
 }

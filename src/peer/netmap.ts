@@ -66,9 +66,9 @@ export class Netmap {
     return [...this.#refusals.values()];
   }
 
-  /** The whole map. Throws MapRefused `map-rollback` for one of an earlier epoch; then the last good map stays. */
+  /** The whole map. Throws MapRefused `map-rollback` for one of an earlier position; then the last good map stays. */
   async welcome(welcome: Welcome, context: TrustContext): Promise<void> {
-    if (welcome.at.epoch < this.#position.epoch) {
+    if (isBefore(welcome.at, this.#position)) {
       const refusal = {
         code: "map-rollback",
         text: "Refused the server's map: it is older than one seen before.",
@@ -140,4 +140,8 @@ export class Netmap {
     if (this.#refusals.get(id)?.code !== refusal.code) this.#log.warn({ code: refusal.code }, refusal.text);
     this.#refusals.set(id, { code: refusal.code, text: refusal.text, remedy: refusal.remedy });
   }
+}
+
+function isBefore(a: Position, b: Position): boolean {
+  return a.epoch < b.epoch || (a.epoch === b.epoch && a.seq < b.seq);
 }

@@ -1,6 +1,7 @@
 // This machine's own record: signed when its content changes, with a serial that only grows.
 import { z } from "zod";
 import { toHex, utf8 } from "../base/bytes.ts";
+import { HiggsError } from "../base/errors.ts";
 import type { Cidr } from "../base/ip.ts";
 import { signedRecordSchema } from "../proto/control.ts";
 import {
@@ -15,6 +16,16 @@ import type { Enrolment } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
 import type { StateDir } from "./state-dir.ts";
 
+export class OwnRecordError extends HiggsError {
+  override readonly name = "OwnRecordError";
+}
+
+/**
+ * A server holds no record but ours, so its serial is ahead of our file only after that was lost or put back from a copy.
+ * Whoever could push it to the end of the 64 bits would have made this machine's record final.
+ */
+const MOST_AHEAD = 1_000_000n;
+
 const recordFileSchema = z.object({ version: z.literal(1), record: signedRecordSchema });
 
 /** What a machine offers to others beyond its own addresses. */
@@ -27,6 +38,7 @@ export interface Offer {
 /**
  * The record for what the machine is and offers now, on disk before it is shown to anyone.
  * `serverSerial`: the serial that the server holds; ours goes past it where the content differs.
+ * Throws OwnRecordError `record-serial` when that is further ahead than it can be.
  */
 export async function ownRecord(
   dir: StateDir,
@@ -42,6 +54,12 @@ export async function ownRecord(
   const stored = await dir.readJson("record.json", recordFileSchema);
   const before = stored === null ? null : openRecord(stored.record);
   const serial = before?.serial ?? 0n;
+  if (wanted.serverSerial > serial + MOST_AHEAD) {
+    throw new OwnRecordError(
+      `Refused what the server says of this machine's own record: its number ${wanted.serverSerial} was never given.`,
+      { code: "record-serial", remedy: "The other machines go on with the record that they have; look at the server." },
+    );
+  }
   const content: Omit<MachineRecord, "serial"> = {
     network: enrolment.network,
     identity: keys.identityKey,

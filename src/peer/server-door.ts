@@ -1,7 +1,7 @@
 // One server, reached and proven: its certificate is vouched for by the network's identity before anything secret is sent.
 import { lookup } from "node:dns/promises";
 import type { z } from "zod";
-import { toBase64Url } from "../base/bytes.ts";
+import { concatBytes, toBase64Url } from "../base/bytes.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { withDeadline } from "../base/async.ts";
 import { type Endpoint, familyOf, formatHostPort, type HostPort, type IpAddress, parseIp } from "../base/ip.ts";
@@ -46,6 +46,8 @@ export interface RequestOptions<T> {
 
 const REQUEST_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 5_000;
+/** What is asked for here is a few hundred bytes; the map comes over the control stream. */
+const MOST_ANSWER_BYTES = 1024 * 1024;
 
 export interface DoorHints {
   readonly addresses: readonly IpAddress[];
@@ -176,10 +178,10 @@ function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string
     pin,
     names,
     async request(method, path, options) {
-      const response = await withDeadline(
+      return await withDeadline(
         `reach the server at ${host}`,
-        (signal) =>
-          fetch(`https://${authority}${API_BASE}${path}`, {
+        async (signal) => {
+          const response = await fetch(`https://${authority}${API_BASE}${path}`, {
             method,
             headers: {
               host,
@@ -190,13 +192,15 @@ function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string
             tls,
             redirect: "error",
             signal,
-          }),
+          });
+          // Within the deadline: an answer may be endless.
+          return await readAnswer(response, host, options.response);
+        },
         { timeoutMs: REQUEST_TIMEOUT_MS, signal: options.signal },
       ).catch((thrown: unknown) => {
         options.signal.throwIfAborted();
         throw asTlsError(host, thrown);
       });
-      return await readAnswer(response, host, options.response);
     },
     openWs: (path, options, signal) => {
       const { token, ...rest } = options;
@@ -225,8 +229,8 @@ function asTlsError(host: string, thrown: unknown): HiggsError {
 }
 
 async function readAnswer<T>(response: Response, host: string, schema: z.ZodType<T>): Promise<T> {
-  const text = await response.text();
-  const json = text === "" ? undefined : parseJson(text);
+  const text = await boundedText(response);
+  const json = text === null || text === "" ? undefined : parseJson(text);
   if (!response.ok) {
     const problem = problemSchema.safeParse(json);
     if (!problem.success) {
@@ -251,6 +255,18 @@ async function readAnswer<T>(response: Response, host: string, schema: z.ZodType
     remedy: "Update higgs on this machine or on the server.",
     detail: { issues: parsed.error.issues.slice(0, 3) },
   });
+}
+
+/** Null for what is longer than any answer of ours; the rest of it is not read. */
+async function boundedText(response: Response): Promise<string | null> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const part of response.body ?? []) {
+    length += part.length;
+    if (length > MOST_ANSWER_BYTES) return null;
+    parts.push(part);
+  }
+  return new TextDecoder().decode(concatBytes(...parts));
 }
 
 function parseJson(text: string): unknown {

@@ -17,6 +17,8 @@ import { equalBytes, fromBase64, toBase64 } from "../base/bytes.ts";
 /** What is remembered of a machine, by the name under which it was first seen. */
 export const trustedMachineSchema = z.object({
   name: machineNameSchema,
+  /** Names that it had before a rename: they stay its own, or a server could rename it and put another in its place. */
+  formerNames: z.array(machineNameSchema).default([]),
   identity: identityKeySchema,
   wireGuard: wireGuardKeySchema,
   role: roleSchema,
@@ -60,6 +62,11 @@ export type RefusalCode =
   | "address-taken"
   | "self-imitated";
 
+/** True for its name and for those that it had before. */
+export function hasName(machine: TrustedMachine, name: string): boolean {
+  return machine.name === name || machine.formerNames.some((former) => former === name);
+}
+
 /** Decides about a record whose own signature was verified. Pure. */
 export function judge(record: MachineRecord, known: readonly TrustedMachine[], context: TrustContext): Judgement {
   const refuse = (code: RefusalCode, why: string, remedy: string | null = null): Judgement => ({
@@ -78,8 +85,8 @@ export function judge(record: MachineRecord, known: readonly TrustedMachine[], c
       return refuse("address-foreign", `its address ${address} is outside the network`);
     }
   }
-  const byName = known.find((machine) => machine.name === record.name);
-  if (byName !== undefined && byName.identity !== record.identity) {
+  const byName = known.find((machine) => machine.identity !== record.identity && hasName(machine, record.name));
+  if (byName !== undefined) {
     return refuse(
       "identity-changed",
       "its identity key is not the one that this machine knows",
@@ -113,6 +120,7 @@ function weigh(
   }
   const machine: TrustedMachine = {
     name: record.name,
+    formerNames: formerNames(record, before),
     identity: record.identity,
     wireGuard: record.wireGuard,
     role: record.role,
@@ -122,6 +130,11 @@ function weigh(
     bytes: toBase64(bytes),
   };
   return { kind: "learned", machine, replaces: before };
+}
+
+function formerNames(record: MachineRecord, before: TrustedMachine | null): MachineName[] {
+  if (before === null) return [];
+  return [...new Set([...before.formerNames, before.name])].filter((name) => name !== record.name);
 }
 
 /** The prefixes that a peer's tunnel packets may come from: its own addresses, and its offered routes where it was chosen for them. */
