@@ -45,7 +45,7 @@ const sysctlKey = z.custom<SysctlKey>((value) => typeof value === "string" && pa
 const resolvConfOriginal = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("file"), mode: z.int().min(0).max(0o777), sha256 }),
   // A link's text: printable ASCII, which every resolver's own link is.
-  z.strictObject({ kind: z.literal("symlink"), target: z.string().regex(/^[\x21-\x7e]{1,255}$/) }),
+  z.strictObject({ kind: z.literal("symlink"), target: z.string().regex(/^[\x20-\x7e]{1,255}$/) }),
   z.strictObject({ kind: z.literal("absent") }),
 ]);
 const undoEntry = z.discriminatedUnion("kind", [
