@@ -1,0 +1,86 @@
+// The lab that the benches measure in: the small internet with the real executable on server, home PC and laptop.
+import { resolve } from "node:path";
+import type { LabHost } from "../src/lab/host.ts";
+import { type Lab, startLab } from "../src/lab/lab.ts";
+import { labPrivilege } from "../src/lab/privilege.ts";
+import type { LabProcess } from "../src/lab/process.ts";
+import { LAB_CA_PATH } from "../src/lab/service.ts";
+import { DNS_NAME, smallInternet, type SmallInternetOptions } from "../src/lab/small-internet.ts";
+import { processesIn } from "./processes.ts";
+
+export const HIGGS = "/usr/local/bin/higgs";
+/** The internet's web server; what listens there beside it is reached through the exit too. */
+export const WEB_ADDRESS = "203.0.113.80";
+const START_TIMEOUT_MS = 20_000;
+const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-query`, "--dns-ca", LAB_CA_PATH];
+
+/** $HIGGS_BIN, or dist/higgs. */
+export function higgsBinary(): string {
+  return resolve(process.env.HIGGS_BIN ?? resolve(import.meta.dir, "../dist/higgs"));
+}
+
+export async function benchLab(options: SmallInternetOptions, signal: AbortSignal): Promise<Lab> {
+  const privilege = await labPrivilege("bun bench/…");
+  if (privilege.kind === "refused") throw new Error(`Cannot build the lab: ${privilege.why}. ${privilege.say}`);
+  if (privilege.kind === "userns") throw new Error("Cannot build the lab: this is for root.");
+  return await startLab(smallInternet(options), {
+    signal,
+    programs: { higgs: higgsBinary() },
+    serviceProgram: [HIGGS, "lab-service"],
+  });
+}
+
+export interface BenchNetwork {
+  readonly server: LabProcess;
+  readonly node: LabProcess;
+  /** For the laptop, not used yet. */
+  readonly clientInvite: string;
+}
+
+/** Server and node run; the laptop has not joined. */
+export async function startNetwork(lab: Lab, signal: AbortSignal): Promise<BenchNetwork> {
+  const server = await startServer(lab, signal);
+  const nodeInvite = await inviteFor(lab, "node", signal);
+  const clientInvite = await inviteFor(lab, "client", signal);
+  const node = await startNode(lab, signal, nodeInvite);
+  return { server, node, clientInvite };
+}
+
+export async function startServer(lab: Lab, signal: AbortSignal): Promise<LabProcess> {
+  const server = await lab.host("vps").spawn([HIGGS, "server", "--log-level", "warn"]);
+  await server.waitForLine(/is running at/, { timeoutMs: START_TIMEOUT_MS, signal });
+  return server;
+}
+
+/** Without an invite it has joined before. Resolves when its control socket answers. */
+export async function startNode(lab: Lab, signal: AbortSignal, invite?: string): Promise<LabProcess> {
+  const join = invite === undefined ? [] : ["--join", invite];
+  const node = await lab.host("home-pc").spawn([HIGGS, "node", ...join, ...DNS_FLAGS]);
+  await node.waitForLine(/higgs node.* is running/, { timeoutMs: START_TIMEOUT_MS, signal });
+  return node;
+}
+
+async function inviteFor(lab: Lab, role: "node" | "client", signal: AbortSignal): Promise<string> {
+  const text = await lab.host("vps").execOrThrow([HIGGS, "server", "invite", role, "--json"], { signal });
+  return (JSON.parse(text) as { invite: string }).invite;
+}
+
+/** Resolves when connected; gives what the command printed. */
+export async function clientUp(lab: Lab, signal: AbortSignal, invite?: string): Promise<string> {
+  const join = invite === undefined ? [] : ["--join", invite];
+  return await lab.host("laptop").execOrThrow([HIGGS, "client", "up", ...join], { timeoutMs: START_TIMEOUT_MS, signal });
+}
+
+/** The one process of a host that matches, by the pids of this namespace. */
+export function processIn(host: LabHost, pattern: RegExp): number {
+  const [pid] = processesIn(host.pid, pattern);
+  if (pid === undefined) throw new Error(`Cannot find a process like ${pattern} on "${host.name}".`);
+  return pid;
+}
+
+export const PROCESS = {
+  server: /^\/usr\/local\/bin\/higgs server/,
+  node: /^\/usr\/local\/bin\/higgs node/,
+  client: /^\/usr\/local\/bin\/higgs client run/,
+  wireGuard: /wireguard-go/,
+} as const;
