@@ -8,11 +8,15 @@ import type { Door } from "../../../src/peer/server-door.ts";
 import type { IpAddress } from "../../../src/base/ip.ts";
 import type { SpkiHash } from "../../../src/proto/keys.ts";
 import { sampleEnrolment, slowState, temporaryState } from "./state.ts";
+import { failureOf } from "../support/failure.ts";
 
 test("readEnrolment() says how to join where no enrolment is", async () => {
   await using state = await temporaryState();
-  await expect(readEnrolment(state.dir, "client")).rejects.toMatchObject({ name: "NotEnrolled", code: "not-enrolled" });
-  const node = await readEnrolment(state.dir, "node").catch((thrown: unknown) => thrown);
+  expect(await failureOf(readEnrolment(state.dir, "client"))).toMatchObject({
+    name: "NotEnrolled",
+    code: "not-enrolled",
+  });
+  const node = await failureOf(readEnrolment(state.dir, "node"));
   expect(node).toMatchObject({ remedy: expect.stringContaining("higgs node join INVITE") as unknown });
 });
 
@@ -26,7 +30,7 @@ test("readEnrolment() names the file that is damaged, and shows none of it", asy
   await using state = await temporaryState();
   await Bun.write(join(state.dir.path, "enrolment.json"), '{"version":1,"network":"secret"');
   await Bun.$`chmod 600 ${join(state.dir.path, "enrolment.json")}`.quiet();
-  const thrown = await readEnrolment(state.dir, "client").catch((error: unknown) => error);
+  const thrown = await failureOf(readEnrolment(state.dir, "client"));
   expect(thrown).toMatchObject({ code: "state-damaged" });
   expect(String(thrown)).toContain("enrolment.json");
   expect(String(thrown)).not.toContain("secret");

@@ -6,6 +6,7 @@ import { changeSettings, listenPort, readSettings } from "../../../src/peer/sett
 import { STATE_FILES } from "../../../src/peer/state-dir.ts";
 import { identityKeyOf, wireGuardKeyOf } from "../../../src/proto/keys.ts";
 import { sampleEnrolment, temporaryState } from "./state.ts";
+import { failureOf } from "../support/failure.ts";
 
 test("machineKeys() makes two keys once, for this account's eyes only", async () => {
   await using state = await temporaryState();
@@ -22,10 +23,10 @@ test("machineKeys() refuses a key file that is cut off, and one that others can 
   await using state = await temporaryState();
   await machineKeys(state.dir);
   await state.dir.writeBytes("identity.key", new Uint8Array(31));
-  await expect(machineKeys(state.dir)).rejects.toMatchObject({ code: "state-damaged" });
+  expect(await failureOf(machineKeys(state.dir))).toMatchObject({ code: "state-damaged" });
   await state.dir.writeBytes("identity.key", new Uint8Array(32).fill(7));
   await chmod(join(state.dir.path, "identity.key"), 0o644);
-  await expect(machineKeys(state.dir)).rejects.toMatchObject({ code: "file-too-open" });
+  expect(await failureOf(machineKeys(state.dir))).toMatchObject({ code: "file-too-open" });
 });
 
 test("clear() forgets every file of the machine, and keeps what others wrote beside them", async () => {

@@ -3,6 +3,7 @@ import type { MachineName } from "../../../src/base/hostname.ts";
 import { TrustStore } from "../../../src/peer/trust-store.ts";
 import { context, recordOf, somebody } from "./machines.ts";
 import { temporaryState } from "./state.ts";
+import { failureOf } from "../support/failure.ts";
 
 const home = somebody("home", 2);
 const evil = somebody("evil", 4);
@@ -50,7 +51,7 @@ test("TrustStore tries again what it could not write", async () => {
     },
   });
   store.admit(recordOf(home), context);
-  await expect(store.save()).rejects.toThrow("no space left");
+  expect(await failureOf(store.save())).toMatchObject({ message: "no space left" });
   broken = false;
   await store.save();
   expect((await TrustStore.open(state.dir)).list()).toHaveLength(1);
