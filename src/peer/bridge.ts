@@ -6,7 +6,7 @@ import { type Endpoint, parseIp } from "../base/ip.ts";
 import { HiggsError } from "../base/errors.ts";
 import type { Service } from "../base/service.ts";
 import { FrameBuilder } from "../proto/relay-frame.ts";
-import { looksLikeWireGuard } from "../proto/wireguard-packet.ts";
+import { isInitiation, looksLikeWireGuard } from "../proto/wireguard-packet.ts";
 import type { RelayLink } from "./relay-link.ts";
 
 export class BridgeError extends HiggsError {
@@ -15,7 +15,7 @@ export class BridgeError extends HiggsError {
 
 export interface Bridge extends Service {
   readonly endpoint: Endpoint;
-  /** Null while the server has granted no session: packets are dropped then. */
+  /** Null while the server has granted no session: packets are dropped then, but the last handshake waits for the session. */
   setSession(session: number | null): void;
   readonly dropped: number;
 }
@@ -31,6 +31,7 @@ export async function openBridge(deps: {
   let session: number | null = null;
   let flushing = false;
   let dropped = 0;
+  let held: Uint8Array | null = null;
 
   function flush(): void {
     flushing = false;
@@ -39,6 +40,16 @@ export async function openBridge(deps: {
     const bytes = frame.take(session ?? 0);
     if (session === null) dropped += packets;
     else deps.relay.send(bytes);
+  }
+
+  function take(packet: Uint8Array): void {
+    if (!frame.add(packet)) {
+      flush();
+      frame.add(packet);
+    }
+    if (flushing) return;
+    flushing = true;
+    setImmediate(flush);
   }
 
   const socket = await Bun.udpSocket({
@@ -52,13 +63,8 @@ export async function openBridge(deps: {
           dropped++;
           return;
         }
-        if (!frame.add(packet)) {
-          flush();
-          frame.add(packet);
-        }
-        if (flushing) return;
-        flushing = true;
-        setImmediate(flush);
+        if (session === null && isInitiation(packet)) held = packet.slice();
+        else take(packet);
       },
       error() {
         dropped++; // ICMP from a WireGuard that is not up yet; without a handler it would end the process
@@ -84,7 +90,10 @@ export async function openBridge(deps: {
       if (next === session) return;
       if (session !== null) deps.relay.detach(session);
       session = next;
-      if (next !== null) deps.relay.attach(next, deliver);
+      if (next === null) return;
+      deps.relay.attach(next, deliver);
+      if (held !== null) take(held);
+      held = null;
     },
     [Symbol.asyncDispose]() {
       if (session !== null) deps.relay.detach(session);

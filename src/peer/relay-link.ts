@@ -5,6 +5,7 @@ import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Ws } from "../net/ws.ts";
 import { countWireGuardPackets, framePackets, frameSession } from "../proto/relay-frame.ts";
+import { isInitiation } from "../proto/wireguard-packet.ts";
 import { redialMs } from "./reconnect.ts";
 import type { ServerLink } from "./server-link.ts";
 
@@ -25,7 +26,10 @@ export interface RelayCounters {
 export interface RelayLink extends Service {
   readonly online: boolean;
   readonly counters: RelayCounters;
-  /** Drops (and counts) rather than queues. The frame is copied before this returns. */
+  /**
+   * Drops (and counts) rather than queues; only the last handshake of each session waits for a connection that is being
+   * made. The frame is copied before this returns.
+   */
   send(frame: Uint8Array): void;
   attach(session: number, sink: PacketSink): void;
   detach(session: number): void;
@@ -45,6 +49,7 @@ export function relayLink(
 ): RelayLink {
   const controller = new AbortController();
   const sinks = new Map<number, PacketSink>();
+  const held = new Map<number, Uint8Array>();
   const counters = { framesOut: 0, bytesOut: 0, framesIn: 0, bytesIn: 0, droppedOut: 0, droppedIn: 0 };
   let ws: Ws | null = null;
 
@@ -57,6 +62,20 @@ export function relayLink(
     counters.framesIn++;
     counters.bytesIn += frame.length;
     sink(framePackets(frame));
+  }
+
+  function send(frame: Uint8Array): void {
+    if (ws === null && framePackets(frame).some(isInitiation)) {
+      held.set(frameSession(frame), frame.slice());
+      return;
+    }
+    if (ws === null || ws.bufferedBytes > MOST_WAITING_BYTES) {
+      counters.droppedOut++;
+      return;
+    }
+    counters.framesOut++;
+    counters.bytesOut += frame.length;
+    ws.send(frame);
   }
 
   async function once(): Promise<string> {
@@ -80,6 +99,8 @@ export function relayLink(
     }
     const onAbort = (): void => ended.reject(controller.signal.reason);
     controller.signal.addEventListener("abort", onAbort, { once: true });
+    for (const frame of held.values()) send(frame);
+    held.clear();
     events.onChange(true);
     try {
       return await ended.promise;
@@ -117,17 +138,12 @@ export function relayLink(
       return ws !== null;
     },
     counters,
-    send(frame) {
-      if (ws === null || ws.bufferedBytes > MOST_WAITING_BYTES) {
-        counters.droppedOut++;
-        return;
-      }
-      counters.framesOut++;
-      counters.bytesOut += frame.length;
-      ws.send(frame);
-    },
+    send,
     attach: (session, sink) => void sinks.set(session, sink),
-    detach: (session) => void sinks.delete(session),
+    detach(session) {
+      sinks.delete(session);
+      held.delete(session);
+    },
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
       ws?.close();

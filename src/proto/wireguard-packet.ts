@@ -25,3 +25,8 @@ export function looksLikeWireGuard(bytes: Uint8Array, at: number, length: number
       return false;
   }
 }
+
+/** The one message whose loss costs five seconds: until WireGuard sends it again (Rekey-Timeout, section 6.1 of its paper). */
+export function isInitiation(packet: Uint8Array): boolean {
+  return packet[0] === 1 && looksLikeWireGuard(packet, 0, packet.length);
+}
