@@ -88,11 +88,13 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
   let undo: readonly UndoEntry[] = (found?.undo ?? []).filter(
     (entry) => owner?.sameBoot === true || entry.kind === "resolv-conf",
   );
+  let isOurs = false; // the file names this process
   const queue = new SerialQueue();
   const save = async (next: readonly UndoEntry[]): Promise<void> => {
     if (next.length === 0) await removeFile(options.path);
     else await writeWhole(options.path, JSON.stringify({ version: VERSION, role: options.role, ...me, undo: next }));
     undo = next;
+    isOurs = true;
   };
 
   return {
@@ -102,6 +104,7 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
       queue.run(async () => {
         const known = undo.find((one) => isSame(one, entry));
         const merged = known === undefined ? undoEntry.parse(entry) : merge(known, entry);
+        if (isOurs && known !== undefined && Bun.deepEquals(known, merged)) return;
         await save([...undo.filter((one) => one !== known), merged]);
       }),
     remove: (entry) => queue.run(() => save(undo.filter((one) => !isSame(one, entry)))),
