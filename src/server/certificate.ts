@@ -1,20 +1,10 @@
 // The server's TLS certificate: a self-signed one made once, or the operator's own, and the hash of its public key.
-import "../base/reflect.ts"; // before @peculiar/x509
-import { sha256 } from "@noble/hashes/sha2.js";
-import {
-  BasicConstraintsExtension,
-  ExtendedKeyUsage,
-  ExtendedKeyUsageExtension,
-  KeyUsageFlags,
-  KeyUsagesExtension,
-  PemConverter,
-  SubjectAlternativeNameExtension,
-  X509Certificate,
-  X509CertificateGenerator,
-} from "@peculiar/x509";
-import { toBase64Url, toHex } from "../base/bytes.ts";
+import { loadX509 } from "../base/x509.ts";
+import { X509Certificate } from "node:crypto";
+import { toHex } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
 import { parseIp } from "../base/ip.ts";
+import { spkiOf as spkiOfLeaf } from "../net/tls.ts";
 import type { SpkiHash } from "../proto/keys.ts";
 
 export class CertificateError extends HiggsError {
@@ -33,6 +23,16 @@ const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as con
 
 /** `hosts`: names and addresses without ports. It is pinned by its key, so it never ends and needs no clock (RFC 5280 section 4.1.2.5). */
 export async function makeSelfSigned(hosts: readonly string[]): Promise<{ certPem: string; keyPem: string }> {
+  const {
+    BasicConstraintsExtension,
+    ExtendedKeyUsage,
+    ExtendedKeyUsageExtension,
+    KeyUsageFlags,
+    KeyUsagesExtension,
+    PemConverter,
+    SubjectAlternativeNameExtension,
+    X509CertificateGenerator,
+  } = await loadX509();
   const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
   const certificate = await X509CertificateGenerator.createSelfSigned({
     serialNumber: toHex(
@@ -64,7 +64,7 @@ export function spkiOf(certPem: string): SpkiHash {
   try {
     const first = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/.exec(certPem)?.[0];
     if (first === undefined) throw new Error("no PEM block of a certificate");
-    return toBase64Url(sha256(new Uint8Array(new X509Certificate(first).publicKey.rawData))) as SpkiHash;
+    return spkiOfLeaf(new X509Certificate(first));
   } catch (thrown) {
     throw new CertificateError("Cannot read the certificate: it is no PEM of an X.509 certificate.", {
       code: "certificate-unreadable",

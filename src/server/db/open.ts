@@ -78,7 +78,7 @@ export async function openDatabase(options: OpenOptions): Promise<Database> {
     client.close();
     throw databaseError(thrown, path);
   }
-  return new OpenDatabase(client, path);
+  return new OpenDatabase(client, { path, isFile: filePath !== null });
 }
 
 function databaseMissing(path: string): DatabaseError {
@@ -161,17 +161,33 @@ async function prepareFile(client: Client, path: string): Promise<void> {
   if (check.rows[0]?.quick_check !== "ok") throw databaseCorrupt(path);
 }
 
+/**
+ * The driver keeps a closed connection, and its lock, until its statements are collected as garbage. This gives the lock back now, and
+ * leaves the whole database in its one file.
+ */
+async function releaseFile(client: Client): Promise<void> {
+  try {
+    await client.execute("PRAGMA journal_mode = DELETE");
+    await client.execute("PRAGMA locking_mode = NORMAL");
+    await client.execute("SELECT COUNT(*) FROM sqlite_schema");
+  } catch {
+    // A full disk, most likely: everything that was acknowledged is in the log beside the file, and the next start takes it from there.
+  }
+}
+
 class OpenDatabase implements Database {
   readonly path: string;
   readonly #client: Client;
+  readonly #isFile: boolean;
   readonly #queries: ReturnType<typeof connect>;
   readonly #queue = new SerialQueue();
   #closed = false;
 
-  constructor(client: Client, path: string) {
+  constructor(client: Client, file: { readonly path: string; readonly isFile: boolean }) {
     this.#client = client;
     this.#queries = connect(client);
-    this.path = path;
+    this.#isFile = file.isFile;
+    this.path = file.path;
   }
 
   read<T>(task: (queries: Queries) => Promise<T>): Promise<T> {
@@ -192,6 +208,7 @@ class OpenDatabase implements Database {
     if (this.#closed) return;
     this.#closed = true;
     await this.#queue.idle();
+    if (this.#isFile) await releaseFile(this.#client);
     this.#client.close();
   }
 
