@@ -1,0 +1,164 @@
+// What the client's tests share: a network of real processes in the lab, the commands that a person types, and kills by pid.
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { LabHost } from "../../src/lab/host.ts";
+import type { Lab } from "../../src/lab/lab.ts";
+import type { LabProcess } from "../../src/lab/process.ts";
+import { LAB_CA_PATH } from "../../src/lab/service.ts";
+import { DNS_NAME, smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
+import type { ExecResult } from "../../src/lab/spawn.ts";
+import type { Topology } from "../../src/lab/topology.ts";
+import { bundleForHosts, startHiggsLab, until } from "./harness.ts";
+
+export const HIGGS = "/usr/local/bin/higgs";
+export const PAGE = `http://${WEB_NAME}/`;
+export const PAGE4 = "http://203.0.113.80/";
+export const PAGE6 = "http://[2001:db8:80::80]/";
+/** Whom the web page sees: the home's router or PC, or the café's. */
+export const HOME4 = "203.0.113.7";
+export const HOME6 = "2001:db8:7:1::10";
+export const CAFE4 = "203.0.113.66";
+export const CAFE6 = "2001:db8:66:1::2";
+export const VPS4 = "203.0.113.10";
+export const VPS6 = "2001:db8:10::10";
+
+const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-query`, "--dns-ca", LAB_CA_PATH];
+const PROGRAM = ["/usr/local/bin/bun", "/usr/local/bin/client-probe.js"] as const;
+
+/** A lab whose hosts have the real binary and the tests' own program, see `client-probe-program.ts`. */
+export async function startClientLab(topology: Topology = smallInternet()): Promise<Lab> {
+  const dir = mkdtempSync(join(tmpdir(), "higgs-client-probe-"));
+  try {
+    const path = join(dir, "client-probe.js");
+    const program = JSON.stringify(join(import.meta.dir, "client-probe-program.ts"));
+    await Bun.write(path, await bundleForHosts("client-probe-entry.ts", `await import(${program});\n`));
+    return await startHiggsLab(topology, { programs: { bun: process.execPath, "client-probe.js": path } });
+  } finally {
+    rmSync(dir, { recursive: true }); // the hosts have it on their disks
+  }
+}
+
+export interface Invites {
+  readonly node: string;
+  readonly client: string;
+}
+
+/** Resolves when the server runs; the invites only at its first start. */
+export async function startServer(lab: Lab): Promise<LabProcess> {
+  const server = await lab.host("vps").spawn([HIGGS, "server"]);
+  await server.waitForLine(/higgs server is running/);
+  return server;
+}
+
+export async function invitesOf(server: LabProcess): Promise<Invites> {
+  const of = async (pattern: RegExp): Promise<string> => inviteIn(await server.waitForLine(pattern));
+  return { node: await of(/higgs node --join/), client: await of(/higgs client up --join/) };
+}
+
+/** A new one from the running server. */
+export async function invite(lab: Lab, role: "node" | "client", ...flags: readonly string[]): Promise<string> {
+  return inviteIn(await lab.host("vps").execOrThrow([HIGGS, "server", "invite", role, ...flags]));
+}
+
+export function inviteIn(text: string): string {
+  return /higgs:\/\/[^\s']+/.exec(text)?.[0] ?? "";
+}
+
+/** Resolves when the exit is offered. */
+export async function startNode(lab: Lab, ...flags: readonly string[]): Promise<LabProcess> {
+  const node = await lab.host("home-pc").spawn([HIGGS, "node", ...DNS_FLAGS, ...flags]);
+  await node.waitForLine(/exit offered/, { timeoutMs: 20_000 });
+  return node;
+}
+
+/** Server, node and an enrolled laptop that is not connected. */
+export async function startNetwork(lab: Lab): Promise<{ server: LabProcess; node: LabProcess }> {
+  const server = await startServer(lab);
+  const invites = await invitesOf(server);
+  const node = await startNode(lab, "--join", invites.node);
+  await lab.host("laptop").execOrThrow([HIGGS, "client", "join", invites.client]);
+  return { server, node };
+}
+
+export function higgs(host: LabHost, ...args: readonly string[]): Promise<ExecResult> {
+  return host.exec([HIGGS, ...args], { timeoutMs: 40_000 });
+}
+
+/** The client in the foreground, connected. */
+export async function startClient(host: LabHost, ...flags: readonly string[]): Promise<LabProcess> {
+  const client = await host.spawn([HIGGS, "client", "run", ...flags]);
+  await until(async () => (await higgs(host, "client", "wait")).code === 0, { what: "the client's connection" });
+  return client;
+}
+
+/** Throws with what it said unless it ended with 0. */
+export async function higgsOrThrow(host: LabHost, ...args: readonly string[]): Promise<string> {
+  return await host.execOrThrow([HIGGS, ...args], { timeoutMs: 40_000 });
+}
+
+/** The address that the page sees, or "" when it cannot be had. */
+export async function page(host: LabHost, url: string = PAGE): Promise<string> {
+  const { code, stdout } = await host.exec([HIGGS, "lab-service", "fetch", url], { timeoutMs: 20_000 });
+  return code === 0 ? stdout.trim() : "";
+}
+
+/** Of the living process of a role, by its lock. */
+export async function pidOf(host: LabHost, role: "server" | "node" | "client"): Promise<number> {
+  return (JSON.parse(await host.readFile(`/run/higgs/${role}/lock`)) as { pid: number }).pid;
+}
+
+/** Of the wireguard-go that serves an interface of this host. */
+export async function wireGuardPids(host: LabHost, interfaceName: string): Promise<readonly number[]> {
+  const { stdout } = await host.exec(["pgrep", "-f", `wireguard-go.* ${interfaceName}$`]);
+  return stdout.split("\n").filter(Boolean).map(Number);
+}
+
+/** Resolves when none of them is left. */
+export async function killNow(host: LabHost, ...pids: readonly number[]): Promise<void> {
+  await host.execOrThrow(["kill", "-9", ...pids.map(String)]);
+  await until(async () => (await host.exec(["ps", "-o", "stat=", "-p", pids.join(",")])).stdout.replaceAll(/Z\S*|\s/g, "") === "", {
+    what: `the end of ${pids.join(", ")}`,
+  });
+}
+
+export interface Probing {
+  /** How many rounds were sent since. */
+  rounds(): number;
+  stop(): Promise<void>;
+}
+
+/** From now on, ten times a second, one packet of each kind that could leak. Resolves after the first round. */
+export async function startProbing(host: LabHost): Promise<Probing> {
+  const child = await host.spawn([...PROGRAM, "probe"]);
+  await child.waitForLine(/^round /);
+  return {
+    rounds: () => child.lines.length,
+    stop: async () => await child[Symbol.asyncDispose](),
+  };
+}
+
+export interface KillPlan {
+  readonly command: readonly string[];
+  /** When to kill -9: so long after the start, or at the moment when the journal has (again) so many entries. */
+  readonly at:
+    | { readonly kind: "delay"; readonly ms: number }
+    | { readonly kind: "entries"; readonly count: number }
+    /** SIGTERM once it has `full` entries, then the kill when there are only so many, or so long after. */
+    | { readonly kind: "entries-left"; readonly full: number; readonly count: number }
+    | { readonly kind: "delay-down"; readonly full: number; readonly ms: number };
+  readonly journalPath: string;
+}
+
+export interface Killed {
+  /** False when it was over before the moment came. */
+  readonly killed: boolean;
+  /** As the journal had it just after the kill. */
+  readonly entries: number;
+}
+
+/** Runs inside of the host, as the moments are milliseconds apart. */
+export async function killAt(host: LabHost, plan: KillPlan): Promise<Killed> {
+  const said = await host.execOrThrow([...PROGRAM, "kill", JSON.stringify(plan)]);
+  return JSON.parse(said.trim().split("\n").at(-1) ?? "{}") as Killed;
+}
