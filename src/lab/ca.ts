@@ -1,15 +1,6 @@
 // The lab's certificate authority: one for each lab, its key never leaves the process, and it signs the DNS server's certificate.
-import "../base/reflect.ts"; // before @peculiar/x509
+import { loadX509 } from "../base/x509.ts";
 import { webcrypto } from "node:crypto";
-import {
-  BasicConstraintsExtension,
-  ExtendedKeyUsage,
-  ExtendedKeyUsageExtension,
-  KeyUsageFlags,
-  KeyUsagesExtension,
-  SubjectAlternativeNameExtension,
-  X509CertificateGenerator,
-} from "@peculiar/x509";
 
 export interface LabCertificates {
   /** What a client has to trust. */
@@ -25,6 +16,15 @@ const VALID = { notBefore: new Date("1970-01-01T00:00:00Z"), notAfter: new Date(
 
 /** For the given name and addresses. */
 export async function makeLabCertificates(name: string, addresses: readonly string[]): Promise<LabCertificates> {
+  const {
+    BasicConstraintsExtension,
+    ExtendedKeyUsage,
+    ExtendedKeyUsageExtension,
+    KeyUsageFlags,
+    KeyUsagesExtension,
+    SubjectAlternativeNameExtension,
+    X509CertificateGenerator,
+  } = await loadX509();
   const caKeys = await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
   const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
   const ca = await X509CertificateGenerator.createSelfSigned(

@@ -10,6 +10,7 @@ import {
   roleSchema,
   tagSchema,
 } from "./api.ts";
+import { candidatesSchema, MOST_PUNCH_WAIT_MS, probeSchema, stunCredentialSchema } from "./path.ts";
 
 /** WebSocket close codes of ours (RFC 6455 section 7.4.2 leaves 4000–4999 to applications). */
 export const CLOSE = { revoked: 4401, replaced: 4409, tokenExpired: 4440, tooSlow: 4429, malformed: 4400 } as const;
@@ -45,13 +46,19 @@ export const peerSchema = z.object({
 });
 export type Peer = z.infer<typeof peerSchema>;
 
+const sessionIdSchema = z.int().min(1).max(0xffff_ffff);
+/** Counts the gatherings of an end, from 1. */
+const roundSchema = z.int().min(1).max(0xffff_ffff);
+
 /** A session joins two machines of any role. */
 export const sessionSchema = z.object({
-  id: z.int().min(1).max(0xffff_ffff),
+  id: sessionIdSchema,
   peer: machineIdSchema,
   kind: z.literal("wireguard"),
   /** True at the end that asked for it. */
   initiator: z.boolean(),
+  /** Absent from a server that helps to no other path than its WebSocket. */
+  probe: probeSchema.optional(),
 });
 export type Session = z.infer<typeof sessionSchema>;
 
@@ -83,6 +90,7 @@ export const serverMessageSchema = z.discriminatedUnion("type", [
     /** Paths of relay endpoints, relative to the server that says so, or absolute wss URLs. */
     relays: z.array(z.string().max(300)).min(1).max(16),
     stun: z.array(hostPortSchema).max(16),
+    stunCredential: stunCredentialSchema.optional(),
     peers: z.array(peerSchema),
     sessions: z.array(sessionSchema),
   }),
@@ -93,6 +101,20 @@ export const serverMessageSchema = z.discriminatedUnion("type", [
     remove: z.array(machineIdSchema),
   }),
   z.object({ type: z.literal("session"), session: sessionSchema }),
+  /** Where the peer may be reached, in its own words; a higher round replaces a lower. */
+  z.object({
+    type: z.literal("candidates"),
+    session: sessionIdSchema,
+    round: roundSchema,
+    candidates: candidatesSchema,
+  }),
+  /** Start the checks of this round in so many milliseconds: at the same instant as the peer. */
+  z.object({
+    type: z.literal("punch"),
+    session: sessionIdSchema,
+    round: roundSchema,
+    inMs: z.number().min(0).max(MOST_PUNCH_WAIT_MS),
+  }),
   z.object({ type: z.literal("session-end"), id: z.int(), reason: z.string().max(100) }),
   z.object({ type: z.literal("connected"), ref: z.int(), session: sessionSchema }),
   z.object({ type: z.literal("refused"), ref: z.int(), code: z.string().max(64), detail: z.string().max(500) }),
@@ -108,7 +130,16 @@ export const machineMessageSchema = z.discriminatedUnion("type", [
     peer: machineIdSchema,
     kind: z.literal("wireguard"),
   }),
-  z.object({ type: z.literal("disconnect"), id: z.int().min(1).max(0xffff_ffff) }),
+  z.object({ type: z.literal("disconnect"), id: sessionIdSchema }),
+  /** Passed on to the peer; once both ends have sent theirs, both are told when to start. */
+  z.object({
+    type: z.literal("candidates"),
+    session: sessionIdSchema,
+    round: roundSchema,
+    candidates: candidatesSchema,
+  }),
+  /** Asks for a new moment, with the candidates that are known. */
+  z.object({ type: z.literal("punch-request"), session: sessionIdSchema }),
   z.object({ type: z.literal("record"), record: signedRecordSchema }),
   /** Presence: kept in memory, passed on as a delta when it changed. */
   z.object({ type: z.literal("presence"), exit: exitStateSchema.nullable() }),

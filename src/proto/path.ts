@@ -1,0 +1,48 @@
+// What two machines and the server tell each other to find a better path than the WebSocket: candidates, keys and the moment.
+import { z } from "zod";
+import { formatEndpoint, parseEndpoint } from "../base/ip.ts";
+
+/** `ip:port` in canonical text. */
+export const endpointSchema = z
+  .string()
+  .max(56)
+  .refine(
+    (text) => {
+      const endpoint = parseEndpoint(text);
+      return endpoint !== null && formatEndpoint(endpoint) === text;
+    },
+    { error: "is no endpoint" },
+  );
+
+/** Base64url of 32 random bytes: the key of MESSAGE-INTEGRITY-SHA256 (RFC 8489 section 14.6) for one direction. */
+const probeKeySchema = z.string().regex(/^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/);
+
+/**
+ * Where a machine may be reached: on an interface of its own, as a STUN server saw it, by a mapping that its router made,
+ * or by a port that a person forwarded.
+ */
+export const candidateSchema = z.object({
+  kind: z.enum(["host", "reflexive", "mapped", "manual"]),
+  endpoint: endpointSchema,
+});
+export type Candidate = z.infer<typeof candidateSchema>;
+
+export const MOST_CANDIDATES = 16;
+export const candidatesSchema = z.array(candidateSchema).max(MOST_CANDIDATES);
+
+/** Keys of one session at one end; the other end has the same two the other way round. */
+export const probeSchema = z.object({
+  sendKey: probeKeySchema,
+  receiveKey: probeKeySchema,
+  /** The server's UDP relay for this session; null where it has none. */
+  relay: z
+    .object({ endpoints: z.array(endpointSchema).min(1).max(4), sendKey: probeKeySchema, receiveKey: probeKeySchema })
+    .nullable(),
+});
+export type Probe = z.infer<typeof probeSchema>;
+
+/** By which STUN requests of a machine are known to the server, and its answers to the machine. */
+export const stunCredentialSchema = z.object({ user: z.string().max(64), key: probeKeySchema });
+
+/** Longest that a server may let both ends wait for the moment to start. */
+export const MOST_PUNCH_WAIT_MS = 10_000;
