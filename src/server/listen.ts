@@ -125,12 +125,12 @@ function admit(
   request: Request,
   at: { readonly address: IpAddress | null; readonly pathname: string },
 ): SocketData {
-  const key = limitKey(at.address);
-  const waitMs = deps.limiters.upgrade.take(key);
+  const machine = machineByToken(deps, request.headers);
+  // As in the API: a right token counts against its machine, so that neighbours behind one NAT do not use each other's up.
+  const waitMs = deps.limiters.upgrade.take(machine?.id ?? limitKey(at.address));
   if (waitMs > 0) throw rateLimited(waitMs);
   refuseBrowsers(request.headers);
   if (request.method !== "GET") throw new ApiError("Cannot talk here: this is for WebSockets.", { code: "no-upgrade" });
-  const machine = machineByToken(deps, request.headers);
   if (machine === null) throw unauthenticated();
   return at.pathname === CONTROL_PATH
     ? { kind: "control", events: deps.fleet.accept(machine.id, at.address) }

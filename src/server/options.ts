@@ -35,7 +35,7 @@ export const DEFAULT_LIMITS: Limits = {
   failures: [{ burst: 10, perMs: 10 * MINUTE }],
   api: [{ burst: 60, perMs: MINUTE }],
   open: [{ burst: 60, perMs: MINUTE }],
-  upgrade: [{ burst: 30, perMs: MINUTE }],
+  upgrade: [{ burst: 60, perMs: MINUTE }],
   stun: [{ burst: 50, perMs: 1000 }],
 };
 
