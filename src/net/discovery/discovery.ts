@@ -1,0 +1,66 @@
+// Discovery: STUN messages from the very UDP port that the world knows as WireGuard's, and the interface of whoever shares it out.
+import { HiggsError } from "../../base/errors.ts";
+import type { Endpoint, Family } from "../../base/ip.ts";
+import type { Service } from "../../base/service.ts";
+
+/** "nft": the kernel shares WireGuard's own port out. "bridge": a socket of ours has the port, and hands packets on to WireGuard. */
+export type DiscoveryMechanism = "nft" | "bridge";
+
+export interface DiscoveryOptions {
+  /** Where the local WireGuard listens; it is up and bound. */
+  readonly wireGuardPort: number;
+  /**
+   * The port that the world sees. With "nft" it is WireGuard's own, whatever is said here; with "bridge" it is ours, and
+   * WireGuard listens on another. Default for "bridge": one that the kernel chooses.
+   */
+  readonly publicPort?: number;
+  /** A STUN message, from whom it came. The bytes are the receiver's to keep. Called from the socket: must not throw. */
+  readonly onMessage: (bytes: Uint8Array, from: Endpoint) => void;
+}
+
+export interface Discovery extends Service {
+  readonly mechanism: DiscoveryMechanism;
+  /** The socket's own number, by which rules of routing and firewall know it: it goes past the tunnel. */
+  readonly port: number;
+  /** From where packets seem to come before any NAT: part of every host candidate. */
+  readonly publicPort: number;
+  /** Those that this machine has a socket for. */
+  readonly families: readonly Family[];
+  /**
+   * One datagram that is never cut into fragments. False when it was not sent: no such family, no route, a full buffer, or
+   * larger than the interface takes.
+   */
+  send(bytes: Uint8Array, to: Endpoint): boolean;
+  /** For what WireGuard handed a bridge: leaves as if WireGuard had sent it. How many were sent. */
+  sendMany(packets: readonly Uint8Array[], to: Endpoint): number;
+  /** What WireGuard is told as the endpoint of a peer. Throws DiscoveryFailed when no socket can be had. */
+  peerSocket(route: PeerRoute): Promise<PeerSocket>;
+  /** Datagrams that were neither a STUN message nor of a peer's address, and those that the kernel did not take. */
+  readonly dropped: number;
+}
+
+export interface PeerRoute {
+  /** Where WireGuard's packets for this peer go. */
+  readonly to: Endpoint;
+  /** More places from which they may come, such as the path that was just left. `to` need not be repeated. */
+  readonly alsoFrom?: readonly Endpoint[];
+}
+
+/** With "nft" nothing but the address itself, and moving is the redirect's work (net/redirect.ts); with "bridge" a socket on loopback. */
+export interface PeerSocket extends Service {
+  readonly endpoint: Endpoint;
+  /** "bridge": moves the peer without WireGuard's knowing: at once and without loss. "nft": only `endpoint` changes. */
+  setRoute(route: PeerRoute): void;
+}
+
+/** One for each role and mechanism. */
+export interface DiscoveryPort {
+  readonly mechanism: DiscoveryMechanism;
+  /** Takes over what an earlier process left. Throws DiscoveryFailed. */
+  open(options: DiscoveryOptions, signal: AbortSignal): Promise<Discovery>;
+}
+
+/** The port cannot be shared: it is taken, or nft refuses the rules. */
+export class DiscoveryFailed extends HiggsError {
+  override readonly name = "DiscoveryFailed";
+}

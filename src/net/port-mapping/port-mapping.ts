@@ -1,0 +1,39 @@
+// A port that this machine's router forwards to it: the interface, whatever protocol the router speaks.
+import type { Endpoint, IpAddress } from "../../base/ip.ts";
+import type { Service } from "../../base/service.ts";
+
+/** In the order of preference: RFC 6887, RFC 6886, and UPnP's WANIPConnection or WANPPPConnection. */
+export type PortMappingProtocol = "pcp" | "nat-pmp" | "upnp";
+
+export interface PortMapping {
+  readonly protocol: PortMappingProtocol;
+  /** As the router says; whether it is true, only a check from outside shows. A global address, always. */
+  readonly external: Endpoint;
+}
+
+export interface PortMapperOptions {
+  /** The IPv4 gateway, and our own address on its network. */
+  readonly gateway: IpAddress;
+  readonly localAddress: IpAddress;
+  /** The UDP port to be reached: discovery's `publicPort`. */
+  readonly internalPort: number;
+  /** After each change: a mapping came, moved to another address or port, or went (null). */
+  readonly onChange: (mapping: PortMapping | null) => void;
+  /**
+   * How others see this machine, where that is known. A router that claims another address forwards somebody else's port, or
+   * none: its mapping is taken back and not offered.
+   */
+  readonly publicAddress?: () => IpAddress | null;
+  /** For a full tunnel: resolves when TCP to this address goes past it. Called before the first connection to an UPnP router. */
+  readonly allowTcp?: (to: Endpoint) => Promise<void>;
+  /** For a full tunnel: the mark of our own sockets, by which UDP goes past it (SO_MARK). */
+  readonly mark?: number;
+}
+
+/**
+ * Asks all protocols side by side, uses the best that answers, renews at half of the lease, asks again when the router was
+ * started anew or fell silent, and takes the mapping back when it is disposed. Made for one gateway: another one needs another.
+ */
+export interface PortMapper extends Service {
+  readonly current: PortMapping | null;
+}

@@ -1,0 +1,20 @@
+// Moving a tunnel that carries traffic: what WireGuard still sends by the old path leaves by the new one, and a path given up is dropped on arrival.
+import type { Endpoint } from "../base/ip.ts";
+
+/**
+ * Both ends of a WireGuard tunnel follow every packet back to where it came from, so telling them another endpoint does not
+ * move them while packets are under way on the old path. STUN messages are never redirected and never dropped.
+ */
+export interface RedirectPolicy {
+  readonly wireGuardPort: number;
+  /** What WireGuard sends to `from` goes to `to`, of the same family; `from` is named once. Packets from either are let in. */
+  readonly redirects: readonly { readonly from: Endpoint; readonly to: Endpoint }[];
+  /** WireGuard packets from here never arrive: paths that were given up and not confirmed since. */
+  readonly dropFrom: readonly Endpoint[];
+}
+
+export interface Redirect {
+  /** Replaces the whole table in one transaction; a policy without redirects and drops has no table. Throws RedirectRefused. */
+  apply(policy: RedirectPolicy, signal: AbortSignal): Promise<void>;
+  reset(signal: AbortSignal): Promise<void>;
+}

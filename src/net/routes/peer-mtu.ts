@@ -1,0 +1,14 @@
+// The size of packets to single peers: a property of their routes, never of the device, which serves many paths.
+import type { Cidr } from "../../base/ip.ts";
+
+export interface PeerMtu {
+  /** The peer's allowed prefixes: an exit's have 0.0.0.0/0 and ::/0 among them. */
+  readonly prefixes: readonly Cidr[];
+  /** Bytes, 1280 to what the device has: below 1280 the kernel takes IPv6 off. */
+  readonly mtu: number;
+}
+
+export interface PeerMtus {
+  /** Whole: a prefix that is not named has the device's size again. The device is up. Throws RoutesRefused below 1280. */
+  apply(peers: readonly PeerMtu[], signal: AbortSignal): Promise<void>;
+}
