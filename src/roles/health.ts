@@ -15,11 +15,12 @@ export function healthOf(trouble: HiggsError, severity: HealthEntry["severity"])
 
 /** What the membership says: the server away, and what it told that was not believed. */
 export function membershipHealth(membership: Membership): HealthEntry[] {
-  const entries: HealthEntry[] = [];
-  if (membership.trouble !== null) {
-    entries.push(healthOf(membership.trouble, membership.trouble.code === "machine-revoked" ? "high" : "medium"));
+  const entries: HealthEntry[] = membership.map.refusals().map((refusal) => ({ ...refusal, severity: "high" }));
+  const { trouble } = membership;
+  // A map that was refused is both.
+  if (trouble !== null && entries.every((entry) => entry.code !== trouble.code)) {
+    entries.unshift(healthOf(trouble, trouble.code === "machine-revoked" ? "high" : "medium"));
   }
-  for (const refusal of membership.map.refusals()) entries.push({ ...refusal, severity: "high" });
   if (membership.welcomed && !membership.relay.online) {
     entries.push({
       code: "relay-lost",
