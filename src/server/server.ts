@@ -229,7 +229,9 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
     },
     prometheus: () => prometheusText({ fleet, loads, requests, stun: stun?.counters ?? null, uptimeS: health.uptimeS }),
     backup: (path) => database.copyTo(path),
-    revoke: (name) => fleet.remove(named(name), "machine-revoked"),
+    async revoke(name) {
+      await fleet.remove(named(name), "machine-revoked");
+    },
     async rename(name, to) {
       await fleet.rename(named(name), to);
     },

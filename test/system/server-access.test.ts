@@ -84,8 +84,8 @@ describe("a token", () => {
     jest.setSystemTime(Date.now() + TOKEN_MS + 1);
     try {
       expect((await server.call("GET", "/nodes", { token: held })).status).toBe(401);
-      expect(openControl(server, node, held)).rejects.toThrow();
-      expect(openRelay(server, node, held)).rejects.toThrow();
+      await expect(openControl(server, node, held)).rejects.toThrow();
+      await expect(openRelay(server, node, held)).rejects.toThrow();
     } finally {
       jest.setSystemTime();
     }
@@ -119,7 +119,7 @@ describe("a token", () => {
     expect((await watcher.next("session-end")).id).toBe(session.id);
     await until(() => watcher.messages.some((message) => message.type === "delta" && message.remove.includes(node.id)));
     expect(server.server.sessions().some((entry) => entry.id === session.id)).toBe(false);
-    expect(openControl(server, node, held)).rejects.toThrow();
+    await expect(openControl(server, node, held)).rejects.toThrow();
     watcher.ws.close();
   });
 

@@ -125,7 +125,7 @@ describe("enrolment", () => {
     expect([taken.status, taken.body.code]).toEqual([409, "name-taken"]);
     const fixed = await server.invite({ role: "client", name: "anna" });
     expect((await register(server, fixed, newcomer(), { name: "laptop", nameIsChosen: true })).body.name).toBe("anna");
-    expect(server.server.invite({ role: "client", name: "anna" })).rejects.toMatchObject({ code: "name-taken" });
+    await expect(server.server.invite({ role: "client", name: "anna" })).rejects.toMatchObject({ code: "name-taken" });
   });
 
   test("numbers the longest name without making it longer", async () => {

@@ -25,13 +25,7 @@ export function databaseError(thrown: unknown, path: string): HiggsError {
       ...cause,
     });
   }
-  if (code.startsWith("SQLITE_BUSY") || code.startsWith("SQLITE_LOCKED")) {
-    return new DatabaseError(`Cannot open the database "${path}": another process is using it.`, {
-      code: "database-in-use",
-      remedy: "Stop the other higgs server on this machine first.",
-      ...cause,
-    });
-  }
+  if (code.startsWith("SQLITE_BUSY") || code.startsWith("SQLITE_LOCKED")) return databaseInUse(path, thrown);
   if (code.startsWith("SQLITE_CORRUPT") || code.startsWith("SQLITE_NOTADB")) return databaseCorrupt(path, thrown);
   if (code.startsWith("SQLITE_READONLY") || code.startsWith("SQLITE_CANTOPEN") || code.startsWith("SQLITE_PERM")) {
     return new DatabaseError(`Cannot open the database "${path}": this process may not write there.`, {
@@ -43,6 +37,15 @@ export function databaseError(thrown: unknown, path: string): HiggsError {
   return new DatabaseError("Cannot use the database: the driver reported an error.", {
     code: "storage-failed",
     ...cause,
+  });
+}
+
+export function databaseInUse(path: string, cause?: unknown): DatabaseError {
+  return new DatabaseError(`Cannot open the database "${path}": another server is using it.`, {
+    code: "database-in-use",
+    remedy: "Stop the other higgs server on this machine first.",
+    detail: { path },
+    cause,
   });
 }
 

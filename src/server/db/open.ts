@@ -1,14 +1,14 @@
 // Opens the server's database: one connection, one writer at a time, and nothing touched that is not ours to touch.
 import { constants } from "node:fs";
 import { open as openFile, readFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { dirname, resolve } from "node:path";
 import { type Client, createClient } from "@libsql/client";
 import { drizzle } from "drizzle-orm/libsql";
 import { SerialQueue } from "../../base/async.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Service } from "../../base/service.ts";
 import { syncDir } from "../../net/secret-file.ts";
-import { DatabaseError, databaseCorrupt, databaseError } from "./errors.ts";
+import { DatabaseError, databaseCorrupt, databaseError, databaseInUse } from "./errors.ts";
 import { HEADER_BYTES, readHeader, readLogHeader } from "./file-header.ts";
 import { APPLICATION_ID, hasSchema, MIGRATIONS, migrate, newerSchema } from "./migrate.ts";
 
@@ -38,6 +38,12 @@ export interface OpenOptions {
 /** How long a second opener waits for the first to let go; the driver blocks the thread meanwhile. */
 const BUSY_TIMEOUT_MS = 1000;
 
+/**
+ * The files that this process has open. POSIX locks are the process', not the connection's: a plain read of the file, once closed, would
+ * take the lock away from the connection that lives, without a word.
+ */
+const OPEN_HERE = new Set<string>();
+
 function connect(client: Client) {
   return drizzle(client);
 }
@@ -51,8 +57,21 @@ export function databasePath(url: string): string | null {
 /** Throws DatabaseError; a database that is refused is byte for byte as it was. */
 export async function openDatabase(options: OpenOptions): Promise<Database> {
   const filePath = databasePath(options.url);
+  if (filePath === null) return open(options, null);
+  const key = resolve(filePath);
+  if (OPEN_HERE.has(key)) throw databaseInUse(filePath);
+  OPEN_HERE.add(key);
+  try {
+    await inspectFile(filePath, options.mayCreate);
+    return await open(options, filePath);
+  } catch (thrown) {
+    OPEN_HERE.delete(key);
+    throw thrown;
+  }
+}
+
+async function open(options: OpenOptions, filePath: string | null): Promise<Database> {
   const path = filePath ?? options.url.replace(/\?.*$/, "");
-  if (filePath !== null) await inspectFile(filePath, options.mayCreate);
   let client: Client;
   try {
     client = createClient({
@@ -75,8 +94,10 @@ export async function openDatabase(options: OpenOptions): Promise<Database> {
       options.log.info({ path, count }, "database schema brought up to date");
     }
   } catch (thrown) {
+    const failure = databaseError(thrown, path);
+    if (filePath !== null && failure.code !== "database-in-use") await unlock(client);
     client.close();
-    throw databaseError(thrown, path);
+    throw failure;
   }
   return new OpenDatabase(client, { path, isFile: filePath !== null });
 }
@@ -152,13 +173,13 @@ async function createEmpty(path: string): Promise<void> {
 /** EXCLUSIVE keeps every other connection out for as long as this one lives, and comes first, before the file is touched. */
 async function prepareFile(client: Client, path: string): Promise<void> {
   await client.execute("PRAGMA locking_mode = EXCLUSIVE");
+  const check = await client.execute("PRAGMA quick_check(1)");
+  if (check.rows[0]?.quick_check !== "ok") throw databaseCorrupt(path);
   await client.execute("PRAGMA journal_mode = WAL");
   // With NORMAL a power cut may take the last commits back, and a used one-time secret with them.
   await client.execute("PRAGMA synchronous = FULL");
   await client.execute("PRAGMA foreign_keys = ON");
   await client.execute("PRAGMA trusted_schema = OFF");
-  const check = await client.execute("PRAGMA quick_check(1)");
-  if (check.rows[0]?.quick_check !== "ok") throw databaseCorrupt(path);
 }
 
 /**
@@ -168,10 +189,19 @@ async function prepareFile(client: Client, path: string): Promise<void> {
 async function releaseFile(client: Client): Promise<void> {
   try {
     await client.execute("PRAGMA journal_mode = DELETE");
+  } catch {
+    // A full disk, most likely: everything that was acknowledged is in the log beside the file, and the next start takes it from there.
+  }
+  await unlock(client);
+}
+
+/** Works while the file has no log; changes nothing in it. */
+async function unlock(client: Client): Promise<void> {
+  try {
     await client.execute("PRAGMA locking_mode = NORMAL");
     await client.execute("SELECT COUNT(*) FROM sqlite_schema");
   } catch {
-    // A full disk, most likely: everything that was acknowledged is in the log beside the file, and the next start takes it from there.
+    // Whoever has the lock has it, or the file is damaged; the end of the process ends our part of it.
   }
 }
 
@@ -210,6 +240,7 @@ class OpenDatabase implements Database {
     await this.#queue.idle();
     if (this.#isFile) await releaseFile(this.#client);
     this.#client.close();
+    if (this.#isFile) OPEN_HERE.delete(resolve(this.path));
   }
 
   #alone<T>(task: () => Promise<T>): Promise<T> {
