@@ -1,30 +1,40 @@
 // Runs in the lab's hosts: sends what could leak, and kills a program at a chosen moment of its way up or down.
 import { createSocket } from "node:dgram";
 import { readFileSync } from "node:fs";
-import { connect } from "node:net";
+import { connect, isIPv6 } from "node:net";
 import type { Killed, KillPlan } from "./client-lab.ts";
+
+/** A name asked for: "web.lab.example" A, with recursion desired (RFC 1035, section 4.1). */
+const QUERY = Buffer.from("00010100000100000000000003776562036c6162076578616d706c650000010001", "hex");
+const HEADER = "X: y\r\n"; // six bytes: no other probe has this length
 
 const [mode = "", argument = ""] = process.argv.slice(2);
 if (mode === "probe") await probe();
 else if (mode === "kill") console.log(JSON.stringify(await killAt(JSON.parse(argument) as KillPlan)));
 else throw new Error(`There is no mode "${mode}".`);
 
-/** UDP and TCP in both families to the web, and names asked of the internet's resolver and of the café's router. */
+/** UDP and TCP in both families to the web, also by connections from the first round, and names asked of three resolvers. */
 async function probe(): Promise<void> {
-  const udp4 = createSocket("udp4").on("error", () => undefined);
-  const udp6 = createSocket("udp6").on("error", () => undefined);
   const ignore = (): undefined => undefined; // what cannot be sent does not leak
-  // "web.lab.example" A, with recursion desired (RFC 1035, section 4.1).
-  const query = Buffer.from("0001010000010000000000000377656203 6c6162076578616d706c650000010001".replaceAll(" ", ""), "hex");
+  const datagrams = [
+    { to: "203.0.113.80", port: 9999, text: Buffer.from("higgs leak probe") },
+    { to: "2001:db8:80::80", port: 9999, text: Buffer.from("higgs leak probe") },
+    { to: "203.0.113.53", port: 53, text: QUERY },
+    { to: "2001:db8:53::53", port: 53, text: QUERY },
+    { to: "192.168.7.1", port: 53, text: QUERY },
+  ].map((one) => ({ ...one, socket: createSocket(isIPv6(one.to) ? "udp6" : "udp4").on("error", ignore) }));
+  await Promise.all(datagrams.map(({ socket }) => new Promise<void>((resolve) => socket.bind(0, () => resolve()))));
+  const webs = ["203.0.113.80", "2001:db8:80::80"];
+  const opened = webs.map((host) => {
+    const socket = connect({ host, port: 80, noDelay: true }).on("error", ignore);
+    socket.write("GET / HTTP/1.1\r\nHost: web\r\n");
+    return socket;
+  });
   for (let round = 1; ; round++) {
-    udp4.send("higgs leak probe", 9999, "203.0.113.80", ignore);
-    udp6.send("higgs leak probe", 9999, "2001:db8:80::80", ignore);
-    udp4.send(query, 53, "203.0.113.53", ignore);
-    udp6.send(query, 53, "2001:db8:53::53", ignore);
-    udp4.send(query, 53, "192.168.7.1", ignore);
-    for (const host of ["203.0.113.80", "2001:db8:80::80"]) {
-      const socket = connect({ host, port: 80 });
-      socket.on("error", ignore);
+    for (const { socket, to, port, text } of datagrams) socket.send(text, port, to, ignore);
+    for (const socket of opened) socket.write(HEADER);
+    for (const host of webs) {
+      const socket = connect({ host, port: 80 }).on("error", ignore);
       socket.on("connect", () => socket.end("GET / HTTP/1.0\r\n\r\n"));
       socket.setTimeout(2000, () => socket.destroy());
     }

@@ -1,0 +1,143 @@
+// Nothing of a connected laptop passes beside the tunnel, whoever dies: sniffed at the café's router, with what leaks without higgs first.
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import type { LabHost } from "../../src/lab/host.ts";
+import type { Lab } from "../../src/lab/lab.ts";
+import {
+  higgs,
+  higgsOrThrow,
+  HOME4,
+  HOME6,
+  killNow,
+  PAGE4,
+  PAGE6,
+  page,
+  pidOf,
+  type Probing,
+  startClientLab,
+  startNetwork,
+  startProbing,
+  VPS4,
+  VPS6,
+  wireGuardPids,
+} from "./client-lab.ts";
+import { snapshot, until } from "./harness.ts";
+
+const MINUTE = 60_000;
+/** Everything of the laptop but its carrier to the server, and neighbours asking for each other. */
+const LEAKS = [
+  "(src host 192.168.7.2 or src net 2001:db8:66:1::2/128 or src net 10.64.0.0/10 or src net fd00::/8)",
+  `not host ${VPS4}`,
+  `not host ${VPS6}`,
+  "not (icmp6 and ip6[40] >= 133 and ip6[40] <= 137)",
+].join(" and ");
+/** The kinds of probe, as the sniffer says them. */
+const KINDS: Readonly<Record<string, RegExp>> = {
+  "udp 4": /udp 192\.168\.7\.2:\d+ > 203\.0\.113\.80:9999/,
+  "udp 6": /udp \[2001:db8:66:1::2\]:\d+ > \[2001:db8:80::80\]:9999/,
+  "tcp 4": /tcp 192\.168\.7\.2:\d+ > 203\.0\.113\.80:80/,
+  "tcp 6": /tcp \[2001:db8:66:1::2\]:\d+ > \[2001:db8:80::80\]:80/,
+  "tcp 4, opened before": /tcp 192\.168\.7\.2:\d+ > 203\.0\.113\.80:80 length 6$/m,
+  "tcp 6, opened before": /tcp \[2001:db8:66:1::2\]:\d+ > \[2001:db8:80::80\]:80 length 6$/m,
+  "dns 4": /udp 192\.168\.7\.2:\d+ > 203\.0\.113\.53:53/,
+  "dns 6": /udp \[2001:db8:66:1::2\]:\d+ > \[2001:db8:53::53\]:53/,
+  "dns of the café": /udp 192\.168\.7\.2:\d+ > 192\.168\.7\.1:53/,
+};
+
+let lab: Lab;
+let laptop: LabHost;
+let probing: Probing;
+let before: string;
+
+beforeAll(async () => {
+  lab = await startClientLab();
+  await startNetwork(lab);
+  laptop = lab.host("laptop");
+  await higgsOrThrow(laptop, "client", "up");
+  await higgsOrThrow(laptop, "client", "down");
+  before = await snapshot(laptop);
+}, MINUTE);
+
+afterAll(async () => {
+  await lab[Symbol.asyncDispose]();
+}, MINUTE);
+
+/** What the café's router sees of the laptop while `act` goes on and for so many rounds of probes after it. */
+async function leaksDuring(act: () => Promise<unknown>, rounds: number): Promise<readonly string[]> {
+  await using sniffer = await lab.host("cafe-router").sniff("lan", LEAKS);
+  await act();
+  const from = probing.rounds();
+  await until(() => probing.rounds() >= from + rounds, { timeoutMs: 50_000, what: `${rounds} rounds of probes` });
+  return [...new Set(sniffer.packets().map((packet) => packet.text))];
+}
+
+test(
+  "positive control: without higgs the café's router sees each kind of probe",
+  async () => {
+    probing = await startProbing(laptop);
+    const seen = (await leaksDuring(async () => undefined, 5)).join("\n");
+    const unseen = Object.keys(KINDS).filter((kind) => KINDS[kind]?.test(seen) !== true);
+    expect({ unseen, seen }).toEqual({ unseen: [], seen });
+  },
+  MINUTE,
+);
+
+test(
+  "a connected client lets nothing pass beside the tunnel, in both families, and sockets from before are cut",
+  async () => {
+    await higgsOrThrow(laptop, "client", "up");
+    expect(await leaksDuring(async () => undefined, 30)).toEqual([]);
+    expect(await page(laptop, PAGE4)).toBe(HOME4);
+    expect(await page(laptop, PAGE6)).toBe(HOME6);
+  },
+  MINUTE,
+);
+
+interface Death {
+  readonly what: string;
+  /** For how long nothing may be seen. */
+  readonly rounds: number;
+  act(): Promise<unknown>;
+}
+
+/** Ten rounds a second, and a busy machine makes it no more. */
+const TEN_SECONDS = 100;
+
+const DEATHS: readonly Death[] = [
+  { what: "kill -9 of the client", rounds: TEN_SECONDS, act: async () => killNow(laptop, await pidOf(laptop, "client")) },
+  { what: "kill -9 of wireguard-go", rounds: TEN_SECONDS, act: async () => killNow(laptop, ...(await wireGuardPids(laptop, "higgs0"))) },
+  {
+    what: "kill -9 of both",
+    rounds: TEN_SECONDS,
+    act: async () => killNow(laptop, await pidOf(laptop, "client"), ...(await wireGuardPids(laptop, "higgs0"))),
+  },
+  { what: "ip link del higgs0", rounds: 30, act: async () => laptop.execOrThrow(["ip", "link", "del", "higgs0"]) },
+  {
+    what: "kill -9 of the client, then ip link del higgs0",
+    rounds: 30,
+    async act() {
+      await killNow(laptop, await pidOf(laptop, "client"));
+      await laptop.execOrThrow(["ip", "link", "del", "higgs0"]);
+    },
+  },
+];
+
+for (const [index, death] of DEATHS.entries()) {
+  const last = index === DEATHS.length - 1;
+  test(
+    `after ${death.what} nothing passes beside the tunnel, and ${last ? "state clean undoes it" : "up takes over"}`,
+    async () => {
+      expect(await leaksDuring(death.act, death.rounds)).toEqual([]);
+      if (last) {
+        await probing.stop();
+        await higgsOrThrow(laptop, "state", "clean", "--role", "client");
+        expect(await snapshot(laptop)).toBe(before);
+        return;
+      }
+      expect(await leaksDuring(() => higgsOrThrow(laptop, "client", "up"), 5)).toEqual([]);
+      expect(await page(laptop)).toBe(HOME4);
+      expect(await page(laptop, PAGE6)).toBe(HOME6);
+      expect((await higgs(laptop, "client", "status")).code).toBe(0);
+    },
+    MINUTE,
+  );
+}
