@@ -1,4 +1,6 @@
 // Watching the machine's links, addresses, routes and rules: one call for each burst of changes.
+import { realpathSync } from "node:fs";
+import { basename } from "node:path";
 import { backoffMs, sleep } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
@@ -62,9 +64,17 @@ async function watch(path: string, options: WatchOptions, signal: AbortSignal): 
   }
 }
 
-/** Resolves when the child is over. Should we be killed, it ends at the next change, which it cannot tell anybody. */
+/** The program and its arguments, ended by the kernel with this process where util-linux is there to ask for it. */
+function tiedToUs(argv: readonly string[]): string[] {
+  const setpriv = findTool("setpriv");
+  // busybox has a setpriv too, which does not know the option.
+  if (setpriv === null || basename(realpathSync(setpriv)) !== "setpriv") return [...argv];
+  return [setpriv, "--pdeathsig", "KILL", "--", ...argv];
+}
+
+/** Resolves when the child is over. Should we be killed, it ends with us, or else at the next change, which it cannot tell anybody. */
 async function monitor(path: string, poke: () => void, signal: AbortSignal): Promise<void> {
-  const child = Bun.spawn([path, "monitor", "link", "address", "route", "rule"], {
+  const child = Bun.spawn(tiedToUs([path, "monitor", "link", "address", "route", "rule"]), {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "ignore",
