@@ -5,6 +5,7 @@ import { CLOSE, type Peer } from "../../src/proto/control.ts";
 import type { MachineId } from "../../src/proto/keys.ts";
 import { openRecord } from "../../src/proto/record.ts";
 import {
+  codeOf,
   enrolMachine,
   introduce,
   newcomer,
@@ -220,10 +221,10 @@ describe("the control stream", () => {
       const peer = known(watcher, node.id);
       return peer !== null && openRecord(peer.record).name === name && peer.tags.length === 2;
     });
-    await expect(server.server.rename(name, client.name)).rejects.toMatchObject({ code: "name-taken" });
-    await expect(server.server.rename(name, "No Name")).rejects.toMatchObject({ code: "name-invalid" });
-    await expect(server.server.tag(name, ["x y"])).rejects.toMatchObject({ code: "tag-invalid" });
-    await expect(server.server.revoke("nobody")).rejects.toMatchObject({ code: "machine-unknown" });
+    expect(await codeOf(server.server.rename(name, client.name))).toBe("name-taken");
+    expect(await codeOf(server.server.rename(name, "No Name"))).toBe("name-invalid");
+    expect(await codeOf(server.server.tag(name, ["x y"]))).toBe("tag-invalid");
+    expect(await codeOf(server.server.revoke("nobody"))).toBe("machine-unknown");
     for (const { ws } of [watcher, after]) ws.close();
   });
 

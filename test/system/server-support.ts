@@ -262,6 +262,16 @@ export function recordOf(machine: TestMachine, serial: bigint, change: Partial<M
   );
 }
 
+/** The code of the error that a promise fails with, or "done". */
+export async function codeOf(task: Promise<unknown>): Promise<string> {
+  try {
+    await task;
+    return "done";
+  } catch (thrown) {
+    return thrown instanceof Error && "code" in thrown ? String(thrown.code) : String(thrown);
+  }
+}
+
 /** A condition that something else makes true, looked at whenever something happened. */
 export async function until<T>(
   look: () => T | undefined | null | false,

@@ -165,9 +165,10 @@ function within(machine: MachineId, span: Span): SQL | undefined {
   );
 }
 
-/** The start of the interval that a row falls into. */
+/** The start of the interval that a row falls into. The driver binds every number as a REAL, which would not divide as whole numbers do. */
 function bucket(spanS: number): SQL<number> {
-  return sql<number>`${table.at} / ${spanS} * ${spanS}`;
+  const span = sql`CAST(${spanS} AS INTEGER)`;
+  return sql<number>`${table.at} / ${span} * ${span}`;
 }
 
 /** Weighted by samples; rows without this figure do not count. */

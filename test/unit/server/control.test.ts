@@ -66,6 +66,10 @@ function deltasOf(socket: FakeSocket): { upsert: MachineId[]; remove: MachineId[
   });
 }
 
+function seqOf(socket: FakeSocket, message: number): number {
+  return (socket.messages()[message] as { at: { seq: number } }).at.seq;
+}
+
 async function settle(): Promise<void> {
   for (let turn = 0; turn < 20; turn++) await Promise.resolve();
 }
@@ -114,9 +118,7 @@ describe("ControlHub", () => {
     jest.advanceTimersByTime(50);
     const seqs = [...client.messages(), ...node.messages()].map((message) => (message.at as { seq: number }).seq);
     expect(new Set(seqs).size).toBe(seqs.length);
-    expect((client.messages()[1]?.at as { seq: number }).seq).toBeGreaterThan(
-      (client.messages()[0]?.at as { seq: number }).seq,
-    );
+    expect(seqOf(client, 1)).toBeGreaterThan(seqOf(client, 0));
   });
 
   test("says that a machine is gone once it is not in the directory", () => {

@@ -19,7 +19,7 @@ describe("RateLimit.take()", () => {
       { burst: 2, perMs: 1000 },
       { burst: 3, perMs: 1_000_000 },
     ]);
-    expect([0, 0, 1000, 2000].map((now) => limit.take("a", now))).toEqual([0, 0, 0, expect.any(Number)]);
+    expect([0, 0, 1000].map((now) => limit.take("a", now))).toEqual([0, 0, 0]);
     expect(limit.take("a", 2000)).toBeGreaterThan(300_000);
   });
 

@@ -1,6 +1,5 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import type { IpAddress } from "../../../src/base/ip.ts";
 import { bindingRequest, decodeStun, encodeStun } from "../../../src/proto/stun.ts";
 import { stunAnswer } from "../../../src/server/stun.ts";
 import { hex } from "../support/keys.ts";
@@ -33,8 +32,10 @@ describe("stunAnswer()", () => {
     const request = encodeStun(bindingRequest(ID, [{ type: "unknown", code: 0x7777, value: new Uint8Array(4) }]));
     const answer = decodeStun(stunAnswer(request, FROM) ?? new Uint8Array(0));
     expect(answer?.class).toBe("error");
-    expect(answer?.attributes).toContainEqual(expect.objectContaining({ type: "error-code", code: 420 }));
-    expect(answer?.attributes).toContainEqual(expect.objectContaining({ type: "unknown-attributes", types: [0x7777] }));
+    expect(answer?.attributes.find((attribute) => attribute.type === "error-code")).toMatchObject({ code: 420 });
+    expect(answer?.attributes.find((attribute) => attribute.type === "unknown-attributes")).toMatchObject({
+      types: [0x7777],
+    });
   });
 
   test("answers a fingerprint with one, and a wrong one with nothing", () => {
@@ -72,7 +73,7 @@ describe("stunAnswer()", () => {
   });
 
   test("does not answer a sender without an address or a port", () => {
-    expect(stunAnswer(REQUEST, { address: "" as IpAddress, port: 1 })).toBeNull();
+    expect(stunAnswer(REQUEST, { address: "", port: 1 })).toBeNull();
     expect(stunAnswer(REQUEST, { address: "192.0.2.1", port: 0 })).toBeNull();
   });
 });

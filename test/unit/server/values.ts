@@ -1,7 +1,7 @@
 // Machines and sockets for the server's unit tests: whole values with fixed keys, and a socket that remembers what was done to it.
 import type { MachineName } from "../../../src/base/hostname.ts";
 import type { Cidr, IpAddress } from "../../../src/base/ip.ts";
-import type { IdentityKey, IdentitySecret, MachineId, WireGuardKey } from "../../../src/proto/keys.ts";
+import type { IdentitySecret, MachineId, WireGuardKey } from "../../../src/proto/keys.ts";
 import { identityKeyOf } from "../../../src/proto/keys.ts";
 import { type MachineRecord, openRecord, type SignedRecord, signRecord } from "../../../src/proto/record.ts";
 import type { Role } from "../../../src/proto/role.ts";
@@ -62,7 +62,7 @@ export function withRecord(machine: Machine, serial = 1n): Machine {
   return { ...machine, record: { signed, opened: openRecord(signed) } };
 }
 
-export const OTHER_NETWORK = MACHINE_KEY as IdentityKey;
+export const OTHER_NETWORK = MACHINE_KEY;
 export const OTHER_WIREGUARD = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=" as WireGuardKey;
 
 /** Reads as fast as it is told to. */
