@@ -2,9 +2,12 @@ import { afterEach, expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
 import { X509Certificate } from "node:crypto";
 import { toBase64Url, toHex } from "../../src/base/bytes.ts";
+import { silentLogger } from "../../src/base/log.ts";
 import { pinnedTls, pinOf } from "../../src/net/tls.ts";
-import { readEnrolment } from "../../src/peer/enrolment.ts";
+import { EnrolmentStore, readEnrolment } from "../../src/peer/enrolment.ts";
+import { machineKeys } from "../../src/peer/identity.ts";
 import { openDoor } from "../../src/peer/server-door.ts";
+import { ServerLink } from "../../src/peer/server-link.ts";
 import { openStateDir } from "../../src/peer/state-dir.ts";
 import { type ProofResponse, proofResponseSchema } from "../../src/proto/api.ts";
 import type { Invite } from "../../src/proto/invite.ts";
@@ -283,4 +286,19 @@ test("each request checks the key on a connection of its own", async () => {
   expect(await failureOf(get(other.certPem))).toBeInstanceOf(Error);
   await (await get(mine.certPem)).text();
   expect(new Set(ports).size).toBe(2);
+});
+
+test("a token is earned anew a minute before it runs out", async () => {
+  const server = all.use(await HostileServer.start({ tokenS: 61 }));
+  const { dir } = all.use(await enrolWith(server.invite("client"), "laptop"));
+  const store = new EnrolmentStore(dir, await readEnrolment(dir, "client"));
+  const link = new ServerLink({ store, keys: await machineKeys(dir), log: silentLogger });
+  const first = await link.session(NEVER);
+  expect(await link.session(NEVER)).toBe(first);
+  let next = first;
+  while (next === first) {
+    next = await link.session(NEVER);
+    await Bun.sleep(10);
+  }
+  expect(next.token).not.toBe(first.token);
 });

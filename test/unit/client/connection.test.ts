@@ -1,0 +1,220 @@
+import { afterEach, expect, test } from "bun:test";
+import { silentLogger } from "../../../src/base/log.ts";
+import { type Connection, ConnectError, connect } from "../../../src/client/connection.ts";
+import { parseExitChoice } from "../../../src/client/exit-choice.ts";
+import { knownPeer, somebody } from "../peer/machines.ts";
+import { sampleEnrolment } from "../peer/state.ts";
+import { failureOf } from "../support/failure.ts";
+import { FakeNetwork } from "./fake-membership.ts";
+
+const NEVER = new AbortController().signal;
+const home = somebody("home", 2);
+const cabin = somebody("cabin", 3);
+
+const open: Connection[] = [];
+afterEach(async () => {
+  for (const connection of open.splice(0)) await connection.close();
+});
+
+async function until(what: () => boolean): Promise<void> {
+  while (!what()) await Bun.sleep(1);
+}
+
+/** What the operating system was asked for, in order. */
+async function start(network: FakeNetwork, exit = "auto") {
+  const system: string[] = [];
+  const fails = new Map<string, Error>();
+  const does = (what: string): Promise<void> => {
+    const error = fails.get(what);
+    if (error !== undefined) return Promise.reject(error);
+    system.push(what);
+    return Promise.resolve();
+  };
+  const connection = await connect(
+    {
+      membership(onChange) {
+        network.onChange = onChange;
+        return network.membership;
+      },
+      openTunnel: () => Promise.resolve(network.tunnel),
+      routes: {
+        apply: async ({ families }) => {
+          await does(`routes ${families[4]} ${families[6]}`);
+          return true;
+        },
+        reset: () => does("routes reset"),
+      },
+      firewall: {
+        apply: ({ kind }) => does(`firewall ${kind}`),
+        verify: () => Promise.resolve([]),
+        reset: () => does("firewall reset"),
+      },
+      dns: { apply: ({ servers }) => does(`dns ${servers.join(" ")}`), reset: () => does("dns reset") },
+      localPrefixes: () => Promise.resolve([]),
+      enrolment: () => sampleEnrolment,
+      interface: "higgs0",
+      uid: 0,
+      log: silentLogger,
+    },
+    parseExitChoice(exit),
+    NEVER,
+  );
+  open.push(connection);
+  return { connection, system, fails };
+}
+
+/** Through the session and the handshake of one peer. */
+async function answer(network: FakeNetwork, who = home): Promise<void> {
+  await until(() => network.asked.some((one) => one.peer === who.id));
+  network.asked.find((one) => one.peer === who.id)?.grant();
+  await until(() => network.wanted.some((peer) => peer.id === who.id && peer.session !== null));
+  network.handshakes.set(who.wireGuard, Date.now());
+}
+
+test("connect() takes routes and DNS over only after the exit answered, the firewall first", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network);
+  expect(connection.state.kind).toBe("connecting");
+  network.show(knownPeer(home));
+  await until(() => network.asked.length === 1);
+  network.asked[0]?.grant();
+  await until(() => network.wanted[0]?.session === 1);
+  expect(system).toEqual([]);
+  network.handshakes.set(home.wireGuard, Date.now());
+  await connection.connected(NEVER);
+  expect(system.slice(0, 3)).toEqual(["firewall connected", "routes tunnel tunnel", "dns 10.77.0.2 fd00:77::2"]);
+  expect(connection.exit?.id).toBe(home.id);
+  expect(connection.trouble).toBeNull();
+});
+
+test("connect() waits, and says for what, while there is no exit", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home");
+  network.show(knownPeer(home, { online: false }));
+  await until(() => connection.trouble !== null);
+  expect(connection.trouble).toMatchObject({ code: "no-exit", message: '"home" is offline.' });
+  const controller = new AbortController();
+  const waiting = failureOf(connection.connected(controller.signal));
+  controller.abort(new Error("enough"));
+  expect(await waiting).toMatchObject({ message: "enough" });
+  expect(system).toEqual([]);
+  expect(network.asked).toEqual([]);
+});
+
+test("connect() stays connected when the exit goes away: nothing leaves by another way", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home");
+  network.show(knownPeer(home));
+  await answer(network);
+  await connection.connected(NEVER);
+  const before = system.length;
+  network.show();
+  await until(() => connection.trouble !== null);
+  expect(connection.trouble).toMatchObject({ code: "no-exit" });
+  expect(connection.state.kind).toBe("connected");
+  await until(() => network.wanted.length === 0 || system.length >= before);
+  for (const line of system.slice(before)) expect(line).not.toMatch(/own|reset/);
+});
+
+test("connect() without an exit keeps the machine's own routes and resolver", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "none");
+  await connection.connected(NEVER);
+  expect(system).toEqual(["firewall connected", "routes own own", "dns reset"]);
+  expect(network.wanted).toEqual([]);
+});
+
+test("use() moves to another exit once that one answers", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home");
+  network.show(knownPeer(home), knownPeer(cabin));
+  await answer(network);
+  await connection.connected(NEVER);
+  connection.use(parseExitChoice("cabin"));
+  await answer(network, cabin);
+  await until(() => system.includes("dns 10.77.0.3 fd00:77::3"));
+  expect(network.wanted.map((peer) => peer.id)).toEqual([cabin.id]);
+  expect(connection.exit?.id).toBe(cabin.id);
+});
+
+test("connect() asks once for a session, and again after a refusal", async () => {
+  const network = new FakeNetwork();
+  const { connection } = await start(network);
+  network.show(knownPeer(home));
+  await until(() => network.asked.length === 1);
+  connection.poke();
+  connection.poke();
+  await Bun.sleep(0);
+  network.asked[0]?.refuse(new ConnectError("no", { code: "policy-refused" }));
+  await until(() => network.asked.length === 2);
+  expect(network.asked.map((one) => one.peer)).toEqual([home.id, home.id]);
+});
+
+test("connect() asks for no session while the server is away", async () => {
+  const network = new FakeNetwork();
+  network.online = false;
+  network.trouble = new ConnectError("Cannot reach the server.", { code: "server-unreachable" });
+  const { connection } = await start(network);
+  network.show(knownPeer(home));
+  await until(() => connection.trouble?.code === "server-unreachable");
+  await until(() => network.wanted.length === 1);
+  expect(network.asked).toEqual([]);
+});
+
+test("connect() tells what the operating system refused, and goes on when it is poked again", async () => {
+  const network = new FakeNetwork();
+  const { connection, system, fails } = await start(network);
+  fails.set("routes tunnel tunnel", new ConnectError("Cannot set routes.", { code: "routes-failed" }));
+  network.show(knownPeer(home));
+  await answer(network);
+  await until(() => connection.trouble?.code === "routes-failed");
+  expect(connection.state.kind).toBe("connecting");
+  fails.clear();
+  connection.poke();
+  await connection.connected(NEVER);
+  expect(system).toContain("routes tunnel tunnel");
+  expect(connection.trouble).toBeNull();
+});
+
+test("reach() keeps a session with a peer that is no exit, for its own addresses", async () => {
+  const network = new FakeNetwork();
+  const { connection } = await start(network, "home");
+  const other = knownPeer(cabin, {}, { routes: [] });
+  network.show(knownPeer(home), other);
+  await answer(network);
+  await connection.connected(NEVER);
+  const reached = connection.reach(other, NEVER);
+  await answer(network, cabin);
+  await reached;
+  expect(network.wanted.map((peer) => [peer.id, peer.allowedIps.length])).toEqual([
+    [home.id, 4],
+    [cabin.id, 2],
+  ]);
+});
+
+test("close() ends membership and tunnel, and leaves the operating system to the caller", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network);
+  network.show(knownPeer(home));
+  await answer(network);
+  await connection.connected(NEVER);
+  const before = [...system];
+  await connection.close();
+  expect(network.closed).toEqual(["membership", "tunnel"]);
+  expect(system).toEqual(before);
+  expect(connection.state.kind).toBe("disconnecting");
+});
+
+test("connect() leaves no membership behind when there is no tunnel", async () => {
+  const network = new FakeNetwork();
+  const failing = connect(
+    {
+      membership: () => network.membership,
+      openTunnel: () => Promise.reject(new ConnectError("no tun", { code: "tun-missing" })),
+    } as unknown as Parameters<typeof connect>[0],
+    { kind: "auto" },
+    NEVER,
+  );
+  expect(await failureOf(failing)).toMatchObject({ code: "tun-missing" });
+  expect(network.closed).toEqual(["membership"]);
+});
