@@ -18,6 +18,11 @@ export interface Bridge extends Service {
   readonly endpoint: Endpoint;
   /** Null while the server has granted no session: packets are dropped then, but the last handshake waits for the session. */
   setSession(session: number | null): void;
+  /**
+   * What WireGuard still sends to the bridge leaves by another path: that is how a tunnel that carries traffic moves. Null for the
+   * relay. What the relay brings is delivered all the same.
+   */
+  divert(send: ((packets: readonly Uint8Array[]) => number) | null): void;
   readonly dropped: number;
 }
 
@@ -29,12 +34,15 @@ const RECEIVE_BUFFER_BYTES = 4 << 20;
 export async function openBridge(deps: {
   readonly wireGuardPort: number;
   readonly relay: Pick<RelayLink, "send" | "attach" | "detach">;
+  /** Packets of the peer came in by the relay. */
+  readonly onRelayed?: () => void;
 }): Promise<Bridge> {
   const frame = new FrameBuilder();
   let session: number | null = null;
   let flushing = false;
   let dropped = 0;
   let held: Uint8Array | null = null;
+  let diverted: ((packets: readonly Uint8Array[]) => number) | null = null;
 
   function flush(): void {
     flushing = false;
@@ -66,7 +74,9 @@ export async function openBridge(deps: {
           dropped++;
           return;
         }
-        if (session === null && isInitiation(packet)) held = packet.slice();
+        if (diverted !== null) {
+          if (diverted([packet]) === 0) dropped++;
+        } else if (session === null && isInitiation(packet)) held = packet.slice();
         else take(packet);
       },
       error() {
@@ -83,6 +93,7 @@ export async function openBridge(deps: {
   function deliver(packets: readonly Uint8Array[]): void {
     const sent = socket.sendMany(packets);
     if (sent < packets.length) dropped += packets.length - sent;
+    deps.onRelayed?.();
   }
 
   const address = parseIp(LOOPBACK);
@@ -100,6 +111,9 @@ export async function openBridge(deps: {
       deps.relay.attach(next, deliver);
       if (held !== null) take(held);
       held = null;
+    },
+    divert(send) {
+      diverted = send;
     },
     [Symbol.asyncDispose]() {
       if (session !== null) deps.relay.detach(session);

@@ -65,6 +65,8 @@ export interface WireGuardDevice {
    * new endpoint is sent a handshake at once.
    */
   setPeer(peer: WireGuardPeer, signal: AbortSignal): Promise<void>;
+  /** Where packets to the peer go from now on, until the peer is heard from elsewhere. Harmless for a peer that is not there. */
+  setEndpoint(publicKey: WireGuardKey, endpoint: Endpoint, signal: AbortSignal): Promise<void>;
   /** Harmless for a peer that is not there. */
   removePeer(publicKey: WireGuardKey, signal: AbortSignal): Promise<void>;
   /** Starts the tool `wg`: a few milliseconds. */

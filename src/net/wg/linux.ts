@@ -2,6 +2,7 @@
 import { carried as carriedHere, type CarriedWireguardGo } from "higgs:carried-wireguard-go";
 import { SerialQueue, sleep } from "../../base/async.ts";
 import { errorText } from "../../base/errors.ts";
+import { type Endpoint, formatEndpoint } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import type { WireGuardKey } from "../../proto/keys.ts";
 import type { Exec } from "../exec.ts";
@@ -137,9 +138,20 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
     if (args.length > 0) await runWg(exec, { name, change: { args, stdin: null }, signal });
   };
 
+  const setEndpoint = async (publicKey: WireGuardKey, endpoint: Endpoint, signal: AbortSignal): Promise<void> => {
+    const now = await readDump(exec, name, signal);
+    const known = now.peers.find((one) => one.publicKey === publicKey);
+    // "wg set" would make a peer that is not there.
+    if (known === undefined || (known.endpoint !== null && formatEndpoint(known.endpoint) === formatEndpoint(endpoint)))
+      return;
+    const args = ["peer", publicKey, "endpoint", formatEndpoint(endpoint)];
+    await runWg(exec, { name, change: { args, stdin: null }, signal });
+  };
+
   return {
     apply: (config, signal) => queue.run(() => apply(config, signal)),
     setPeer: (peer, signal) => queue.run(() => setPeer(peer, signal)),
+    setEndpoint: (publicKey, endpoint, signal) => queue.run(() => setEndpoint(publicKey, endpoint, signal)),
     removePeer: (publicKey: WireGuardKey, signal) =>
       queue.run(() => runWg(exec, { name, change: { args: peerRemoval(publicKey), stdin: null }, signal })),
     async stats(signal) {

@@ -1,0 +1,101 @@
+// Where this machine may be reached, and which of the peer's words on the same are worth a packet: pure.
+import {
+  type Cidr,
+  cidrContains,
+  type Endpoint,
+  familyOf,
+  formatEndpoint,
+  type IpAddress,
+  parseCidr,
+  parseEndpoint,
+} from "../base/ip.ts";
+import type { Links } from "../net/links.ts";
+import { type Candidate, MOST_CANDIDATES } from "../proto/path.ts";
+import type { PathTarget } from "./path-state.ts";
+
+export interface Gathered {
+  readonly links: Links;
+  /** WireGuard's port, which the world sees as this machine's. */
+  readonly port: number;
+  /** As STUN servers saw it, the same one once. */
+  readonly reflexive: readonly Endpoint[];
+  /** By PCP, NAT-PMP or UPnP. */
+  readonly mapped: readonly Endpoint[];
+  /** Forwarded by hand; a name was resolved before. */
+  readonly manual: readonly Endpoint[];
+}
+
+/** What people set by hand first, then what costs least; at most 16. */
+export function ownCandidates(gathered: Gathered): Candidate[] {
+  const { links, port, reflexive, mapped, manual } = gathered;
+  const hosts = links.addresses
+    .filter((entry) => entry.scope === "global" && !entry.deprecated && !entry.tentative)
+    // Of IPv6, the lasting address before the privacy ones: both work, and the list is short.
+    .toSorted((a, b) => Number(a.temporary) - Number(b.temporary))
+    .map(({ address }) => ({ address, port }));
+  const all: Candidate[] = [
+    ...manual.map((endpoint) => ({ kind: "manual" as const, endpoint: formatEndpoint(endpoint) })),
+    ...mapped.map((endpoint) => ({ kind: "mapped" as const, endpoint: formatEndpoint(endpoint) })),
+    ...reflexive.map((endpoint) => ({ kind: "reflexive" as const, endpoint: formatEndpoint(endpoint) })),
+    ...hosts.map((endpoint) => ({ kind: "host" as const, endpoint: formatEndpoint(endpoint) })),
+  ];
+  const seen = new Set<string>();
+  return all.filter(({ endpoint }) => !seen.has(endpoint) && seen.add(endpoint)).slice(0, MOST_CANDIDATES);
+}
+
+/** Never a peer's address: this host, nobody, everybody, and links that a router does not leave. */
+const NEVER: readonly Cidr[] = [
+  "0.0.0.0/8",
+  "127.0.0.0/8",
+  "169.254.0.0/16",
+  "224.0.0.0/3",
+  "::/127",
+  "fe80::/10",
+  "ff00::/8",
+].flatMap((text) => parseCidr(text) ?? []);
+
+export interface Refused {
+  readonly links: Links;
+  /** The network's own ranges: a path inside the tunnel that it carries would be a loop. */
+  readonly ranges: readonly Cidr[];
+}
+
+/** True for an address to which a check may be sent; the peer and the server could name anything. */
+export function isWorthAPacket(address: IpAddress, refused: Refused): boolean {
+  if ([...NEVER, ...refused.ranges].some((prefix) => cidrContains(prefix, address))) return false;
+  return !refused.links.addresses.some((own) => own.address === address);
+}
+
+export function directTarget(endpoint: Endpoint, links: Links): PathTarget {
+  const lan =
+    links.connected.some(({ prefix }) => cidrContains(prefix, endpoint.address)) && isPrivate(endpoint.address);
+  return { key: formatEndpoint(endpoint), kind: "direct", endpoint, lan };
+}
+
+/** The peer's candidates that may be tried, and the server's relay ports for the session. */
+export function targetsOf(peer: readonly Candidate[], relay: readonly string[], refused: Refused): PathTarget[] {
+  const direct = peer.flatMap(({ endpoint: text }) => {
+    const endpoint = parseEndpoint(text);
+    if (endpoint === null || !isWorthAPacket(endpoint.address, refused)) return [];
+    return [directTarget(endpoint, refused.links)];
+  });
+  const relayed = relay.flatMap((text): PathTarget[] => {
+    const endpoint = parseEndpoint(text);
+    if (endpoint === null || !hasFamily(refused.links, endpoint)) return [];
+    return [{ key: text, kind: "udp-relay", endpoint, lan: false }];
+  });
+  return [...relayed, ...direct.filter((target) => hasFamily(refused.links, target.endpoint))];
+}
+
+function hasFamily(links: Links, endpoint: Endpoint): boolean {
+  const family = familyOf(endpoint.address);
+  return (
+    links.uplinks.some((uplink) => uplink.family === family) ||
+    links.connected.some(({ prefix }) => familyOf(prefix) === family)
+  );
+}
+
+/** RFC 1918, RFC 4193. */
+function isPrivate(address: IpAddress): boolean {
+  return /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|f[cd])/.test(address);
+}

@@ -1,0 +1,204 @@
+// The path of one session: sends its checks, takes their answers, and has the decisions of path-state.ts carried out.
+import { fromBase64Url, toHex } from "../base/bytes.ts";
+import { type Endpoint, formatEndpoint } from "../base/ip.ts";
+import { type Logger, short } from "../base/log.ts";
+import type { Session } from "../proto/control.ts";
+import type { Probe } from "../proto/path.ts";
+import type { Discovery } from "../net/discovery/discovery.ts";
+import { type CheckKeys, checkAnswer, checkRequest, type Incoming, isFromPeer, sessionName } from "./path-check.ts";
+import type { PathMover } from "./path-mover.ts";
+import {
+  type PathEffect,
+  type PathEvent,
+  type PathInfo,
+  type PathKind,
+  type PathState,
+  type PathTarget,
+  startPaths,
+  stepPaths,
+} from "./path-state.ts";
+
+export interface PathView {
+  readonly kind: PathKind;
+  readonly endpoint: Endpoint | null;
+  /** Unix milliseconds. */
+  readonly sinceMs: number;
+  readonly rttMs: number | null;
+  readonly reason: string;
+  /** Largest UDP payload that the path takes; null for the WebSocket, which takes any. */
+  readonly sizeBytes: number | null;
+  /** Everything that was tried, for `higgs why`. */
+  readonly tried: readonly PathInfo[];
+}
+
+export interface PathAgentDeps {
+  readonly discovery: Discovery;
+  readonly mover: PathMover;
+  /** How an address looks from here: LAN or not. */
+  readonly target: (endpoint: Endpoint) => PathTarget | null;
+  /** Which kinds a person allows. */
+  readonly allowed: ReadonlySet<PathKind>;
+  readonly peerName: string;
+  readonly onMoved: () => void;
+  readonly log: Logger;
+}
+
+interface Pending {
+  readonly key: string;
+  readonly sentAt: number;
+  /** 0 for a small check; null for a request to the server's relay, whose answer says only that it is there. */
+  readonly sizeBytes: number | null;
+}
+
+/** An answer that comes later says nothing about now. */
+const ANSWER_MS = 3_000;
+const MOST_PENDING = 256;
+
+export class PathAgent {
+  readonly session: number;
+  readonly user: string;
+  readonly #deps: PathAgentDeps;
+  readonly #keys: CheckKeys;
+  readonly #relayKeys: CheckKeys | null;
+  readonly #pending = new Map<string, Pending>();
+  readonly #startedMs = Date.now() - performance.now();
+  #state: PathState;
+
+  constructor(deps: PathAgentDeps, session: Session, probe: Probe) {
+    const bytes = (text: string): Uint8Array => fromBase64Url(text) ?? new Uint8Array(32);
+    this.#deps = deps;
+    this.session = session.id;
+    this.user = sessionName(session.id);
+    this.#keys = { session: session.id, send: bytes(probe.sendKey), receive: bytes(probe.receiveKey) };
+    this.#relayKeys =
+      probe.relay === null
+        ? null
+        : { session: session.id, send: bytes(probe.relay.sendKey), receive: bytes(probe.relay.receiveKey) };
+    this.#state = startPaths(session.initiator, performance.now());
+  }
+
+  get view(): PathView {
+    const { current, since, reason, paths } = this.#state;
+    const info = paths.get(current) ?? null;
+    return {
+      kind: info?.target.kind ?? "wss",
+      endpoint: info?.target.endpoint ?? null,
+      sinceMs: Math.round(this.#startedMs + since),
+      rttMs: info?.rttMs ?? null,
+      reason,
+      sizeBytes: info === null ? null : info.sizeBytes,
+      tried: [...paths.values()],
+    };
+  }
+
+  /** True while something is being found out, so that ticks should come often. */
+  get isBusy(): boolean {
+    return (
+      this.#state.burst !== null ||
+      this.#state.silentSince !== null ||
+      performance.now() - this.#state.activeAt < 10_000
+    );
+  }
+
+  targets(targets: readonly PathTarget[]): void {
+    this.#step({
+      kind: "targets",
+      at: performance.now(),
+      targets: targets.filter((one) => this.#deps.allowed.has(one.kind)),
+    });
+  }
+
+  punch(inMs: number): void {
+    const at = performance.now();
+    this.#step({ kind: "punch", at, startAt: at + inMs });
+  }
+
+  tick(traffic: { readonly sent: boolean; readonly received: boolean }): void {
+    const at = performance.now();
+    for (const [id, pending] of this.#pending) if (at - pending.sentAt > ANSWER_MS) this.#pending.delete(id);
+    this.#step({ kind: "tick", at, ...traffic });
+  }
+
+  relayed(): void {
+    if (this.#state.current !== "wss") this.#step({ kind: "relayed", at: performance.now() });
+  }
+
+  networkChanged(): void {
+    this.#step({ kind: "network-changed", at: performance.now() });
+  }
+
+  /** A message that names this session, or answers a question of ours; false when it is neither, or nobody vouches for it. */
+  take(bytes: Uint8Array, message: Incoming, from: Endpoint): boolean {
+    if (message.kind === "answer") return this.#takeAnswer(bytes, message, from);
+    if (message.user !== this.user) return false;
+    const keys = this.#keysFor(bytes);
+    if (keys === null) return false;
+    this.#deps.discovery.send(checkAnswer(keys, { transactionId: message.transactionId, mapped: from }), from);
+    if (keys === this.#relayKeys) return true; // the server's challenge: answering it is all
+    const target = this.#state.paths.get(formatEndpoint(from))?.target ?? this.#deps.target(from);
+    if (target === null || !this.#deps.allowed.has(target.kind)) return true;
+    this.#step({ kind: "asked", at: performance.now(), target, nominated: message.nominated && !this.#state.chooses });
+    return true;
+  }
+
+  #keysFor(bytes: Uint8Array): CheckKeys | null {
+    if (isFromPeer(bytes, this.#keys)) return this.#keys;
+    return this.#relayKeys !== null && isFromPeer(bytes, this.#relayKeys) ? this.#relayKeys : null;
+  }
+
+  #takeAnswer(bytes: Uint8Array, message: Incoming, from: Endpoint): boolean {
+    const id = toHex(message.transactionId);
+    const pending = this.#pending.get(id);
+    if (pending === undefined || this.#keysFor(bytes) === null) return false;
+    // An answer from elsewhere shows that packets get there, not that they come back the same way.
+    if (formatEndpoint(from) !== pending.key) return true;
+    this.#pending.delete(id);
+    if (pending.sizeBytes === null) return true;
+    this.#deps.mover.confirmed(from);
+    const at = performance.now();
+    const { key, sentAt, sizeBytes } = pending;
+    this.#step({ kind: "answered", at, key, rttMs: at - sentAt, sizeBytes });
+    return true;
+  }
+
+  #step(event: PathEvent): void {
+    const { state, effects } = stepPaths(this.#state, event);
+    this.#state = state;
+    for (const effect of effects) this.#carryOut(effect);
+  }
+
+  #carryOut(effect: PathEffect): void {
+    if (effect.kind === "check") {
+      this.#check(effect);
+      return;
+    }
+    const { to, from, fromDead, reason } = effect;
+    this.#deps.mover.move(to?.target.endpoint ?? null, from?.target.endpoint ?? null, fromDead);
+    this.#deps.log.info(
+      { peer: this.#deps.peerName, path: to?.target.kind ?? "wss", endpoint: short(to?.target.key ?? "relay"), reason },
+      "path changed",
+    );
+    this.#deps.onMoved();
+  }
+
+  #check(effect: Extract<PathEffect, { kind: "check" }>): void {
+    const { target, nominate, sizeBytes } = effect;
+    // The relay learns our address from a request to itself; the check behind it goes through to the peer.
+    if (target.kind === "udp-relay" && this.#relayKeys !== null) {
+      this.#send(this.#relayKeys, target, { nominate: false, sizeBytes: null, counts: false });
+    }
+    this.#send(this.#keys, target, { nominate, sizeBytes, counts: true });
+  }
+
+  #send(
+    keys: CheckKeys,
+    target: PathTarget,
+    what: { readonly nominate: boolean; readonly sizeBytes: number | null; readonly counts: boolean },
+  ): void {
+    if (this.#pending.size >= MOST_PENDING) return;
+    const transactionId = crypto.getRandomValues(new Uint8Array(12));
+    const sizeBytes = what.counts ? (what.sizeBytes ?? 0) : null;
+    this.#pending.set(toHex(transactionId), { key: target.key, sentAt: performance.now(), sizeBytes });
+    this.#deps.discovery.send(checkRequest(keys, { transactionId, ...what }), target.endpoint);
+  }
+}

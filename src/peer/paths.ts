@@ -1,0 +1,274 @@
+// The paths of all sessions: one discovery socket, the gathering of candidates, and an agent for each session.
+import { Debounce, repeat, sleep, Stopped } from "../base/async.ts";
+import { errorText } from "../base/errors.ts";
+import { type Cidr, type Endpoint, formatEndpoint, parseHostPort, parseIp } from "../base/ip.ts";
+import type { Logger } from "../base/log.ts";
+import type { Service } from "../base/service.ts";
+import type { Discovery, DiscoveryPort } from "../net/discovery/discovery.ts";
+import type { Links } from "../net/links.ts";
+import type { Redirect } from "../net/redirect.ts";
+import type { DeviceCounters, WireGuardDevice } from "../net/wg/device.ts";
+import type { MachineMessage, ServerMessage, Session } from "../proto/control.ts";
+import type { MachineId, WireGuardKey } from "../proto/keys.ts";
+import type { Candidate } from "../proto/path.ts";
+import type { Bridge } from "./bridge.ts";
+import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candidates.ts";
+import { PathAgent, type PathView } from "./path-agent.ts";
+import { readIncoming } from "./path-check.ts";
+import { PathMover, RedirectBoard } from "./path-mover.ts";
+import type { PathKind } from "./path-state.ts";
+import { type NatView, natView, type Reflexive, type StunCredential, StunClient } from "./stun-client.ts";
+
+export interface PathSession {
+  readonly peer: MachineId;
+  readonly peerName: string;
+  readonly wireGuard: WireGuardKey;
+  readonly session: Session;
+  readonly bridge: Bridge;
+}
+
+export interface StunServers {
+  readonly credential: StunCredential;
+  readonly servers: readonly Endpoint[];
+}
+
+export interface PathsDeps {
+  readonly discoveryPort: DiscoveryPort;
+  readonly redirect: Redirect;
+  readonly device: WireGuardDevice;
+  readonly readLinks: (signal: AbortSignal) => Promise<Links>;
+  /** False when the control stream is down; then it is sent after the next welcome. */
+  readonly send: (message: MachineMessage) => boolean;
+  /** Null while no server was heard of. */
+  readonly stun: () => StunServers | null;
+  readonly log: Logger;
+}
+
+export interface PathsOptions {
+  readonly wireGuardPort: number;
+  readonly ranges: readonly Cidr[];
+  readonly allowed: ReadonlySet<PathKind>;
+  /** `host:port` that a person forwarded by hand, or null. */
+  readonly manual: string | null;
+  readonly onChange: () => void;
+}
+
+export interface Paths extends Service {
+  /** The socket's own port, which must go past the tunnel; null when no port could be shared. */
+  readonly discoveryPort: number | null;
+  readonly nat: NatView | null;
+  /** Brings the agents to these sessions; those without keys stay on the relay. */
+  sync(sessions: readonly PathSession[]): void;
+  /** What the server passes on about paths. */
+  take(message: Extract<ServerMessage, { type: "candidates" | "punch" }>): void;
+  /** The relay brought packets of this peer. */
+  relayed(peer: MachineId): void;
+  networkChanged(): void;
+  view(peer: MachineId): PathView | null;
+}
+
+interface Entry {
+  readonly of: PathSession;
+  readonly agent: PathAgent;
+  readonly mover: PathMover;
+  remote: readonly Candidate[];
+}
+
+const BUSY_MS = 100;
+const CALM_MS = 1_000;
+/** A better path may have opened. */
+const SEARCH_MS = 60_000;
+const GATHER_SETTLE_MS = 100;
+const RANDOM_SPREAD_MS = 5_000;
+
+/** Throws nothing: where the port cannot be shared, sessions stay on the relay, and `discoveryPort` is null. */
+export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: AbortSignal): Promise<Paths> {
+  const controller = new AbortController();
+  const alive = controller.signal;
+  const entries = new Map<MachineId, Entry>();
+  let discovery: Discovery | null = null;
+  let stunClient: StunClient | null = null;
+  let links: Links | null = null;
+  let answers: readonly Reflexive[] = [];
+  let own: readonly Candidate[] = [];
+  let round = 0;
+  let before: DeviceCounters | null = null;
+
+  if (options.allowed.has("direct") || options.allowed.has("udp-relay")) {
+    try {
+      const onMessage = (bytes: Uint8Array, from: Endpoint): void => receive(bytes, from);
+      discovery = await deps.discoveryPort.open({ wireGuardPort: options.wireGuardPort, onMessage }, signal);
+      stunClient = new StunClient({ send: (bytes, to) => void discovery?.send(bytes, to) });
+    } catch (thrown) {
+      signal.throwIfAborted();
+      deps.log.warn({ reason: errorText(thrown) }, "no port for discovery; sessions stay on the relay");
+    }
+  }
+  const board = new RedirectBoard({ redirect: deps.redirect, wireGuardPort: options.wireGuardPort, log: deps.log });
+
+  function receive(bytes: Uint8Array, from: Endpoint): void {
+    if (stunClient?.take(bytes) === true) return;
+    const message = readIncoming(bytes);
+    if (message === null) return;
+    for (const { agent } of entries.values()) if (agent.take(bytes, message, from)) return;
+  }
+
+  async function gather(): Promise<void> {
+    if (discovery === null) return;
+    links = await deps.readLinks(alive);
+    const stun = deps.stun();
+    if (stun !== null && stunClient !== null) {
+      const servers = stun.servers.filter((server) =>
+        discovery?.families.includes(server.address.includes(":") ? 6 : 4),
+      );
+      answers = await stunClient.ask(servers, stun.credential, alive);
+    }
+    const reflexive = answers.flatMap(({ mapped }) => (mapped === null ? [] : [mapped]));
+    const manual = manualEndpoint(options.manual, answers);
+    own = ownCandidates({ links, port: discovery.publicPort, reflexive, mapped: [], manual });
+    round++;
+    for (const entry of entries.values()) offer(entry);
+    deps.log.debug({ round, candidates: own.map((one) => `${one.kind} ${one.endpoint}`) }, "candidates gathered");
+  }
+
+  function offer(entry: Entry): void {
+    if (round === 0) return;
+    deps.send({ type: "candidates", session: entry.of.session.id, round, candidates: [...own] });
+    aim(entry);
+  }
+
+  function aim(entry: Entry): void {
+    if (links === null) return;
+    const relay = entry.of.session.probe?.relay?.endpoints ?? [];
+    entry.agent.targets(targetsOf(entry.remote, relay, { links, ranges: options.ranges }));
+  }
+
+  const gathering = new Debounce(() => {
+    gather().catch((thrown: unknown) => {
+      if (!alive.aborted) deps.log.warn({ reason: errorText(thrown) }, "candidates not gathered");
+    });
+  }, GATHER_SETTLE_MS);
+
+  function openEntry(wanted: PathSession): void {
+    const { probe } = wanted.session;
+    if (discovery === null || probe === undefined) return;
+    const key = wanted.wireGuard;
+    const mover = new PathMover({
+      discovery,
+      board,
+      bridge: wanted.bridge,
+      endpoint: async () => (await deps.device.stats(alive)).find((one) => one.publicKey === key)?.endpoint ?? null,
+      setEndpoint: (endpoint) => deps.device.setEndpoint(key, endpoint, alive),
+      log: deps.log,
+    });
+    const agent = new PathAgent(
+      {
+        discovery,
+        mover,
+        target: (endpoint) => {
+          if (links === null || !isWorthAPacket(endpoint.address, { links, ranges: options.ranges })) return null;
+          return directTarget(endpoint, links);
+        },
+        allowed: options.allowed,
+        peerName: wanted.peerName,
+        onMoved: options.onChange,
+        log: deps.log,
+      },
+      wanted.session,
+      probe,
+    );
+    const entry: Entry = { of: wanted, agent, mover, remote: [] };
+    entries.set(wanted.peer, entry);
+    if (round === 0) gathering.poke();
+    else offer(entry);
+  }
+
+  function closeEntry(peer: MachineId): void {
+    const entry = entries.get(peer);
+    entries.delete(peer);
+    void entry?.mover.close();
+  }
+
+  async function tick(): Promise<void> {
+    const now = await deps.device.counters();
+    const sent = now !== null && before !== null && now.txPackets !== before.txPackets;
+    const received = now !== null && before !== null && now.rxPackets !== before.rxPackets;
+    before = now;
+    for (const { agent } of entries.values()) agent.tick({ sent, received });
+  }
+
+  async function ticking(): Promise<void> {
+    while (!alive.aborted) {
+      const busy = [...entries.values()].some(({ agent }) => agent.isBusy);
+      await sleep(busy ? BUSY_MS : CALM_MS, alive).catch(() => undefined); // the loop ends on abort
+      if (!alive.aborted) await tick();
+    }
+  }
+
+  const loops = [
+    ticking().catch((thrown: unknown) => deps.log.error({ reason: errorText(thrown) }, "paths are no longer watched")),
+    repeat(gather, {
+      everyMs: SEARCH_MS,
+      jitterMs: RANDOM_SPREAD_MS,
+      signal: alive,
+      onError: (thrown) => deps.log.warn({ reason: errorText(thrown) }, "candidates not gathered"),
+    }),
+  ];
+
+  return {
+    get discoveryPort() {
+      return discovery?.port ?? null;
+    },
+    get nat() {
+      return answers.length === 0 ? null : natView(answers);
+    },
+    sync(sessions) {
+      const wanted = new Map(sessions.map((one) => [one.peer, one]));
+      for (const [peer, entry] of entries) {
+        const now = wanted.get(peer);
+        if (now?.session.id !== entry.of.session.id || now.bridge !== entry.of.bridge) closeEntry(peer);
+      }
+      for (const one of sessions) if (!entries.has(one.peer)) openEntry(one);
+    },
+    take(message) {
+      for (const entry of entries.values()) {
+        if (entry.of.session.id !== message.session) continue;
+        if (message.type === "punch") {
+          entry.agent.punch(message.inMs);
+          continue;
+        }
+        entry.remote = message.candidates;
+        aim(entry);
+      }
+    },
+    relayed: (peer) => entries.get(peer)?.agent.relayed(),
+    networkChanged() {
+      for (const { agent } of entries.values()) agent.networkChanged();
+      gathering.poke();
+    },
+    view: (peer) => entries.get(peer)?.agent.view ?? null,
+    async [Symbol.asyncDispose]() {
+      controller.abort(new Stopped());
+      gathering.cancel();
+      await Promise.all(loops);
+      for (const peer of [...entries.keys()]) closeEntry(peer);
+      await board.idle();
+      await discovery?.[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** An address without a port of its own has the one that STUN saw; a name is for the server's word, not for ours. */
+function manualEndpoint(text: string | null, answers: readonly Reflexive[]): Endpoint[] {
+  if (text === null) return [];
+  const target = parseHostPort(text, 0);
+  const address = target === null ? null : parseIp(target.host);
+  if (target !== null && address !== null) return [{ address, port: target.port }];
+  // A name that a person gave to a home line: the router's public address, with the forwarded port.
+  const seen = answers.find(({ mapped }) => mapped !== null && !mapped.address.includes(":"))?.mapped;
+  return target === null || seen == null ? [] : [{ address: seen.address, port: target.port }];
+}
+
+export function endpointText(view: PathView | null): string | null {
+  return view?.endpoint == null ? null : formatEndpoint(view.endpoint);
+}
