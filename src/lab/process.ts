@@ -65,6 +65,8 @@ export async function spawnEntered(argv: readonly string[], options: SpawnOption
   const kill = (signal: NodeJS.Signals = "SIGTERM"): void => {
     try {
       if (outer !== 0 && !over) process.kill(outer, signal);
+      // An nsenter whose program is stopped stops itself, and would never tell of its end.
+      if (signal === "SIGCONT" && !over) child.kill(signal);
     } catch {
       // over since the check: what was wanted
     }
