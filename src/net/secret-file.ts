@@ -56,21 +56,52 @@ export async function readSecretFile(path: string): Promise<Uint8Array | null> {
 /**
  * Replaces the file in one step: whoever looks sees the old bytes or the new ones, also after a power cut.
  * A file of that name that is a symbolic link is replaced, never followed.
+ * Throws SecretFileError `storage-full` or `file-not-writable`; then the old bytes are still there.
  */
 export async function writeSecretFile(path: string, bytes: Uint8Array): Promise<void> {
   const temporaryPath = `${path}.${process.pid}.${crypto.randomUUID().slice(0, 8)}.tmp`;
-  const file = await open(temporaryPath, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | NO_FOLLOW, 0o600);
   try {
-    await file.writeFile(bytes);
-    await file.sync();
+    const file = await open(
+      temporaryPath,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | NO_FOLLOW,
+      0o600,
+    );
+    try {
+      await file.writeFile(bytes);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporaryPath, path);
   } catch (thrown) {
-    await file.close();
-    await unlink(temporaryPath);
-    throw thrown;
+    await unlink(temporaryPath).catch(() => undefined); // it was not made, or is renamed already
+    throw notWritten(path, thrown);
   }
-  await file.close();
-  await rename(temporaryPath, path);
   await syncDir(dirname(path));
+}
+
+function notWritten(path: string, thrown: unknown): unknown {
+  switch (codeOf(thrown)) {
+    case "ENOSPC":
+    case "EDQUOT":
+      return new SecretFileError(`Cannot write "${path}": the disk is full.`, {
+        code: "storage-full",
+        remedy: "Free some space on that disk, and try again.",
+        detail: { path },
+        cause: thrown,
+      });
+    case "EACCES":
+    case "EPERM":
+    case "EROFS":
+      return new SecretFileError(`Cannot write "${path}": this process may not write there.`, {
+        code: "file-not-writable",
+        remedy: `Look at the folder's owner and mode: ls -ld ${dirname(path)}`,
+        detail: { path },
+        cause: thrown,
+      });
+    default:
+      return thrown;
+  }
 }
 
 /** Makes what happened to a folder's entries (create, rename, unlink) last through a power cut. */
@@ -89,7 +120,11 @@ export async function syncDir(dir: string): Promise<void> {
  * Throws SecretFileError `file-too-open` when group or others may write to one that was there, `file-not-plain` when it is no folder.
  */
 export async function ensurePrivateDir(path: string): Promise<void> {
-  await mkdir(path, { recursive: true, mode: 0o700 });
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (thrown) {
+    if (codeOf(thrown) !== "EEXIST") throw notWritten(path, thrown);
+  }
   const stat = await lstat(path);
   if (!stat.isDirectory()) {
     throw new SecretFileError(`Cannot keep secrets in "${path}": it is no folder.`, {

@@ -66,7 +66,8 @@ export function problemOf(thrown: unknown): Problem {
     type: "about:blank",
     title: TITLES[status] ?? "",
     status,
-    detail: thrown.message,
+    // The sentence for whoever runs the server names a path, which is nobody else's business.
+    detail: thrown.code === "storage-full" ? "Cannot keep this: the server's disk is full." : thrown.message,
     code: thrown.code,
     ...(thrown.remedy === undefined ? {} : { remedy: thrown.remedy }),
   };

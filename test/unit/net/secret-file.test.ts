@@ -45,6 +45,14 @@ describe("writeSecretFile()", () => {
   });
 });
 
+test("writeSecretFile() leaves the old bytes and nothing else when it cannot write", async () => {
+  await writeSecretFile(join(dir, "key"), utf8("one"));
+  await mkdir(join(dir, "taken"));
+  expect(await codeOf(writeSecretFile(join(dir, "taken"), utf8("two")))).not.toBe("done");
+  expect(await codeOf(writeSecretFile(join(dir, "none", "key"), utf8("two")))).toBe("ENOENT");
+  expect((await readdir(dir)).sort()).toEqual(["key", "taken"]);
+});
+
 describe("readSecretFile()", () => {
   test("says null for a file that is not there", async () => {
     expect(await readSecretFile(join(dir, "none"))).toBeNull();

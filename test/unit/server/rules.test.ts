@@ -69,6 +69,12 @@ describe("problemOf()", () => {
     });
   });
 
+  test("names no path of the server's when its disk is full", () => {
+    const full = new SecretError('Cannot write to "/var/lib/x": the disk is full.', { code: "storage-full" });
+    expect(problemOf(full)).toMatchObject({ status: 507, code: "storage-full" });
+    expect(JSON.stringify(problemOf(full))).not.toContain("/var");
+  });
+
   test("tells nothing of a failure that was not foreseen", () => {
     for (const thrown of [
       new Error("password 123"),
