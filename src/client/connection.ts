@@ -97,9 +97,8 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     for (const peer of wanted) {
       if (membership.sessions.has(peer.id) || asking.has(peer.id) || !membership.control.online) continue;
       asking.add(peer.id);
-      membership.control
+      membership
         .connect(peer.id)
-        .then((session) => void (membership.sessions as Map<MachineId, typeof session>).set(peer.id, session))
         .catch((thrown: unknown) => {
           trouble = thrown instanceof HiggsError ? thrown : new ConnectError(errorText(thrown), { code: "failed" });
           deps.log.debug({ peer: peer.name, reason: errorText(thrown) }, "no session");

@@ -1,10 +1,10 @@
 // A machine's membership in its network: control stream, map, sessions and relay as one service, with a poke when anything changed.
 import { HiggsError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import type { Endpoint, IpAddress } from "../base/ip.ts";
+import { type Endpoint, type IpAddress, parseHostPort, parseIp } from "../base/ip.ts";
 import type { Service } from "../base/service.ts";
 import { SerialQueue } from "../base/async.ts";
-import type { ExitState, ServerMessage, Session, Welcome } from "../proto/control.ts";
+import type { ExitState, MachineMessage, ServerMessage, Session, Welcome } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import { type ControlStream, controlStream } from "./control-stream.ts";
 import { knownServers } from "./enrol.ts";
@@ -13,6 +13,8 @@ import type { MachineKeys } from "./identity.ts";
 import { Netmap } from "./netmap.ts";
 import { type Offer, ownRecord } from "./own-record.ts";
 import { type RelayLink, relayLink } from "./relay-link.ts";
+import type { StunServers } from "./paths.ts";
+import type { Door } from "./server-door.ts";
 import { ServerLink, type ServerSession } from "./server-link.ts";
 import type { StateDir } from "./state-dir.ts";
 import type { TrustContext } from "./trust.ts";
@@ -29,6 +31,12 @@ export interface Membership extends Service {
   /** True once a whole map was taken, also while the server is away since. */
   readonly welcomed: boolean;
   readonly observedAddress: IpAddress | null;
+  /** A session with the peer: the one that is there, or a new one. Throws ControlError with the server's code, or `offline`. */
+  connect(peer: MachineId): Promise<Session>;
+  /** Tells the server something about paths; false while it cannot be reached. */
+  send(message: MachineMessage): boolean;
+  /** Where and as whom to ask how the world sees us; null before the first welcome, or from a server without STUN. */
+  readonly stun: StunServers | null;
   /** The exact destinations that must stay outside the tunnel. */
   carriers(): Endpoint[];
   /** Said again after every reconnect. */
@@ -36,6 +44,9 @@ export interface Membership extends Service {
   /** Judges the map anew. */
   rejudge(): Promise<void>;
 }
+
+/** What the server passes on about paths. */
+export type PathMessage = Extract<ServerMessage, { type: "candidates" | "punch" }>;
 
 const DEFAULT_RELAY = "/api/v1/relay";
 
@@ -47,7 +58,12 @@ export function joinNetwork(
     readonly trust: TrustStore;
     readonly log: Logger;
   },
-  options: { readonly offer: Offer; readonly onChange: () => void },
+  options: {
+    readonly offer: Offer;
+    readonly onChange: () => void;
+    /** What the server passes on about paths; none for a machine that stays on the relay. */
+    readonly onPath?: (message: PathMessage) => void;
+  },
 ): Membership {
   const { store, keys, log } = deps;
   const map = new Netmap({ trust: deps.trust, log }, store.value.position);
@@ -58,6 +74,7 @@ export function joinNetwork(
   let trouble: HiggsError | null = null;
   let welcomed = false;
   let observedAddress: IpAddress | null = null;
+  let stun: StunServers | null = null;
   const { offer } = options;
   let exit: ExitState | null = null;
   let serverSerial = 0n;
@@ -90,6 +107,7 @@ export function joinNetwork(
     await map.welcome(welcome, context());
     sessions.clear();
     for (const granted of welcome.sessions) sessions.set(granted.peer, granted);
+    stun = stunOf(welcome, session.door);
     relayPath = welcome.relays.find((path) => path.startsWith("/")) ?? DEFAULT_RELAY;
     observedAddress = welcome.observedAddress;
     serverSerial = BigInt(welcome.recordSerial);
@@ -113,6 +131,10 @@ export function joinNetwork(
     switch (message.type) {
       case "delta":
         await map.delta(message, context());
+        return;
+      case "candidates":
+      case "punch":
+        options.onPath?.(message);
         return;
       case "session":
         sessions.set(message.session.peer, message.session);
@@ -150,6 +172,15 @@ export function joinNetwork(
     get observedAddress() {
       return observedAddress;
     },
+    get stun() {
+      return stun;
+    },
+    async connect(peer) {
+      const session = sessions.get(peer) ?? (await control.connect(peer));
+      sessions.set(peer, session);
+      return session;
+    },
+    send: (message) => control.send(message),
     carriers: () => link.carriers(),
     presence(next) {
       const changed = JSON.stringify(next) !== JSON.stringify(exit);
@@ -162,6 +193,19 @@ export function joinNetwork(
       await queue.idle();
     },
   };
+}
+
+/** STUN servers by address: those whose host is the server that we talk to are found at the address that answered. */
+function stunOf(welcome: Welcome, door: Door): StunServers | null {
+  if (welcome.stunCredential === undefined) return null;
+  const servers = welcome.stun.flatMap((text) => {
+    const target = parseHostPort(text, 0);
+    const address = target === null ? null : parseIp(target.host);
+    if (target === null) return [];
+    if (address !== null) return [{ address, port: target.port }];
+    return target.host === door.server.host ? door.addresses.map((one) => ({ address: one, port: target.port })) : [];
+  });
+  return { credential: welcome.stunCredential, servers };
 }
 
 class MembershipError extends HiggsError {

@@ -63,12 +63,6 @@ export class FakeWireGuard implements WireGuardDevice, AsyncDisposable {
     return Promise.resolve();
   }
 
-  setEndpoint(publicKey: WireGuardKey, endpoint: Endpoint): Promise<void> {
-    const peer = this.#peers.get(publicKey);
-    if (peer !== undefined) peer.endpoint = endpoint;
-    return Promise.resolve();
-  }
-
   removePeer(publicKey: WireGuardKey): Promise<void> {
     this.#peers.delete(publicKey);
     return Promise.resolve();
