@@ -1,7 +1,7 @@
 // Files that hold secrets: created whole with mode 0600, refused when others may read them.
 import { constants } from "node:fs";
-import { type FileHandle, lstat, mkdir, open, rename, unlink } from "node:fs/promises";
-import { dirname } from "node:path";
+import { type FileHandle, lstat, mkdir, open, readdir, rename, unlink } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { HiggsError } from "../base/errors.ts";
 
 export class SecretFileError extends HiggsError {
@@ -80,6 +80,27 @@ export async function writeSecretFile(path: string, bytes: Uint8Array): Promise<
   await syncDir(dirname(path));
 }
 
+/** `<name>.<pid>.<8 hex digits>.tmp`, as writeSecretFile names what it has not finished. */
+const HALF_WRITTEN = /\.(\d{1,10})\.[0-9a-f]{8}\.tmp$/;
+
+/** Takes away what processes left that were killed while they wrote; harmless for a folder that is not there. */
+export async function sweepHalfWritten(dir: string): Promise<void> {
+  const names = await readdir(dir).catch(() => []); // not there, or not ours to read: nothing to sweep
+  for (const name of names) {
+    const pid = HALF_WRITTEN.exec(name)?.[1];
+    if (pid !== undefined && !isRunning(Number(pid))) await unlink(join(dir, name)).catch(() => undefined); // gone already
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (thrown) {
+    return codeOf(thrown) !== "ESRCH";
+  }
+}
+
 function notWritten(path: string, thrown: unknown): unknown {
   switch (codeOf(thrown)) {
     case "ENOSPC":
@@ -116,7 +137,7 @@ export async function syncDir(dir: string): Promise<void> {
 }
 
 /**
- * The folder exists afterwards, with mode 0700 when it was made here.
+ * The folder exists afterwards, with mode 0700 when it was made here, and without half-written files.
  * Throws SecretFileError `file-too-open` when group or others may write to one that was there, `file-not-plain` when it is no folder.
  */
 export async function ensurePrivateDir(path: string): Promise<void> {
@@ -139,4 +160,5 @@ export async function ensurePrivateDir(path: string): Promise<void> {
       { code: "file-too-open", remedy: `chmod 700 ${path}`, detail: { path, mode: stat.mode & 0o777 } },
     );
   }
+  await sweepHalfWritten(path);
 }

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { silentLogger } from "../base/log.ts";
 import { removeSocket } from "../net/local-api.ts";
 import { machineSystem } from "../net/os.ts";
+import { sweepHalfWritten } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
 import { SOCKET } from "./runtime.ts";
 
@@ -21,5 +22,6 @@ export async function cleanState(
   });
   const said = await os.undoAll(new AbortController().signal);
   for (const name of Object.values(SOCKET)) await removeSocket(join(dirs.runDir, name));
+  await sweepHalfWritten(dirs.stateDir);
   return said;
 }

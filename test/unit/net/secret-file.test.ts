@@ -89,3 +89,12 @@ describe("ensurePrivateDir()", () => {
     expect(await codeOf(ensurePrivateDir(join(dir, "file")))).not.toBe("done");
   });
 });
+
+test("ensurePrivateDir() takes away what a killed process had half written, and nothing else", async () => {
+  const child = Bun.spawn(["true"]);
+  await child.exited;
+  const kept = ["a.json", `a.json.${process.pid}.0123abcd.tmp`, "a.json.1.x.tmp", "b.tmp"];
+  for (const name of [...kept, `a.json.${child.pid}.0123abcd.tmp`]) await writeFile(join(dir, name), "");
+  await ensurePrivateDir(dir);
+  expect((await readdir(dir)).toSorted()).toEqual(kept.toSorted());
+});
