@@ -73,6 +73,7 @@ const journalSchema = z.strictObject({
  */
 export async function openJournal(options: JournalOptions): Promise<JournalFile> {
   const me = thisProcess();
+  await unlink(temporaryPathFor(options.path)).catch(() => undefined); // of a process that was killed while it wrote
   const found = await readJournal(options);
   const owner: JournalOwner | null =
     found === null
@@ -179,10 +180,14 @@ async function removeFile(path: string): Promise<void> {
   await syncDir(dirname(path));
 }
 
+function temporaryPathFor(path: string): string {
+  return `${path}.tmp`;
+}
+
 /** Whoever looks sees the old file or the new one, also after a power cut. One process of a role writes at a time. */
 async function writeWhole(path: string, text: string): Promise<void> {
-  const temporaryPath = `${path}.tmp`;
-  await unlink(temporaryPath).catch(() => undefined); // of a process that was killed while it wrote
+  const temporaryPath = temporaryPathFor(path);
+  await unlink(temporaryPath).catch(() => undefined); // of a write that failed
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
   const file = await open(temporaryPath, flags, 0o600);
   try {
