@@ -127,6 +127,7 @@ export class FakeSystem {
           this.routes = policy;
           return Promise.resolve(true);
         },
+        setPeerMtus: () => Promise.resolve(),
         reset: () => Promise.resolve(void (this.routes = null)),
       },
       firewall: {

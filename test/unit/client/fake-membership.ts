@@ -23,7 +23,7 @@ export class FakeNetwork {
   failSync: Error | null = null;
 
   get membership(): Membership {
-    const network = this;
+    const network = () => this; // getters have a `this` of their own
     const membership = {
       map: {
         peers: () => this.peers,
@@ -33,17 +33,17 @@ export class FakeNetwork {
       },
       control: {
         get online() {
-          return network.online;
+          return network().online;
         },
         connect: (peer: MachineId) => this.#ask(peer),
       },
       relay: {},
       sessions: this.sessions,
       get trouble() {
-        return network.trouble;
+        return network().trouble;
       },
       get welcomed() {
-        return network.welcomed;
+        return network().welcomed;
       },
       carriers: (): Endpoint[] => [{ address: "203.0.113.10" as IpAddress, port: 443 }],
       [Symbol.asyncDispose]: () => Promise.resolve(void this.closed.push("membership")),
