@@ -5,6 +5,9 @@ export interface Identifiers {
   readonly interface: string;
   /** nft table, family inet. */
   readonly table: string;
+  /** nft tables of the same family: WireGuard's port shared with discovery, and paths that are left. */
+  readonly demuxTable: string;
+  readonly redirectTable: string;
   /** Firewall mark of WireGuard's own socket. */
   readonly mark: number;
   readonly markMask: number;
@@ -18,6 +21,8 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
   client: {
     interface: "higgs0",
     table: "higgs_client",
+    demuxTable: "higgs_client_demux",
+    redirectTable: "higgs_client_redirect",
     mark: 0x68000,
     markMask: 0xff000,
     rulePrefs: { first: 5210, last: 5270 },
@@ -26,6 +31,8 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
   node: {
     interface: "higgsn0",
     table: "higgs_node",
+    demuxTable: "higgs_node_demux",
+    redirectTable: "higgs_node_redirect",
     mark: 0x69000,
     markMask: 0xff000,
     rulePrefs: null,

@@ -51,6 +51,8 @@ const resolvConfOriginal = z.discriminatedUnion("kind", [
 const undoEntry = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("wireguard-device") }),
   z.strictObject({ kind: z.literal("nft-table") }),
+  z.strictObject({ kind: z.literal("demux-table") }),
+  z.strictObject({ kind: z.literal("redirect-table") }),
   z.strictObject({ kind: z.literal("ip-rules") }),
   z.strictObject({ kind: z.literal("ip-routes") }),
   z.strictObject({ kind: z.literal("sysctl"), key: sysctlKey, before: sysctlValue, ours: sysctlValue }),

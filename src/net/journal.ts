@@ -18,6 +18,8 @@ export type ResolvConfOriginal =
 export type UndoEntry =
   | { readonly kind: "wireguard-device" }
   | { readonly kind: "nft-table" }
+  | { readonly kind: "demux-table" }
+  | { readonly kind: "redirect-table" }
   | { readonly kind: "ip-rules" }
   | { readonly kind: "ip-routes" }
   | { readonly kind: "sysctl"; readonly key: SysctlKey; readonly before: string; readonly ours: string }

@@ -9,6 +9,9 @@ import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
 import type { SystemDns } from "./dns/system-dns.ts";
 import { linuxDns } from "./dns/linux.ts";
+import { bridgeDiscovery } from "./discovery/bridge.ts";
+import type { DiscoveryPort } from "./discovery/discovery.ts";
+import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
 import { type Exec, findTool, output, systemExec, toolMissing } from "./exec.ts";
 import type { ClientFirewall } from "./firewall/client.ts";
 import type { ExitFirewall } from "./firewall/exit.ts";
@@ -19,10 +22,14 @@ import { enableForwarding, type ForwardingWanted } from "./forwarding.ts";
 import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
 import { type Links, readLinks } from "./links.ts";
+import { nftRedirect } from "./nft-redirect.ts";
 import { readPrivileges, requireNetAdmin } from "./privileges.ts";
+import type { Redirect } from "./redirect.ts";
 import type { ClientRoutes } from "./routes/client-routes.ts";
+import { hostMtus } from "./routes/host-mtus.ts";
 import { linuxClientRoutes } from "./routes/linux.ts";
 import { bridgesWithoutUplink } from "./routes/local-prefixes.ts";
+import type { PeerMtus } from "./routes/peer-mtu.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import { undoAll } from "./undo.ts";
 import { watchLinks } from "./watch-links.ts";
@@ -34,6 +41,10 @@ export interface MachineSystem {
   readonly identifiers: Identifiers;
   readonly log: Logger;
   readonly wireGuard: WireGuardDevice;
+  /** How this machine shares WireGuard's port: asked once, before WireGuard's own port is settled. */
+  readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
+  readonly redirect: Redirect;
+  readonly peerMtus: PeerMtus;
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
   readonly watchLinks: (onChange: () => void) => Service;
@@ -89,10 +100,12 @@ export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
 /** Throws as `nodeSystem`. */
 export async function clientSystem(options: SystemOptions): Promise<ClientSystem> {
   const { machine, deps, sysctl } = await linux("client", options);
+  const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
   return {
     ...machine,
     clientFirewall: nftClientFirewall(deps),
-    clientRoutes: linuxClientRoutes({ ...deps, sysctl }),
+    clientRoutes,
+    peerMtus: clientRoutes.peerMtus,
     systemDns: linuxDns({ ...deps, stateDir: options.stateDir }),
     localPrefixes: (signal) => localPrefixes(deps.exec, signal),
   };
@@ -133,6 +146,9 @@ async function linux(role: Role, options: SystemOptions) {
       libexecDir: options.libexecDir,
       ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
     }),
+    discovery: async (signal) => ((await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery()),
+    redirect: nftRedirect(deps),
+    peerMtus: hostMtus(deps),
     readLinks: (signal) => readLinks(exec, signal),
     watchLinks: (onChange) => watchLinks({ onChange, log }),
     hasIpv6,

@@ -1,4 +1,5 @@
 // Moving a tunnel that carries traffic: what WireGuard still sends by the old path leaves by the new one, and a path given up is dropped on arrival.
+import { HiggsError } from "../base/errors.ts";
 import type { Endpoint } from "../base/ip.ts";
 
 /**
@@ -14,7 +15,15 @@ export interface RedirectPolicy {
 }
 
 export interface Redirect {
-  /** Replaces the whole table in one transaction; a policy without redirects and drops has no table. Throws RedirectRefused. */
+  /**
+   * Replaces the whole table in one transaction; a policy without redirects and drops has no table. The same policy again mends
+   * what somebody else did to it. Throws RedirectRefused.
+   */
   apply(policy: RedirectPolicy, signal: AbortSignal): Promise<void>;
   reset(signal: AbortSignal): Promise<void>;
+}
+
+/** No rule can do that: an IPv4 packet does not become an IPv6 packet. */
+export class RedirectRefused extends HiggsError {
+  override readonly name = "RedirectRefused";
 }

@@ -47,6 +47,8 @@ const ORDER: readonly Kind[] = [
   "ip-rules",
   "ip-routes",
   "sysctl",
+  "demux-table",
+  "redirect-table",
   "nft-table",
 ];
 
@@ -90,6 +92,12 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
     await journal.remove({ kind: "ip-rules" });
     return forgetting("ip-routes", wereThere ? [`Removed the routing rules and routes of the ${role}.`] : []);
   };
+  const table =
+    (kind: "demux-table" | "redirect-table", name: string): Step =>
+    async () => {
+      const wasThere = await removeTable(exec, { table: name }, signal);
+      return forgetting(kind, wasThere ? [`Removed the table inet ${name}.`] : []);
+    };
   return {
     "resolv-conf": async () => {
       const wasOurs = await restoreResolvConf({ stateDir, journal, log, path }, signal);
@@ -113,6 +121,8 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
       if (!journal.entries().some((entry) => entry.kind === "sysctl")) return sentences;
       throw new UndoIncomplete(sentences.join(" "), { code: "undo-incomplete" });
     },
+    "demux-table": table("demux-table", identifiers.demuxTable),
+    "redirect-table": table("redirect-table", identifiers.redirectTable),
     "nft-table": async () => {
       const wasThere = await removeTable(exec, identifiers, signal);
       return forgetting("nft-table", wasThere ? [`Removed the firewall table inet ${identifiers.table}.`] : []);

@@ -127,7 +127,6 @@ export class FakeSystem {
           this.routes = policy;
           return Promise.resolve(true);
         },
-        setPeerMtus: () => Promise.resolve(),
         reset: () => Promise.resolve(void (this.routes = null)),
       },
       firewall: {

@@ -35,6 +35,8 @@ export interface Discovery extends Service {
   sendMany(packets: readonly Uint8Array[], to: Endpoint): number;
   /** What WireGuard is told as the endpoint of a peer. Throws DiscoveryFailed when no socket can be had. */
   peerSocket(route: PeerRoute): Promise<PeerSocket>;
+  /** Puts the rules back where somebody flushed them. True when there was something to mend. */
+  repair(signal: AbortSignal): Promise<boolean>;
   /** Datagrams that were neither a STUN message nor of a peer's address, and those that the kernel did not take. */
   readonly dropped: number;
 }

@@ -40,7 +40,8 @@ export function replacementText(table: NftTable, more = ""): string {
   return `add ${name}\ndelete ${name}\n${tableText(table)}${more}`;
 }
 
-function tableText(table: NftTable): string {
+/** Loads beside whatever is there. */
+export function tableText(table: NftTable): string {
   const lines = [`table inet ${table.name} {`];
   for (const set of table.sets) {
     lines.push(`  set ${set.name} {`, `    type ${set.type}`);

@@ -17,12 +17,16 @@ export async function readTable(exec: Exec, table: string, signal: AbortSignal):
   throw nftFailed(`list the nft table "${table}"`, result);
 }
 
-/** Takes the role's table away, from whatever state, without memory. True when there was one. */
-export async function removeTable(exec: Exec, identifiers: Identifiers, signal: AbortSignal): Promise<boolean> {
-  const result = await exec.run(["nft", "delete", "table", "inet", identifiers.table], { signal });
+/** Takes a table of the role away, from whatever state, without memory. True when there was one. */
+export async function removeTable(
+  exec: Exec,
+  { table }: Pick<Identifiers, "table">,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const result = await exec.run(["nft", "delete", "table", "inet", table], { signal });
   if (result.code === 0) return true;
   if (isMissing(result.stderr)) return false;
-  throw nftFailed(`delete the nft table "${identifiers.table}"`, result);
+  throw nftFailed(`delete the nft table "${table}"`, result);
 }
 
 /** True for what nft says of a table, set or element that is not there. */

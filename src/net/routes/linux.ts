@@ -10,6 +10,7 @@ import type { Sysctl } from "../sysctl.ts";
 import type { ClientRoutes, ClientRoutesPolicy } from "./client-routes.ts";
 import { RoutesRefused } from "./errors.ts";
 import { listedRoutes, listedRules } from "./listed-rules.ts";
+import { checkMtus, type PeerMtu, type PeerMtus } from "./peer-mtu.ts";
 import { reconcile, removal, type RouteLines, type RouteNumbers, routeNumbers, wantedLines } from "./rules.ts";
 
 export interface LinuxRoutesDeps {
@@ -27,8 +28,13 @@ interface Change {
   readonly batch: readonly string[];
 }
 
+export interface LinuxClientRoutes extends ClientRoutes {
+  /** Whatever is applied with `peerMtus` holds for every later policy too. */
+  readonly peerMtus: PeerMtus;
+}
+
 /** Calls are done one after the other, in their order. */
-export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
+export function linuxClientRoutes(deps: LinuxRoutesDeps): LinuxClientRoutes {
   const { exec, journal, identifiers, sysctl, log } = deps;
   const numbers = routeNumbers(identifiers);
   if (numbers === null) {
@@ -37,10 +43,12 @@ export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
     });
   }
   const queue = new SerialQueue();
+  let mtus: readonly PeerMtu[] = [];
+  let current: ClientRoutesPolicy | null = null;
 
   const planned = async (policy: ClientRoutesPolicy, family: Family, signal: AbortSignal): Promise<Change> => {
     const listed = await readLines(exec, { numbers, family, signal });
-    const batch = listed === null ? [] : reconcile(wantedLines(policy, { numbers, family }), { listed, numbers });
+    const batch = listed === null ? [] : reconcile(wantedLines(policy, { numbers, family, mtus }), { listed, numbers });
     return { family, batch };
   };
   const change = async (policy: ClientRoutesPolicy, { family, batch }: Change, signal: AbortSignal): Promise<void> => {
@@ -50,30 +58,45 @@ export function linuxClientRoutes(deps: LinuxRoutesDeps): ClientRoutes {
     await runBatch(exec, { family, batch, signal });
   };
 
+  const apply = async (policy: ClientRoutesPolicy, signal: AbortSignal): Promise<boolean> => {
+    const [four, six] = await Promise.all([
+      planned(policy, 4, signal),
+      planned(policy, 6, signal),
+      prepareKernel(sysctl, log),
+    ]);
+    await change(policy, four, signal);
+    try {
+      await change(policy, six, signal);
+      return four.batch.length + six.batch.length > 0;
+    } catch (thrown) {
+      if (!isDisabledOnDevice(thrown)) throw thrown;
+      // Somebody switched IPv6 off on all interfaces: nothing can enter the tunnel, and nothing shall pass outside.
+      log.debug({ interface: policy.interface }, "no IPv6 on the tunnel's interface");
+      const again = await planned(withoutDevice6(policy), 6, signal);
+      await change(withoutDevice6(policy), again, signal);
+      return four.batch.length + again.batch.length > 0;
+    }
+  };
+
   return {
     apply: (policy, signal) =>
-      queue.run(async () => {
-        const [four, six] = await Promise.all([
-          planned(policy, 4, signal),
-          planned(policy, 6, signal),
-          prepareKernel(sysctl, log),
-        ]);
-        await change(policy, four, signal);
-        try {
-          await change(policy, six, signal);
-          return four.batch.length + six.batch.length > 0;
-        } catch (thrown) {
-          if (!isDisabledOnDevice(thrown)) throw thrown;
-          // Somebody switched IPv6 off on all interfaces: nothing can enter the tunnel, and nothing shall pass outside.
-          log.debug({ interface: policy.interface }, "no IPv6 on the tunnel's interface");
-          const again = await planned(withoutDevice6(policy), 6, signal);
-          await change(withoutDevice6(policy), again, signal);
-          return four.batch.length + again.batch.length > 0;
-        }
+      queue.run(() => {
+        current = policy;
+        return apply(policy, signal);
       }),
+
+    peerMtus: {
+      apply: (peers, signal) =>
+        queue.run(async () => {
+          checkMtus(peers);
+          mtus = peers;
+          if (current !== null) await apply(current, signal);
+        }),
+    },
 
     reset: (signal) =>
       queue.run(async () => {
+        current = null;
         await removeRulesAndRoutes(exec, identifiers, signal);
         await journal.remove({ kind: "ip-rules" });
         await journal.remove({ kind: "ip-routes" });

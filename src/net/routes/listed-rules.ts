@@ -71,6 +71,7 @@ const ROUTE = z.looseObject({
   gateway: z.string().optional(),
   dev: z.string().optional(),
   metric: z.number().optional(),
+  metrics: z.array(z.looseObject({ mtu: z.number().optional() })).optional(),
 });
 
 /** What the kernel gives an IPv6 route that says none. */
@@ -87,6 +88,8 @@ function routeLine(route: z.infer<typeof ROUTE>): string {
   if (route.gateway !== undefined) parts.push(`via ${route.gateway}`);
   if (type === "unicast" && route.dev !== undefined) parts.push(`dev ${route.dev}`);
   if (route.metric !== undefined && route.metric !== DEFAULT_METRIC6) parts.push(`metric ${route.metric}`);
+  const mtu = route.metrics?.find((metrics) => metrics.mtu !== undefined)?.mtu;
+  if (mtu !== undefined) parts.push(`mtu ${mtu}`);
   return parts.join(" ");
 }
 

@@ -1,9 +1,10 @@
 // The rules and routes that a client wants, as lines for `ip -batch`, and the way there from what is listed.
-import { type Endpoint, familyOf, type Family } from "../../base/ip.ts";
+import { type Cidr, cidrContains, cidrParts, type Endpoint, familyOf, type Family } from "../../base/ip.ts";
 import type { Identifiers } from "../identifiers.ts";
 import { isInterfaceName } from "../interface-name.ts";
 import type { ClientRoutesPolicy } from "./client-routes.ts";
 import { RoutesRefused } from "./errors.ts";
+import type { PeerMtu } from "./peer-mtu.ts";
 
 /** Rules and routes of one family; each line is what follows `rule add`, and `route add … table T`. */
 export interface RouteLines {
@@ -42,7 +43,7 @@ const NO_WAY_OUT = 40;
  */
 export function wantedLines(
   policy: ClientRoutesPolicy,
-  options: { readonly numbers: RouteNumbers; readonly family: Family },
+  options: { readonly numbers: RouteNumbers; readonly family: Family; readonly mtus?: readonly PeerMtu[] },
 ): RouteLines {
   const { numbers, family } = options;
   if (!isInterfaceName(policy.interface)) {
@@ -59,12 +60,13 @@ export function wantedLines(
   rules.push(`pref ${numbers.first + NO_WAY_OUT} ${numbers.mark} unreachable`);
   rules.push(`pref ${numbers.last} lookup ${numbers.table}`);
 
-  return { rules: [...new Set(rules)], routes: wantedRoutes(policy, family) };
+  return { rules: [...new Set(rules)], routes: wantedRoutes(policy, family, options.mtus ?? []) };
 }
 
 /** The ends come first: what shall enter the tunnel finds no way outside, also when the device is gone. */
-function wantedRoutes(policy: ClientRoutesPolicy, family: Family): readonly string[] {
-  const inTunnel = policy.tunnelPrefixes.filter((prefix) => familyOf(prefix) === family).map(shortest);
+function wantedRoutes(policy: ClientRoutesPolicy, family: Family, mtus: readonly PeerMtu[]): readonly string[] {
+  const prefixes = policy.tunnelPrefixes.filter((prefix) => familyOf(prefix) === family);
+  const inTunnel = prefixes.map(shortest);
   // A bridge on the very prefix of the tunnel loses: one prefix has one route.
   const local = policy.throwPrefixes
     .filter((prefix) => familyOf(prefix) === family && !policy.tunnelPrefixes.includes(prefix))
@@ -72,10 +74,17 @@ function wantedRoutes(policy: ClientRoutesPolicy, family: Family): readonly stri
   const way = policy.families[family];
   const ends = way === "own" ? inTunnel : ["default"];
   const ways = way === "tunnel" ? [...inTunnel, "default"] : inTunnel;
+  const sizes = new Map(mtus.flatMap((peer) => peer.prefixes.map((prefix) => [shortest(prefix), peer.mtu] as const)));
+  const own = mtus
+    .flatMap((peer) => peer.prefixes)
+    .filter((prefix) =>
+      prefixes.some((wider) => cidrContains(wider, cidrParts(prefix).address) && !isWiderThan(prefix, wider)),
+    )
+    .map(shortest);
   const lines = [
     ...ends.map((prefix) => `${END} ${prefix} metric ${LAST_METRIC}`),
     ...local.map((prefix) => `throw ${prefix}`),
-    ...ways.map((prefix) => `${prefix} dev ${policy.interface}`),
+    ...[...ways, ...own].map((prefix) => withMtu(`${prefix} dev ${policy.interface}`, sizes.get(prefix))),
   ];
   return [...new Set(lines)];
 }
@@ -86,8 +95,17 @@ function carrierRule({ address, port }: Endpoint, as: { readonly pref: number; r
   return `pref ${as.pref} to ${address} ipproto tcp dport ${port} uidrange ${as.uid}-${as.uid} lookup main`;
 }
 
-/** As `ip` prints it: a host without its length. */
+function isWiderThan(a: Cidr, b: Cidr): boolean {
+  return cidrParts(a).length < cidrParts(b).length;
+}
+
+function withMtu(line: string, mtu: number | undefined): string {
+  return mtu === undefined ? line : `${line} mtu ${mtu}`;
+}
+
+/** As `ip` prints it: a host without its length, everything by its name. */
 function shortest(prefix: string): string {
+  if (prefix === "0.0.0.0/0" || prefix === "::/0") return "default";
   return prefix.replace(prefix.includes(":") ? /\/128$/ : /\/32$/, "");
 }
 
@@ -101,13 +119,19 @@ export function reconcile(
   const tunnelRule = `pref ${numbers.last} lookup ${numbers.table}`;
   const missing = without(wanted.rules, listed.rules);
   const newRoutes = without(wanted.routes, listed.routes);
+  const oldRoutes = without(listed.routes, wanted.routes);
+  // A route of another size takes the place of its like in one step.
+  const replaced = new Set(oldRoutes.map(withoutMtu));
+  const kept = new Set(newRoutes.map(withoutMtu));
   return [
     // What may pass outside must be able to before the rest cannot.
     ...missing.filter((line) => line !== tunnelRule).map((line) => `rule add ${line}`),
     // Then the ends of the table, so that taking a route away never opens a way outside.
     ...newRoutes.filter(isEnd).map((line) => `route add ${line} ${table}`),
-    ...without(listed.routes, wanted.routes).map((line) => `route del ${line} ${table}`),
-    ...newRoutes.filter((line) => !isEnd(line)).map((line) => `route add ${line} ${table}`),
+    ...oldRoutes.filter((line) => !kept.has(withoutMtu(line))).map((line) => `route del ${line} ${table}`),
+    ...newRoutes
+      .filter((line) => !isEnd(line))
+      .map((line) => `route ${replaced.has(withoutMtu(line)) ? "replace" : "add"} ${line} ${table}`),
     ...missing.filter((line) => line === tunnelRule).map((line) => `rule add ${line}`),
     ...without(listed.rules, wanted.rules)
       .toReversed()
@@ -121,6 +145,10 @@ export function removal(listed: RouteLines, numbers: RouteNumbers): readonly str
     ...listed.rules.toReversed().map((line) => `rule del ${line}`),
     ...listed.routes.map((line) => `route del ${line} table ${numbers.table}`),
   ];
+}
+
+function withoutMtu(line: string): string {
+  return line.replace(/ mtu \d+$/, "");
 }
 
 function isEnd(line: string): boolean {

@@ -42,7 +42,6 @@ async function start(network: FakeNetwork, exit = "auto") {
           await does(`routes ${families[4]} ${families[6]}`);
           return true;
         },
-        setPeerMtus: () => Promise.resolve(),
         reset: () => does("routes reset"),
       },
       firewall: {
