@@ -7,25 +7,12 @@ import { createClient } from "@libsql/client";
 import { getTableConfig, type SQLiteTable } from "drizzle-orm/sqlite-core";
 import { silentLogger } from "../../src/base/log.ts";
 import { type Cidr, cidrContains } from "../../src/base/ip.ts";
-import { parseInvite } from "../../src/proto/invite.ts";
-import type { SpkiHash } from "../../src/proto/keys.ts";
 import { MIGRATIONS } from "../../src/server/db/migrate.ts";
 import { audit, enrolments, invites, machines, metrics, network, records } from "../../src/server/db/schema.ts";
 import { databasePath, openDatabase } from "../../src/server/db/open.ts";
 import { openServerState, type StateOptions } from "../../src/server/first-start.ts";
 import { spkiOf } from "../../src/server/certificate.ts";
-import {
-  codeOf,
-  enrolMachine,
-  newcomer,
-  type Newcomer,
-  register,
-  registerBody,
-  startServer,
-  temporaryDir,
-  type TestServer,
-  tokenOf,
-} from "./server-support.ts";
+import { codeOf, enrolMachine, startServer, temporaryDir, tokenOf } from "./server-support.ts";
 
 let stateDir: string;
 beforeEach(async () => {
@@ -342,74 +329,4 @@ test("a backup is a whole database that a server starts from", async () => {
   for (const name of ["network.key", "tls.crt", "tls.key"]) await copyFile(join(stateDir, name), join(copy, name));
   await using second = await startServer({ stateDir: copy });
   expect((await second.call("GET", "/nodes", { token: await tokenOf(second, node) })).status).toBe(200);
-});
-
-describe("a server that is killed", () => {
-  interface Ready {
-    readonly port: number;
-    readonly certPem: string;
-    readonly spki: SpkiHash;
-    readonly invites: readonly string[];
-  }
-
-  async function startChild(): Promise<{ child: Bun.Subprocess<"ignore", "pipe", "pipe">; ready: Ready }> {
-    const child = Bun.spawn([process.execPath, join(import.meta.dir, "server-process.program.ts")], {
-      env: { ...process.env, STATE_DIR: stateDir, INVITES: "40" },
-      stdout: "pipe",
-      stderr: "pipe",
-    });
-    const reader = child.stdout.getReader();
-    let text = "";
-    while (!text.includes("\n")) {
-      const { value, done } = await reader.read();
-      if (done) throw new Error(`no server: ${await child.stderr.text()}`);
-      text += new TextDecoder().decode(value);
-    }
-    return { child, ready: JSON.parse(text) as Ready };
-  }
-
-  test("loses no enrolment that it acknowledged, and no used invite can be used again", async () => {
-    const rounds = 8;
-    const acknowledged: { invite: string; who: Newcomer; id: string }[] = [];
-    let killedMidway = 0;
-    for (let round = 0; round < rounds; round++) {
-      const { child, ready } = await startChild();
-      const at = { spki: ready.spki } as TestServer;
-      let answered = 0;
-      const attempts = ready.invites.map(async (invite) => {
-        const who = newcomer();
-        try {
-          const response = await fetch(`https://127.0.0.1:${ready.port}/api/v1/nodes/register`, {
-            method: "POST",
-            headers: { "content-type": "application/json" },
-            body: JSON.stringify(registerBody(at, parseInvite(invite), who)),
-            tls: { ca: ready.certPem, checkServerIdentity: () => undefined },
-          });
-          const body = (await response.json()) as { id: string };
-          if (response.status === 200) acknowledged.push({ invite, who, id: body.id });
-        } catch {
-          return; // the server was killed before it answered
-        }
-        // Somewhere among the forty, another place each round.
-        if (++answered === 1 + round * 4) child.kill("SIGKILL");
-      });
-      await Promise.all(attempts);
-      await child.exited;
-      if (answered < ready.invites.length) killedMidway++;
-    }
-    expect(killedMidway).toBe(rounds);
-    expect(acknowledged.length).toBeGreaterThanOrEqual(rounds);
-    await using server = await startServer({ stateDir });
-    const known = new Set(server.server.machines().map((machine) => machine.id as string));
-    expect(acknowledged.filter(({ id }) => !known.has(id))).toEqual([]);
-    let retried = 0;
-    for (const { invite, who, id } of acknowledged) {
-      expect((await register(server, parseInvite(invite), who)).body.id).toBe(id);
-      expect((await register(server, parseInvite(invite), newcomer())).body.code).toBe("invite-used");
-      retried++;
-    }
-    expect(retried).toBe(acknowledged.length);
-    const addresses = server.server.machines().map((machine) => machine.ipv4);
-    expect(new Set(addresses).size).toBe(addresses.length);
-  }, 60_000);
 });

@@ -1,4 +1,5 @@
 // A real server on a free port of 127.0.0.1 with TLS, and machines that speak to it with fetch and WebSocket as any would.
+import { setDefaultTimeout } from "bun:test";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -29,6 +30,9 @@ import { openServerState } from "../../src/server/first-start.ts";
 import type { InviteRequest } from "../../src/server/invites.ts";
 import type { Limits, ServerOptions } from "../../src/server/options.ts";
 import { type HiggsServer, higgsServer } from "../../src/server/server.ts";
+
+/** Several servers start in one test, each a second when it has to wait for a lock; and the machine may be busy. */
+setDefaultTimeout(60_000);
 
 /** Nothing is limited, but where a test says so. */
 export const NO_LIMITS: Limits = {
