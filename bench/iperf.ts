@@ -41,7 +41,10 @@ export async function transfer(
 }
 
 /** Round trips in milliseconds of those pings that were answered. */
-export async function pings(from: LabHost, options: { readonly count: number; readonly signal: AbortSignal }): Promise<number[]> {
+export async function pings(
+  from: LabHost,
+  options: { readonly count: number; readonly signal: AbortSignal },
+): Promise<number[]> {
   const argv = ["ping", "-n", "-i", "0.02", "-c", String(options.count), "-W", "2", WEB_ADDRESS];
   const { stdout } = await from.exec(argv, { timeoutMs: options.count * 20 + 15_000, signal: options.signal });
   return [...stdout.matchAll(/time=([\d.]+) ms/g)].map((match) => Number(match[1]));

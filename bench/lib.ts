@@ -97,7 +97,12 @@ export function round(value: number): string {
 
 /** what | target | measured | met. What others do on the machine meanwhile is part of every figure, so the load is told. */
 export function printTable(title: string, rows: readonly Row[]): void {
-  const cells = rows.map((one) => [one.what, one.target, one.measured, one.met === null ? "" : one.met ? "met" : "NOT MET"]);
+  const cells = rows.map((one) => [
+    one.what,
+    one.target,
+    one.measured,
+    one.met === null ? "" : one.met ? "met" : "NOT MET",
+  ]);
   const lines = [["what", "target", "measured", "met"], ...cells];
   const widths = [0, 1, 2, 3].map((column) => Math.max(...lines.map((line) => Bun.stringWidth(line[column] ?? ""))));
   const text = (line: readonly string[]): string =>

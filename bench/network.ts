@@ -68,7 +68,9 @@ async function inviteFor(lab: Lab, role: "node" | "client", signal: AbortSignal)
 /** Resolves when connected; gives what the command printed. */
 export async function clientUp(lab: Lab, signal: AbortSignal, invite?: string): Promise<string> {
   const join = invite === undefined ? [] : ["--join", invite];
-  return await lab.host("laptop").execOrThrow([HIGGS, "client", "up", ...join], { timeoutMs: START_TIMEOUT_MS, signal });
+  return await lab
+    .host("laptop")
+    .execOrThrow([HIGGS, "client", "up", ...join], { timeoutMs: START_TIMEOUT_MS, signal });
 }
 
 /** The one process of a host that matches, by the pids of this namespace. */

@@ -28,7 +28,9 @@ export async function plainTunnel(ends: PlainTunnel, options: PlainOptions): Pro
   const keys = await Promise.all([laptop, home].map((host) => makeInterface(host, options.programPath)));
   const [laptopKey = "", homeKey = ""] = keys;
   const set = (...args: string[]): string[] => ["wg", "set", INTERFACE, ...args];
-  await home.execOrThrow(set("listen-port", String(options.listenPort), "peer", laptopKey, "allowed-ips", `${SUBNET}.2/32`));
+  await home.execOrThrow(
+    set("listen-port", String(options.listenPort), "peer", laptopKey, "allowed-ips", `${SUBNET}.2/32`),
+  );
   await laptop.execOrThrow(
     set("peer", homeKey, "allowed-ips", "0.0.0.0/0", "endpoint", options.endpoint, "persistent-keepalive", "25"),
   );

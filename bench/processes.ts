@@ -16,7 +16,9 @@ export function cpuSeconds(pid: number): number {
 /** What follows the name, which may have blanks in it. */
 function statFields(pid: number): string[] {
   try {
-    return readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /s, "").split(" ");
+    return readFileSync(`/proc/${pid}/stat`, "utf8")
+      .replace(/^.*\) /s, "")
+      .split(" ");
   } catch {
     return [];
   }

@@ -7,7 +7,20 @@ import { cafeHost, homeHost } from "../src/lab/small-internet.ts";
 import type { Lab } from "../src/lab/lab.ts";
 import type { LabHost } from "../src/lab/host.ts";
 import { type Direction, iperfServer, pings, type Transfer, transfer } from "./iperf.ts";
-import { alternating, atLeast, atMost, benchArguments, benchSignal, median, percentile, printTable, progress, round, row, type Row } from "./lib.ts";
+import {
+  alternating,
+  atLeast,
+  atMost,
+  benchArguments,
+  benchSignal,
+  median,
+  percentile,
+  printTable,
+  progress,
+  round,
+  row,
+  type Row,
+} from "./lib.ts";
 import { benchLab, clientUp, PROCESS, processIn, startNetwork } from "./network.ts";
 import { PLAIN_PROCESS, plainTunnel } from "./plain-wireguard.ts";
 import { machineText } from "./processes.ts";
@@ -28,7 +41,12 @@ const signal = benchSignal(900);
 // Each pair stands in the same two places: higgs's kill switch would stop a second tunnel on its own two machines.
 await using lab = await benchLab(
   {
-    extraHosts: [cafeHost("laptop-plain", 31), homeHost("home-plain", 31), cafeHost("laptop-debian", 32), homeHost("home-debian", 32)],
+    extraHosts: [
+      cafeHost("laptop-plain", 31),
+      homeHost("home-plain", 31),
+      cafeHost("laptop-debian", 32),
+      homeHost("home-debian", 32),
+    ],
     homeRouter: {
       forwards: [
         { protocol: "udp", port: 51831, to: "192.168.1.31", toPort: 51831 },
@@ -64,14 +82,18 @@ async function makeContenders(inLab: Lab): Promise<Record<string, Contender>> {
     watch: {
       ...(carried === null
         ? {}
-        : { "laptop wireguard-go": processIn(laptop, PROCESS.wireGuard), "home wireguard-go": processIn(home, PROCESS.wireGuard) }),
+        : {
+            "laptop wireguard-go": processIn(laptop, PROCESS.wireGuard),
+            "home wireguard-go": processIn(home, PROCESS.wireGuard),
+          }),
       client: processIn(laptop, PROCESS.client),
       node: processIn(home, PROCESS.node),
       server: processIn(vps, PROCESS.server),
     },
   };
   const debian = process.env.WIREGUARD_GO ?? Bun.which("wireguard-go");
-  if (debian === null || !existsSync(debian)) progress(`${DEBIAN} is left out: apt-get install wireguard-go, or WIREGUARD_GO=PATH`);
+  if (debian === null || !existsSync(debian))
+    progress(`${DEBIAN} is left out: apt-get install wireguard-go, or WIREGUARD_GO=PATH`);
   else made[DEBIAN] = await plain(inLab, { suffix: "debian", port: 51832, programPath: debian });
   return made;
 }
@@ -151,23 +173,34 @@ function cpu(name: string, processName: string): number {
 
 function tableRows(): Row[] {
   const rows: Row[] = [];
-  for (const [direction, transfers] of [["up", up], ["down", down]] as const) {
-    for (const name of Object.keys(contenders)) rows.push(row(`${name}, ${direction}`, `${round(rate(transfers, name))} Mbit/s`));
+  for (const [direction, transfers] of [
+    ["up", up],
+    ["down", down],
+  ] as const) {
+    for (const name of Object.keys(contenders))
+      rows.push(row(`${name}, ${direction}`, `${round(rate(transfers, name))} Mbit/s`));
     rows.push(atLeast(`${WSS} ÷ ${PLAIN}, ${direction}`, rate(transfers, WSS) / rate(transfers, PLAIN), 0.25));
-    if (DEBIAN in contenders) rows.push(row(`${WSS} ÷ ${DEBIAN}, ${direction}`, round(rate(transfers, WSS) / rate(transfers, DEBIAN))));
+    if (DEBIAN in contenders)
+      rows.push(row(`${WSS} ÷ ${DEBIAN}, ${direction}`, round(rate(transfers, WSS) / rate(transfers, DEBIAN))));
   }
-  for (const [state, times] of [["idle", idle], ["under load", loaded]] as const) {
+  for (const [state, times] of [
+    ["idle", idle],
+    ["under load", loaded],
+  ] as const) {
     for (const name of Object.keys(contenders)) {
       const all = (times[name] ?? []).flat();
-      rows.push(row(`ping ${state}, ${name}: p50, p99`, `${round(percentile(all, 50))}, ${round(percentile(all, 99))} ms`));
+      rows.push(
+        row(`ping ${state}, ${name}: p50, p99`, `${round(percentile(all, 50))}, ${round(percentile(all, 99))} ms`),
+      );
     }
   }
   for (const [name, { watch }] of Object.entries(contenders)) {
-    for (const processName of Object.keys(watch)) rows.push(row(`CPU s/GB, ${name}, ${processName}`, round(cpu(name, processName))));
+    for (const processName of Object.keys(watch))
+      rows.push(row(`CPU s/GB, ${name}, ${processName}`, round(cpu(name, processName))));
   }
   const ends = ["laptop", "home"].map((end) => cpu(PLAIN, end));
   if (ends.every(Number.isFinite)) {
-    const end = (ends.reduce((sum, value) => sum + value, 0) / ends.length);
+    const end = ends.reduce((sum, value) => sum + value, 0) / ends.length;
     rows.push(atMost("CPU s/GB of the relay ÷ of one plain WireGuard end", cpu(WSS, "server") / end, 1, ""));
   }
   return rows;

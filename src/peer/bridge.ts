@@ -5,7 +5,8 @@
 import { type Endpoint, parseIp } from "../base/ip.ts";
 import { HiggsError } from "../base/errors.ts";
 import type { Service } from "../base/service.ts";
-import { enlargeReceiveBuffer } from "../net/socket-buffer.ts";
+import { enlargeReceiveBuffer } from "../net/udp-options.ts";
+import { batchSender } from "../net/udp-batch.ts";
 import { FrameBuilder } from "../proto/relay-frame.ts";
 import { isInitiation, looksLikeWireGuard } from "../proto/wireguard-packet.ts";
 import type { RelayLink } from "./relay-link.ts";
@@ -87,11 +88,11 @@ export async function openBridge(deps: {
     throw new BridgeError("Cannot open a loopback socket for a relayed peer.", { code: "bridge-failed", cause });
   });
 
-  // Not in Bun's types. Without the buffer it works too, with more loss.
-  if ("fd" in socket && typeof socket.fd === "number") await enlargeReceiveBuffer(socket.fd, RECEIVE_BUFFER_BYTES);
+  await enlargeReceiveBuffer(socket, RECEIVE_BUFFER_BYTES); // without it there is more loss, and nothing worse
+  const sendBatch = await batchSender(socket);
 
   function deliver(packets: readonly Uint8Array[]): void {
-    const sent = socket.sendMany(packets);
+    const sent = sendBatch(packets);
     if (sent < packets.length) dropped += packets.length - sent;
     deps.onRelayed?.();
   }
