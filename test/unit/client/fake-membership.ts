@@ -5,7 +5,7 @@ import type { PeerStats } from "../../../src/net/wg/device.ts";
 import type { Membership } from "../../../src/peer/membership.ts";
 import type { KnownPeer } from "../../../src/peer/netmap.ts";
 import type { Tunnel, TunnelPeer } from "../../../src/peer/tunnel.ts";
-import type { Session } from "../../../src/proto/control.ts";
+import type { MachineMessage, Session } from "../../../src/proto/control.ts";
 import type { MachineId, WireGuardKey } from "../../../src/proto/keys.ts";
 
 export class FakeNetwork {
@@ -14,6 +14,8 @@ export class FakeNetwork {
   /** Sessions that were asked for; the test answers. */
   readonly asked: { peer: MachineId; grant: () => void; refuse: (error: Error) => void }[] = [];
   readonly closed: string[] = [];
+  /** What the server was told. */
+  readonly said: MachineMessage[] = [];
   online = true;
   welcomed = true;
   trouble: HiggsError | null = null;
@@ -35,8 +37,9 @@ export class FakeNetwork {
         get online() {
           return network().online;
         },
-        connect: (peer: MachineId) => this.#ask(peer),
       },
+      connect: (peer: MachineId) => this.#ask(peer),
+      send: () => true,
       relay: {},
       sessions: this.sessions,
       get trouble() {
@@ -76,10 +79,12 @@ export class FakeNetwork {
     this.onChange();
   }
 
-  #ask(peer: MachineId): Promise<Session> {
+  async #ask(peer: MachineId): Promise<Session> {
     const { promise, resolve, reject } = Promise.withResolvers<Session>();
     const id = this.asked.length + 1;
     this.asked.push({ peer, grant: () => resolve({ id, peer, kind: "wireguard", initiator: true }), refuse: reject });
-    return promise;
+    const session = await promise;
+    this.sessions.set(peer, session);
+    return session;
   }
 }
