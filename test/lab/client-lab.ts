@@ -23,7 +23,7 @@ export const CAFE6 = "2001:db8:66:1::2";
 export const VPS4 = "203.0.113.10";
 export const VPS6 = "2001:db8:10::10";
 
-const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-query`, "--dns-ca", LAB_CA_PATH];
+export const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-query`, "--dns-ca", LAB_CA_PATH];
 const PROGRAM = ["/usr/local/bin/bun", "/usr/local/bin/client-probe.js"] as const;
 
 /** A lab whose hosts have the real binary and the tests' own program, see `client-probe-program.ts`. */
