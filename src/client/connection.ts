@@ -58,6 +58,8 @@ const HANDSHAKE_POLL_MS = 20;
 /** WireGuard gives up on a session after this long without a handshake (its paper, section 6.1: Reject-After-Time). */
 const SESSION_LIFE_MS = 180_000;
 const REACH_MS = 60_000;
+/** A server that refuses a session is asked again after this. */
+const REFUSED_PAUSE_MS = 2_000;
 
 export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: AbortSignal): Promise<Connection> {
   const controller = new AbortController();
@@ -97,12 +99,16 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     for (const peer of wanted) {
       if (membership.sessions.has(peer.id) || asking.has(peer.id) || !membership.control.online) continue;
       asking.add(peer.id);
+      let pauseMs = 0;
       membership
         .connect(peer.id)
         .catch((thrown: unknown) => {
           trouble = thrown instanceof HiggsError ? thrown : new ConnectError(errorText(thrown), { code: "failed" });
           deps.log.debug({ peer: peer.name, reason: errorText(thrown) }, "no session");
+          pauseMs = REFUSED_PAUSE_MS;
         })
+        .then(() => sleep(pauseMs, alive))
+        .catch(() => undefined) // the connection is closing
         .finally(() => {
           asking.delete(peer.id);
           settle.poke();
@@ -234,6 +240,8 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       settle.cancel();
       await reconciling;
       await queue.idle();
+      // The other end need not wait for us until the server has noticed.
+      for (const session of membership.sessions.values()) membership.send({ type: "disconnect", id: session.id });
       await membership[Symbol.asyncDispose]();
       await tunnel[Symbol.asyncDispose]();
     },

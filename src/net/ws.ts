@@ -41,10 +41,11 @@ export async function openWs(options: WsOptions, signal: AbortSignal): Promise<W
   socket.binaryType = "nodebuffer";
   let heard = performance.now();
   let over = false;
-  const heartbeat = setInterval(() => {
+  let heartbeat: ReturnType<typeof setInterval> | undefined;
+  const beat = (): void => {
     if (performance.now() - heard > 2 * options.pingEveryMs) end(DEAD, "no answer to pings", true);
-    else socket.ping();
-  }, options.pingEveryMs);
+    else if (socket.readyState === WebSocket.OPEN) socket.ping();
+  };
 
   function end(code: number, reason: string, tell: boolean): void {
     if (over) return;
@@ -68,6 +69,8 @@ export async function openWs(options: WsOptions, signal: AbortSignal): Promise<W
     };
     signal.addEventListener("abort", onAbort, { once: true });
     socket.onopen = () => {
+      heard = performance.now();
+      heartbeat = setInterval(beat, options.pingEveryMs);
       settle();
       resolve();
     };

@@ -26,6 +26,8 @@ export interface ControlEvents {
   onMessage(message: Exclude<ServerMessage, { type: "welcome" | "connected" | "refused" }>): void;
   /** The stream is down, or could not be opened; it is dialled again. */
   onDown(error: HiggsError): void;
+  /** Something that was sent without waiting for an answer was refused: this machine's record, above all. */
+  onRefused(error: HiggsError): void;
 }
 
 export interface ControlStream extends Service {
@@ -34,11 +36,15 @@ export interface ControlStream extends Service {
   send(message: MachineMessage): boolean;
   /** Asks for a session. Throws ControlError with the server's code, or `offline`. */
   connect(peer: MachineId): Promise<Session>;
+  /** Ends this connection and dials again. */
+  restart(error: HiggsError): void;
 }
 
 const OPEN_TIMEOUT_MS = 8_000;
 const PING_EVERY_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 8_000;
+/** From the open connection to the whole map. */
+const WELCOME_TIMEOUT_MS = 15_000;
 
 type Waiter = { readonly resolve: (session: Session) => void; readonly reject: (error: Error) => void };
 
@@ -51,7 +57,8 @@ export function controlStream(
   let ws: Ws | null = null;
   let welcomed = false;
   let nextRef = 1;
-  let malformed = 0;
+  /** Ends the connection from this side, for a reason that is told; the next one starts with a whole map. */
+  let giveUp: (error: HiggsError) => void = () => undefined;
 
   function failWaiters(error: Error): void {
     for (const waiter of waiters.values()) waiter.reject(error);
@@ -63,8 +70,14 @@ export function controlStream(
     try {
       message = serverMessageSchema.parse(JSON.parse(text));
     } catch (thrown) {
-      malformed++;
-      deps.log.warn({ malformed, reason: errorText(thrown).slice(0, 200) }, "control message dropped");
+      // What was missed may be a change of the map: only a new one is sure to be whole.
+      deps.log.warn({ reason: errorText(thrown).slice(0, 200) }, "control message not understood");
+      giveUp(
+        new ControlError("Cannot understand the server: it is of another version, or something is broken.", {
+          code: "server-not-understood",
+          remedy: "Update higgs on this machine and on the server.",
+        }),
+      );
       return;
     }
     if (message.type === "welcome") {
@@ -75,6 +88,10 @@ export function controlStream(
     if (message.type === "connected" || message.type === "refused") {
       const waiter = waiters.get(message.ref);
       waiters.delete(message.ref);
+      if (message.type === "refused" && waiter === undefined) {
+        events.onRefused(new ControlError(message.detail, { code: message.code }));
+        return;
+      }
       if (message.type === "connected") waiter?.resolve(message.session);
       else waiter?.reject(new ControlError(message.detail, { code: message.code }));
       return;
@@ -104,9 +121,16 @@ export function controlStream(
     }
     const onAbort = (): void => ended.reject(controller.signal.reason);
     controller.signal.addEventListener("abort", onAbort, { once: true });
+    const silent = setTimeout(() => {
+      if (welcomed) return;
+      ended.resolve(new ControlError("Cannot use the server: it sent no map.", { code: "server-lost" }));
+    }, WELCOME_TIMEOUT_MS);
+    giveUp = ended.resolve;
     try {
       return await ended.promise;
     } finally {
+      clearTimeout(silent);
+      giveUp = () => undefined;
       controller.signal.removeEventListener("abort", onAbort);
       deps.link.invalidate(session);
       ws?.close();
@@ -159,6 +183,7 @@ export function controlStream(
       waiters.set(ref, { resolve, reject });
       return promise.finally(() => clearTimeout(timer));
     },
+    restart: (error) => giveUp(error),
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
       ws?.close();

@@ -81,7 +81,7 @@ export function joinNetwork(
 
   const context = (): TrustContext => {
     const { network, range4, range6, name, ipv4, ipv6 } = store.value;
-    const self = { identity: keys.identityKey, name, addresses: [ipv4, ipv6] };
+    const self = { identity: keys.identityKey, wireGuard: keys.wireGuardKey, name, addresses: [ipv4, ipv6] };
     return { network, range4, range6, self, now: BigInt(Math.floor(Date.now() / 1000)) };
   };
 
@@ -147,8 +147,22 @@ export function joinNetwork(
   const control = controlStream(
     { link, log },
     {
-      onWelcome: (welcome, session) => task(() => takeWelcome(welcome, session)),
+      onWelcome: (welcome, session) =>
+        task(async () => {
+          try {
+            await takeWelcome(welcome, session);
+          } catch (thrown) {
+            // Without a map there is nothing to be online for.
+            if (thrown instanceof HiggsError) control.restart(thrown);
+            throw thrown;
+          }
+        }),
       onMessage: (message) => task(() => takeMessage(message)),
+      onRefused(error) {
+        trouble = error;
+        log.warn({ code: error.code }, error.message);
+        options.onChange();
+      },
       onDown(error) {
         if (trouble?.code !== error.code) log.warn({ code: error.code }, error.message);
         trouble = error;

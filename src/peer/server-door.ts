@@ -44,6 +44,9 @@ export interface RequestOptions<T> {
   readonly signal: AbortSignal;
 }
 
+/** Refusals that say nothing about who the server is. */
+const PASSING: ReadonlySet<string> = new Set(["rate-limited", "internal", "stopping"]);
+
 const REQUEST_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 5_000;
 /** What is asked for here is a few hundred bytes; the map comes over the control stream. */
@@ -144,6 +147,8 @@ async function proveDoor(candidate: Candidate, pin: ServerPin, signal: AbortSign
       signal,
     });
   } catch (thrown) {
+    // Too many at once, or a server that is going down: it has not said who it is yet, and it is asked again.
+    if (thrown instanceof ServerRefused && PASSING.has(thrown.code)) throw thrown;
     if (thrown instanceof ServerRefused) throw untrusted(candidate, "it gave no proof of who it is", thrown);
     throw thrown;
   }

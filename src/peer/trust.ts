@@ -10,7 +10,7 @@ import {
   roleSchema,
   wireGuardKeySchema,
 } from "../proto/api.ts";
-import type { IdentityKey } from "../proto/keys.ts";
+import type { IdentityKey, WireGuardKey } from "../proto/keys.ts";
 import { encodeRecord, type MachineRecord } from "../proto/record.ts";
 import { equalBytes, fromBase64, toBase64 } from "../base/bytes.ts";
 
@@ -39,6 +39,7 @@ export interface TrustContext {
   /** This machine's own: nobody else may claim its name, key or addresses. */
   readonly self: {
     readonly identity: IdentityKey;
+    readonly wireGuard: WireGuardKey;
     readonly name: MachineName;
     readonly addresses: readonly IpAddress[];
   };
@@ -60,6 +61,7 @@ export type RefusalCode =
   | "record-forked"
   | "address-foreign"
   | "address-taken"
+  | "key-taken"
   | "self-imitated";
 
 /** True for its name and for those that it had before. */
@@ -99,6 +101,10 @@ export function judge(record: MachineRecord, known: readonly TrustedMachine[], c
   );
   if (owner !== undefined || context.self.addresses.some((address) => record.addresses.includes(address))) {
     return refuse("address-taken", `its tunnel address belongs to "${owner?.name ?? context.self.name}"`);
+  }
+  const twin = known.find((machine) => machine.identity !== record.identity && machine.wireGuard === record.wireGuard);
+  if (twin !== undefined || record.wireGuard === context.self.wireGuard) {
+    return refuse("key-taken", `its WireGuard key belongs to "${twin?.name ?? context.self.name}"`);
   }
   const before = known.find((machine) => machine.identity === record.identity) ?? null;
   return weigh(record, before, refuse);

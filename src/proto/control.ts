@@ -46,6 +46,14 @@ export const peerSchema = z.object({
 });
 export type Peer = z.infer<typeof peerSchema>;
 
+/** One bad entry costs one machine, never the map: it is left out. */
+const peersSchema = z.array(z.unknown()).transform((list) =>
+  list.flatMap((entry): Peer[] => {
+    const peer = peerSchema.safeParse(entry);
+    return peer.success ? [peer.data] : [];
+  }),
+);
+
 const sessionIdSchema = z.int().min(1).max(0xffff_ffff);
 /** Counts the gatherings of an end, from 1. */
 const roundSchema = z.int().min(1).max(0xffff_ffff);
@@ -87,17 +95,17 @@ export const serverMessageSchema = z.discriminatedUnion("type", [
     observedAddress: ipAddressSchema.nullable(),
     /** Where servers of this network can be reached. */
     servers: z.array(hostPortSchema).max(16),
-    /** Paths of relay endpoints, relative to the server that says so, or absolute wss URLs. */
+    /** Paths of relay endpoints on the server that says so. */
     relays: z.array(z.string().max(300)).min(1).max(16),
     stun: z.array(hostPortSchema).max(16),
     stunCredential: stunCredentialSchema.optional(),
-    peers: z.array(peerSchema),
+    peers: peersSchema,
     sessions: z.array(sessionSchema),
   }),
   z.object({
     type: z.literal("delta"),
     at: positionSchema,
-    upsert: z.array(peerSchema),
+    upsert: peersSchema,
     remove: z.array(machineIdSchema),
   }),
   z.object({ type: z.literal("session"), session: sessionSchema }),

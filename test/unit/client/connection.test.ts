@@ -218,3 +218,14 @@ test("connect() leaves no membership behind when there is no tunnel", async () =
   expect(await failureOf(failing)).toMatchObject({ code: "tun-missing" });
   expect(network.closed).toEqual(["membership"]);
 });
+
+test("close() ends its sessions, so that the exit need not wait for the server to notice", async () => {
+  const network = new FakeNetwork();
+  const { connection } = await start(network, "home");
+  network.show(knownPeer(home));
+  await answer(network);
+  await connection.connected(NEVER);
+  network.sessions.set(home.id, { id: 7, peer: home.id, kind: "wireguard", initiator: true });
+  await connection.close();
+  expect(network.said).toEqual([{ type: "disconnect", id: 7 }]);
+});

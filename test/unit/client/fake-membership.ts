@@ -39,7 +39,10 @@ export class FakeNetwork {
         },
       },
       connect: (peer: MachineId) => this.#ask(peer),
-      send: () => true,
+      send: (message: MachineMessage) => {
+        this.said.push(message);
+        return true;
+      },
       relay: {},
       sessions: this.sessions,
       get trouble() {

@@ -20,7 +20,11 @@ test("isInitiation() takes a whole handshake initiation and nothing else", () =>
 
 test("openBridge() sends the last handshake of before the session once there is one, and drops other packets", async () => {
   const sent = Promise.withResolvers<Uint8Array>();
-  const relay = { send: (frame: Uint8Array) => sent.resolve(frame.slice()), attach: () => undefined, detach: () => undefined };
+  const relay = {
+    send: (frame: Uint8Array) => sent.resolve(frame.slice()),
+    attach: () => undefined,
+    detach: () => undefined,
+  };
   const wireGuard = await Bun.udpSocket({ hostname: "127.0.0.1", port: 0 });
   await using bridge = await openBridge({ wireGuardPort: wireGuard.port, relay });
   for (const packet of [message(1, 148, 7), message(1, 148, 8), message(4, 64, 9)]) {

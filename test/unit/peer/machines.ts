@@ -14,7 +14,7 @@ import {
   wireGuardKeyOf,
 } from "../../../src/proto/keys.ts";
 import { type MachineRecord, type SignedRecord, signRecord } from "../../../src/proto/record.ts";
-import { MACHINE_KEY, NETWORK_KEY } from "../support/keys.ts";
+import { MACHINE_KEY, NETWORK_KEY, WIREGUARD_KEY } from "../support/keys.ts";
 
 export const RANGE4 = "10.77.0.0/16" as Cidr;
 export const RANGE6 = "fd00:77::/48" as Cidr;
@@ -28,7 +28,7 @@ export const context: TrustContext = {
   network: NETWORK_KEY,
   range4: RANGE4,
   range6: RANGE6,
-  self: { identity: MACHINE_KEY, name: SELF_NAME, addresses: SELF_ADDRESSES },
+  self: { identity: MACHINE_KEY, wireGuard: WIREGUARD_KEY, name: SELF_NAME, addresses: SELF_ADDRESSES },
   now: 1_000n,
 };
 
