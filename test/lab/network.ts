@@ -138,10 +138,18 @@ export const DIRECT_FORWARD = { protocol: "udp", port: WIREGUARD_PORT, to: "192.
  */
 export async function goDirect(client: LabHost, home: string): Promise<void> {
   const peer = (await client.execOrThrow(["wg", "show", "higgs0", "peers"])).trim();
-  await client.execOrThrow(["wg", "set", "higgs0", "peer", peer, "endpoint", `${home}:${WIREGUARD_PORT}`]);
   const node = (await client.execOrThrow(["wg", "show", "higgs0", "allowed-ips"])).match(/\b10\.\d+\.\d+\.\d+(?=\/32)/)?.[0];
-  const answers = async (): Promise<boolean> =>
-    (await client.exec(["ping", "-n", "-c", "1", "-W", "1", node ?? ""])).code === 0 &&
-    (await client.execOrThrow(["wg", "show", "higgs0", "endpoints"])).includes(`${home}:${WIREGUARD_PORT}`);
-  await until(answers, { what: "an answer of the node without the server" });
+  const way = `${home}:${WIREGUARD_PORT}`;
+  const answers = async (): Promise<boolean> => {
+    if ((await client.exec(["ping", "-n", "-c", "1", "-W", "1", node ?? ""])).code !== 0) return false;
+    return (await client.execOrThrow(["wg", "show", "higgs0", "endpoints"])).includes(way);
+  };
+  await until(
+    async () => {
+      // Both ends follow every packet: one that was still under way by the server leads them back to it.
+      await client.execOrThrow(["wg", "set", "higgs0", "peer", peer, "endpoint", way]);
+      return (await answers()) && (await answers());
+    },
+    { what: "answers of the node without the server" },
+  );
 }
