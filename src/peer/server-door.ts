@@ -49,6 +49,11 @@ const PASSING: ReadonlySet<string> = new Set(["rate-limited", "internal", "stopp
 
 const REQUEST_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 5_000;
+/**
+ * For the name of a server whose known addresses do not answer: a client asks through its tunnel, which the missing server may be
+ * the only way of, and its address will most likely be the same when it is back.
+ */
+const RESOLVE_AGAIN_MS = 1_000;
 /** What is asked for here is a few hundred bytes; the map comes over the control stream. */
 const MOST_ANSWER_BYTES = 1024 * 1024;
 
@@ -69,8 +74,16 @@ export async function openDoor(
 ): Promise<Door> {
   let failure: unknown;
   const tried = new Set<IpAddress>();
-  for (const find of [() => Promise.resolve(hints.addresses), () => resolveHost(server, signal)]) {
-    const addresses = await find();
+  const timeoutMs = hints.addresses.length === 0 ? CONNECT_TIMEOUT_MS : RESOLVE_AGAIN_MS;
+  for (const find of [() => Promise.resolve(hints.addresses), () => resolveHost(server, { timeoutMs, signal })]) {
+    let addresses: readonly IpAddress[];
+    try {
+      addresses = await find();
+    } catch (thrown) {
+      signal.throwIfAborted();
+      failure ??= thrown; // that a known address does not answer says more
+      continue;
+    }
     for (const address of addresses) {
       if (tried.has(address)) continue;
       tried.add(address);
@@ -87,12 +100,15 @@ export async function openDoor(
   throw failure;
 }
 
-async function resolveHost(server: HostPort, signal: AbortSignal): Promise<IpAddress[]> {
+async function resolveHost(
+  server: HostPort,
+  { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal: AbortSignal },
+): Promise<IpAddress[]> {
   const literal = parseIp(server.host);
   if (literal !== null) return [literal];
   try {
     const found = await withDeadline(`resolve ${server.host}`, () => lookup(server.host, { all: true }), {
-      timeoutMs: CONNECT_TIMEOUT_MS,
+      timeoutMs,
       signal,
     });
     return found.map((entry) => parseIp(entry.address)).filter((address) => address !== null);
