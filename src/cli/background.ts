@@ -54,7 +54,7 @@ export function self(): string[] {
 
 function flagsOf(config: Config<"client">): string[] {
   const flags = ["--state", config.state, "--run", config.run, "--log-level", config.logLevel, "--log-format", "json"];
-  flags.push("--wireguard", config.wireguard, "--libexec", config.libexec);
+  flags.push("--wireguard", config.wireguard, "--libexec", config.libexec, "--paths", config.paths.join(","));
   if (config.port !== null) flags.push("--port", String(config.port));
   return flags;
 }

@@ -1,7 +1,7 @@
 // Reading an invite as a person gives it: as an argument, from file:PATH, or from standard input.
 import { readFile } from "node:fs/promises";
 import { errorText } from "../base/errors.ts";
-import { type Invite, parseInvite } from "../proto/invite.ts";
+import { type Invite, InviteError, parseInvite } from "../proto/invite.ts";
 import { UsageError } from "../roles/config.ts";
 
 const MOST_BYTES = 16_384;
@@ -14,7 +14,7 @@ export async function readInvite(text: string): Promise<Invite> {
   try {
     return parseInvite((await readFile(path, "utf8")).slice(0, MOST_BYTES));
   } catch (thrown) {
-    if ((thrown as { code?: string }).code === "invite-mistyped") throw thrown;
+    if (thrown instanceof InviteError) throw thrown;
     throw new UsageError(`Cannot read the invite from ${path}: ${errorText(thrown)}.`, {
       code: "usage",
       cause: thrown,

@@ -10,6 +10,7 @@ import type { PeerStats } from "../net/wg/device.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
+import type { Paths } from "../peer/paths.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
 import type { MachineId } from "../proto/keys.ts";
 import { type ConnectState, step } from "./connect-state.ts";
@@ -43,6 +44,8 @@ export interface Connection {
   /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. */
   reach(peer: KnownPeer, signal: AbortSignal): Promise<void>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
+  /** Null while there is no better path than the relay to look for. */
+  readonly paths: Paths | null;
   /** Ends everything but what the operating system was given: undoing that is the caller's. */
   close(): Promise<void>;
 }
@@ -186,6 +189,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       range4,
       range6,
       carriers: membership.carriers(),
+      discoveryPort: tunnel.paths?.discoveryPort ?? null,
       localPrefixes: await deps.localPrefixes(alive),
       exit,
     });
@@ -234,6 +238,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       await until(() => tunnel.peers().some((one) => one.id === peer.id && one.session !== null), waitSignal);
     },
     stats: (statsSignal) => tunnel.stats(statsSignal),
+    paths: tunnel.paths,
     async close() {
       advance(step(state, { kind: "down" }));
       controller.abort(new Stopped());

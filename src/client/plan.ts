@@ -26,7 +26,8 @@ export function tunnelPeers(
     id: peer.id,
     wireGuard: peer.machine.wireGuard,
     allowedIps: allowedPrefixes(peer.machine, peer.id === exitId ? exitRoutes(peer) : []),
-    session: sessions.get(peer.id)?.id ?? null,
+    name: peer.name,
+    session: sessions.get(peer.id) ?? null,
   }));
 }
 
@@ -38,6 +39,8 @@ export interface SystemInputs {
   readonly range4: Cidr;
   readonly range6: Cidr;
   readonly carriers: readonly Endpoint[];
+  /** The discovery socket's own port, which goes past the tunnel; null without one. */
+  readonly discoveryPort: number | null;
   /** Bridges without an uplink: containers and virtual machines. */
   readonly localPrefixes: readonly Cidr[];
   readonly exit: KnownPeer | null;
@@ -53,7 +56,8 @@ export interface SystemPlan {
 export function systemPlan(inputs: SystemInputs): SystemPlan {
   const { exit, uid } = inputs;
   const carrier = [...inputs.carriers].sort((a, b) => a.address.localeCompare(b.address) || a.port - b.port);
-  const common = { interface: inputs.interface, uid, carrier };
+  const discovery = inputs.discoveryPort === null ? {} : { discoveryPort: inputs.discoveryPort };
+  const common = { interface: inputs.interface, uid, carrier, ...discovery };
   const six = exit !== null && exitRoutes(exit).includes(ALL6) && exit.machine.routes.includes(ALL6);
   return {
     routes: {

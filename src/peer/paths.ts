@@ -1,7 +1,7 @@
 // The paths of all sessions: one discovery socket, the gathering of candidates, and an agent for each session.
 import { Debounce, repeat, sleep, Stopped } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
-import { type Cidr, type Endpoint, formatEndpoint, parseHostPort, parseIp } from "../base/ip.ts";
+import { type Cidr, type Endpoint, parseHostPort, parseIp } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Discovery, DiscoveryPort } from "../net/discovery/discovery.ts";
@@ -33,7 +33,7 @@ export interface StunServers {
 }
 
 export interface PathsDeps {
-  readonly discoveryPort: DiscoveryPort;
+  readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
   readonly redirect: Redirect;
   readonly device: WireGuardDevice;
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
@@ -60,9 +60,10 @@ export interface Paths extends Service {
   /** Brings the agents to these sessions; those without keys stay on the relay. */
   sync(sessions: readonly PathSession[]): void;
   /** What the server passes on about paths. */
-  take(message: Extract<ServerMessage, { type: "candidates" | "punch" }>): void;
+  take(message: PathMessage): void;
   /** The relay brought packets of this peer. */
   relayed(peer: MachineId): void;
+  /** The machine's links may have changed; what did not is no reason to search again. */
   networkChanged(): void;
   view(peer: MachineId): PathView | null;
 }
@@ -74,6 +75,10 @@ interface Entry {
   remote: readonly Candidate[];
 }
 
+type PathMessage = Extract<ServerMessage, { type: "candidates" | "punch" }>;
+
+/** Messages for sessions that are not set up yet. */
+const MOST_EARLY = 32;
 const BUSY_MS = 100;
 const CALM_MS = 1_000;
 /** A better path may have opened. */
@@ -93,11 +98,13 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   let own: readonly Candidate[] = [];
   let round = 0;
   let before: DeviceCounters | null = null;
+  const early: PathMessage[] = [];
 
   if (options.allowed.has("direct") || options.allowed.has("udp-relay")) {
     try {
       const onMessage = (bytes: Uint8Array, from: Endpoint): void => receive(bytes, from);
-      discovery = await deps.discoveryPort.open({ wireGuardPort: options.wireGuardPort, onMessage }, signal);
+      const port = await deps.discovery(signal);
+      discovery = await port.open({ wireGuardPort: options.wireGuardPort, onMessage }, signal);
       stunClient = new StunClient({ send: (bytes, to) => void discovery?.send(bytes, to) });
     } catch (thrown) {
       signal.throwIfAborted();
@@ -181,6 +188,30 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     entries.set(wanted.peer, entry);
     if (round === 0) gathering.poke();
     else offer(entry);
+    for (const message of early.splice(0)) take(message);
+  }
+
+  /** What comes before its session has an agent waits for it: the server tells both ends at once. */
+  function take(message: PathMessage): void {
+    const entry = [...entries.values()].find((one) => one.of.session.id === message.session);
+    if (entry === undefined) {
+      early.push(message);
+      if (early.length > MOST_EARLY) early.shift();
+    } else if (message.type === "punch") {
+      entry.agent.punch(message.inMs);
+    } else {
+      entry.remote = message.candidates;
+      aim(entry);
+    }
+  }
+
+  /** Our own rules and routes make events too; only other addresses, ways out or networks are a change. */
+  async function compare(): Promise<void> {
+    const now = await deps.readLinks(alive);
+    if (links !== null && linksKey(now) === linksKey(links)) return;
+    links = now;
+    for (const { agent } of entries.values()) agent.networkChanged();
+    gathering.poke();
   }
 
   function closeEntry(peer: MachineId): void {
@@ -230,21 +261,13 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       }
       for (const one of sessions) if (!entries.has(one.peer)) openEntry(one);
     },
-    take(message) {
-      for (const entry of entries.values()) {
-        if (entry.of.session.id !== message.session) continue;
-        if (message.type === "punch") {
-          entry.agent.punch(message.inMs);
-          continue;
-        }
-        entry.remote = message.candidates;
-        aim(entry);
-      }
-    },
+    take,
     relayed: (peer) => entries.get(peer)?.agent.relayed(),
     networkChanged() {
-      for (const { agent } of entries.values()) agent.networkChanged();
-      gathering.poke();
+      if (discovery === null) return;
+      compare().catch((thrown: unknown) => {
+        if (!alive.aborted) deps.log.warn({ reason: errorText(thrown) }, "links not read");
+      });
     },
     view: (peer) => entries.get(peer)?.agent.view ?? null,
     async [Symbol.asyncDispose]() {
@@ -269,6 +292,7 @@ function manualEndpoint(text: string | null, answers: readonly Reflexive[]): End
   return target === null || seen == null ? [] : [{ address: seen.address, port: target.port }];
 }
 
-export function endpointText(view: PathView | null): string | null {
-  return view?.endpoint == null ? null : formatEndpoint(view.endpoint);
+function linksKey(links: Links): string {
+  const addresses = links.addresses.filter((one) => one.scope === "global" && !one.tentative);
+  return JSON.stringify([links.uplinks, links.connected, addresses.map((one) => one.address)]);
 }

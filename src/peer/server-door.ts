@@ -282,7 +282,9 @@ async function readAnswer<T>(response: Response, host: string, schema: z.ZodType
 async function boundedText(response: Response): Promise<string | null> {
   const parts: Uint8Array[] = [];
   let length = 0;
-  for await (const part of response.body ?? []) {
+  const body: AsyncIterable<Uint8Array> | null = response.body;
+  if (body === null) return "";
+  for await (const part of body) {
     length += part.length;
     if (length > MOST_ANSWER_BYTES) return null;
     parts.push(part);

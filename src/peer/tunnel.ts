@@ -1,20 +1,24 @@
-// The tunnel of a machine: the WireGuard device and, for each peer in session, a bridge to the relay.
+// The tunnel of a machine: the WireGuard device and, for each peer in session, a bridge to the relay and the search for a better path.
 import { SerialQueue } from "../base/async.ts";
 import type { Logger } from "../base/log.ts";
 import { type Cidr, formatEndpoint, type IpAddress } from "../base/ip.ts";
 import { short } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { PeerStats, WireGuardDevice } from "../net/wg/device.ts";
+import type { Session } from "../proto/control.ts";
 import type { MachineId, WireGuardKey, WireGuardSecret } from "../proto/keys.ts";
 import { type Bridge, openBridge } from "./bridge.ts";
+import type { Paths, PathSession } from "./paths.ts";
 import type { RelayLink } from "./relay-link.ts";
 
 export interface TunnelPeer {
   readonly id: MachineId;
+  /** For the log. */
+  readonly name: string;
   readonly wireGuard: WireGuardKey;
   readonly allowedIps: readonly Cidr[];
   /** The session that the server granted, or null while there is none: the peer stays, its packets wait in vain. */
-  readonly session: number | null;
+  readonly session: Session | null;
 }
 
 export interface TunnelConfig {
@@ -36,6 +40,8 @@ interface Live {
 }
 
 export interface Tunnel extends Service {
+  /** Null for a machine that stays on the relay. */
+  readonly paths: Paths | null;
   /** Adds, changes and removes peers until they are as wanted, on a device made anew where it is gone; calls wait for each other. */
   sync(peers: readonly TunnelPeer[], signal: AbortSignal): Promise<void>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
@@ -47,11 +53,18 @@ export interface Tunnel extends Service {
  * taking it away is a decision of its own.
  */
 export async function openTunnel(
-  deps: { readonly device: WireGuardDevice; readonly relay: RelayLink; readonly log: Logger },
+  deps: {
+    readonly device: WireGuardDevice;
+    readonly relay: RelayLink;
+    /** Opened once the device is up, since both share its port. */
+    readonly openPaths?: ((wireGuardPort: number, signal: AbortSignal) => Promise<Paths>) | null;
+    readonly log: Logger;
+  },
   config: TunnelConfig,
   signal: AbortSignal,
 ): Promise<Tunnel> {
   await deps.device.apply({ ...config, mtu: TUNNEL_MTU, peers: "as-they-are" }, signal);
+  const paths = (await deps.openPaths?.(config.listenPort, signal)) ?? null;
   const queue = new SerialQueue();
   const live = new Map<MachineId, Live>();
   let pruned = false;
@@ -60,8 +73,13 @@ export async function openTunnel(
     const before = live.get(peer.id);
     if (before !== undefined && before.peer.wireGuard !== peer.wireGuard) await remove(peer.id, applySignal);
     const bridge =
-      live.get(peer.id)?.bridge ?? (await openBridge({ wireGuardPort: config.listenPort, relay: deps.relay }));
-    bridge.setSession(peer.session);
+      live.get(peer.id)?.bridge ??
+      (await openBridge({
+        wireGuardPort: config.listenPort,
+        relay: deps.relay,
+        onRelayed: () => paths?.relayed(peer.id),
+      }));
+    bridge.setSession(peer.session?.id ?? null);
     const known = live.get(peer.id);
     live.set(peer.id, { peer, bridge });
     if (known !== undefined && String(known.peer.allowedIps) === String(peer.allowedIps)) return;
@@ -103,6 +121,7 @@ export async function openTunnel(
   }
 
   return {
+    paths,
     sync: (peers, applySignal) =>
       queue.run(async () => {
         await revive(applySignal);
@@ -110,13 +129,20 @@ export async function openTunnel(
         const wanted = new Set(peers.map((peer) => peer.id));
         for (const id of [...live.keys()]) if (!wanted.has(id)) await remove(id, applySignal);
         for (const peer of peers) await set(peer, applySignal);
+        paths?.sync([...live.values()].flatMap(pathSession));
       }),
     stats: (statsSignal) => deps.device.stats(statsSignal),
     peers: () => [...live.values()].map((entry) => entry.peer),
     async [Symbol.asyncDispose]() {
       await queue.idle();
+      await paths?.[Symbol.asyncDispose]();
       for (const { bridge } of live.values()) await bridge[Symbol.asyncDispose]();
       live.clear();
     },
   };
+}
+
+function pathSession({ peer, bridge }: Live): PathSession[] {
+  if (peer.session === null) return [];
+  return [{ peer: peer.id, peerName: peer.name, wireGuard: peer.wireGuard, session: peer.session, bridge }];
 }

@@ -3,6 +3,8 @@ import { offersExit } from "../client/exit-choice.ts";
 import type { Connection } from "../client/connection.ts";
 import type { MachineSystem } from "../net/os.ts";
 import { implementationText } from "../net/wg/device.ts";
+import { type Endpoint, formatEndpoint } from "../base/ip.ts";
+import type { KnownPeer } from "../peer/netmap.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
 import { type HealthEntry, healthOf, membershipHealth } from "./health.ts";
@@ -36,7 +38,7 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
       mtu: TUNNEL_MTU,
       implementation: implementationText(view.os.wireGuard.implementation()),
     },
-    path: exit === null ? null : pathOf(connection, state.kind === "connected" ? state.sinceMs : null),
+    path: exit === null ? null : pathOf(connection, exit, state.kind === "connected" ? state.sinceMs : null),
     traffic: {
       rxBytes: stat?.rxBytes ?? 0,
       txBytes: stat?.txBytes ?? 0,
@@ -48,10 +50,23 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
   };
 }
 
-function pathOf(connection: Connection | null, sinceMs: number | null) {
-  const carrier = connection?.membership.carriers()[0];
-  const endpoint = carrier === undefined ? null : `${carrier.address}:${carrier.port}`;
-  return { kind: "wss", endpoint, since: isoOf(sinceMs), rttMs: null };
+function pathOf(connection: Connection | null, exit: KnownPeer, connectedMs: number | null) {
+  const view = connection?.paths?.view(exit.id) ?? null;
+  if (view !== null && view.kind !== "wss") {
+    const { kind, endpoint, sinceMs, rttMs, reason } = view;
+    return { kind, endpoint: endpointText(endpoint), since: isoOf(sinceMs), rttMs: roundedMs(rttMs), reason };
+  }
+  const carrier = endpointText(connection?.membership.carriers()[0] ?? null);
+  const reason = view?.reason ?? "no other path may be used, or the server helps to none";
+  return { kind: "wss" as const, endpoint: carrier, since: isoOf(connectedMs), rttMs: null, reason };
+}
+
+function endpointText(endpoint: Endpoint | null): string | null {
+  return endpoint === null ? null : formatEndpoint(endpoint);
+}
+
+function roundedMs(ms: number | null): number | null {
+  return ms === null ? null : Math.round(ms * 100) / 100;
 }
 
 /** A connected client whose exit cannot be reached is degraded: traffic waits in the tunnel, and nothing leaks. */

@@ -11,9 +11,11 @@ import { joinNetwork } from "../peer/membership.ts";
 import { changeSettings, listenPort, readSettings } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
+import type { MachineId } from "../proto/keys.ts";
 import { openTunnel } from "../peer/tunnel.ts";
 import { clientStatus, exitRows } from "./client-status.ts";
 import type { Config } from "./config.ts";
+import { machinePaths } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { startRuntime } from "./runtime.ts";
 
@@ -78,10 +80,25 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       connection = await connect(
         {
           membership: (onChange) =>
-            joinNetwork({ dir, store, keys, trust, log }, { offer: { routes: [], endpoint: null }, onChange }),
+            joinNetwork(
+              { dir, store, keys, trust, log },
+              {
+                offer: { routes: [], endpoint: null },
+                onChange,
+                onPath: (message) => connection?.paths?.take(message),
+              },
+            ),
           openTunnel: (membership, openSignal) =>
             openTunnel(
-              { device: os.wireGuard, relay: membership.relay, log },
+              {
+                device: os.wireGuard,
+                relay: membership.relay,
+                openPaths: machinePaths(
+                  { os, membership, log },
+                  { enrolment: store.value, allowed: config.paths, manual: null, onChange: () => connection?.poke() },
+                ),
+                log,
+              },
               { privateKey: keys.wireGuard, listenPort: port, addresses: [ipv4, ipv6] },
               openSignal,
             ),
@@ -113,6 +130,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     trust,
     reach: async (peer: Parameters<Connection["reach"]>[0], askSignal: AbortSignal) =>
       connection?.reach(peer, askSignal),
+    pathTo: (peer: MachineId) => connection?.paths?.view(peer) ?? null,
   };
   const view = { os, store, startedAt: new Date() };
 
@@ -164,7 +182,10 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       },
       admin: trustVerbs(verbDeps),
     });
-    await using _watch = os.watchLinks(() => connection?.poke());
+    await using _watch = os.watchLinks(() => {
+      connection?.poke();
+      connection?.paths?.networkChanged();
+    });
     if (!run.background) {
       await up(config.exit).catch((thrown: unknown) => {
         log.error({ reason: errorText(thrown) }, "not connected");

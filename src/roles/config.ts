@@ -35,6 +35,11 @@ const toggle = z.union([
   z.enum(["1", "true", "yes", "0", "false", "no"]).transform((t) => t === "1" || t === "true" || t === "yes"),
 ]);
 const text = z.string().min(1);
+const pathList = z
+  .string()
+  .transform((kinds) => kinds.split(",").map((kind) => kind.trim()))
+  .pipe(z.array(z.enum(["direct", "udp-relay", "wss"])))
+  .refine((kinds) => kinds.includes("wss"), { error: "must have wss, by which every session starts" });
 const optional = <T extends z.ZodType>(schema: T) => schema.nullable();
 
 function common(role: AnyRole) {
@@ -81,6 +86,12 @@ function machine(role: "node" | "client") {
       about: "auto | kernel | carried | path",
       schema: z.enum(["auto", "kernel", "carried", "path"]),
       default: "auto",
+    },
+    paths: {
+      flags: "--paths <list>",
+      about: "which paths may be used: direct, udp-relay, wss",
+      schema: pathList,
+      default: "direct,udp-relay,wss",
     },
     libexec: {
       flags: "--libexec <dir>",

@@ -7,7 +7,9 @@ import type { LocalVerbs } from "../net/local-api.ts";
 import type { MachineSystem } from "../net/os.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
+import type { PathView } from "../peer/path-agent.ts";
 import type { TrustStore } from "../peer/trust-store.ts";
+import type { MachineId } from "../proto/keys.ts";
 
 export class VerbError extends HiggsError {
   override readonly name = "VerbError";
@@ -20,6 +22,8 @@ export interface MachineVerbDeps {
   readonly trust: TrustStore;
   /** Resolves when packets to the peer have a way. */
   readonly reach: (peer: KnownPeer, signal: AbortSignal) => Promise<void>;
+  /** Null while there is no session with the peer, or only the relay. */
+  readonly pathTo: (peer: MachineId) => PathView | null;
 }
 
 const named = z.object({ name: z.string().max(64) });
@@ -66,7 +70,7 @@ async function ping(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
   await deps.reach(peer, signal);
   const address = peer.machine.addresses.find((candidate) => familyOf(candidate) === 4) ?? peer.machine.addresses[0];
   if (address === undefined) throw unknownMachine(name);
-  return { rttMs: await deps.os.ping(address, signal), path: "wss" };
+  return { rttMs: await deps.os.ping(address, signal), path: deps.pathTo(peer.id)?.kind ?? "wss" };
 }
 
 function unknownMachine(name: string): VerbError {

@@ -47,7 +47,7 @@ export async function nodeStatus(view: NodeView, signal: AbortSignal) {
       const stat = stats.find((one) => one.publicKey === peer.wireGuard);
       return {
         name: joined.map.get(peer.id)?.name ?? peer.id,
-        path: "wss",
+        path: tunnel.paths?.view(peer.id)?.kind ?? "wss",
         rxBytes: stat?.rxBytes ?? 0,
         txBytes: stat?.txBytes ?? 0,
         lastHandshake: isoOf(stat?.lastHandshakeMs ?? null),

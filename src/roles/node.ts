@@ -15,9 +15,12 @@ import { listenPort } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { allowedPrefixes } from "../peer/trust.ts";
 import { TrustStore } from "../peer/trust-store.ts";
+import type { PathView } from "../peer/path-agent.ts";
+import type { MachineId } from "../proto/keys.ts";
 import { openTunnel, type Tunnel } from "../peer/tunnel.ts";
 import type { Config } from "./config.ts";
 import { machineVerbs, trustVerbs } from "./machine-verbs.ts";
+import { machinePaths } from "./machine-paths.ts";
 import { nodeStatus } from "./node-status.ts";
 import { startRuntime } from "./runtime.ts";
 
@@ -74,7 +77,11 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
   try {
     const joined = joinNetwork(
       { dir, store, keys, trust, log },
-      { offer: { routes: config.exit ? DEFAULT_ROUTES : [], endpoint: config.endpoint }, onChange },
+      {
+        offer: { routes: config.exit ? DEFAULT_ROUTES : [], endpoint: config.endpoint },
+        onChange,
+        onPath: (message) => tunnel?.paths?.take(message),
+      },
     );
     membership = stack.use(joined);
     // Isolation stands before there is anything to isolate.
@@ -90,8 +97,12 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     );
     stack.use(exit);
     await exit.isolated;
+    const paths = machinePaths(
+      { os, membership: joined, log },
+      { enrolment: store.value, allowed: config.paths, manual: config.endpoint, onChange: () => undefined },
+    );
     tunnel = await openTunnel(
-      { device: os.wireGuard, relay: joined.relay, log },
+      { device: os.wireGuard, relay: joined.relay, openPaths: paths, log },
       {
         privateKey: keys.wireGuard,
         listenPort: await listenPort(dir, config.port),
@@ -113,12 +124,14 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
       os.watchLinks(() => {
         exit?.poke();
         onChange(); // the tunnel's own link may be gone
+        tunnel?.paths?.networkChanged();
       }),
     );
     onChange();
 
     const view = { config, os, store, joined, exit, tunnel, startedAt };
-    const verbDeps = { membership: () => joined, os, trust, reach: () => Promise.resolve() };
+    const pathTo = (peer: MachineId): PathView | null => tunnel?.paths?.view(peer) ?? null;
+    const verbDeps = { membership: () => joined, os, trust, reach: () => Promise.resolve(), pathTo };
     await runtime.serve({
       everyday: {
         ...machineVerbs(verbDeps),
@@ -159,8 +172,9 @@ function sessionPeers(membership: Membership) {
         id: peer.id,
         wireGuard: machine.wireGuard,
         allowedIps: allowedPrefixes(machine, []),
+        name: peer.name,
         addresses: machine.addresses,
-        session: session.id,
+        session,
       },
     ];
   });

@@ -103,7 +103,8 @@ export async function startNode(dir: StateDir): Promise<RunningNode> {
       const machine = membership.map.get(session.peer)?.machine;
       if (machine === undefined) return [];
       const { wireGuard: key } = machine;
-      return [{ id: session.peer, wireGuard: key, allowedIps: allowedPrefixes(machine, []), session: session.id }];
+      const { name } = machine;
+      return [{ id: session.peer, name, wireGuard: key, allowedIps: allowedPrefixes(machine, []), session }];
     });
     void tunnel.sync(peers, NEVER);
   };

@@ -78,7 +78,7 @@ test("connect() takes routes and DNS over only after the exit answered, the fire
   network.show(knownPeer(home));
   await until(() => network.asked.length === 1);
   network.asked[0]?.grant();
-  await until(() => network.wanted[0]?.session === 1);
+  await until(() => network.wanted[0]?.session?.id === 1);
   expect(system).toEqual([]);
   network.handshakes.set(home.wireGuard, Date.now());
   await connection.connected(NEVER);

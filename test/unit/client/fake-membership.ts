@@ -59,6 +59,7 @@ export class FakeNetwork {
 
   get tunnel(): Tunnel {
     return {
+      paths: null,
       sync: (peers) => {
         if (this.failSync !== null) return Promise.reject(this.failSync);
         this.wanted = peers;

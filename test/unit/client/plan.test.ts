@@ -21,6 +21,7 @@ function plan(exit: KnownPeer | null) {
     range4: RANGE4,
     range6: RANGE6,
     carriers: [second, third, server],
+    discoveryPort: null,
     localPrefixes: [BRIDGE],
     exit,
   });
@@ -68,6 +69,7 @@ test("systemPlan() does not depend on the order in which servers are known, and 
     addresses: [],
     range4: RANGE4,
     range6: RANGE6,
+    discoveryPort: null,
     localPrefixes: [],
     exit: null,
   };
@@ -85,7 +87,7 @@ test("tunnelPeers() gives the exit everything, and another peer its own addresse
   const session: Session = { id: 5, peer: home.id, kind: "wireguard", initiator: true };
   const peers = tunnelPeers([knownPeer(home), knownPeer(cabin)], home.id, new Map([[home.id, session]]));
   expect(peers.map((peer) => [peer.id, peer.session, peer.allowedIps.map(String)])).toEqual([
-    [home.id, 5, ["10.77.0.2/32", "fd00:77::2/128", "0.0.0.0/0", "::/0"]],
+    [home.id, session, ["10.77.0.2/32", "fd00:77::2/128", "0.0.0.0/0", "::/0"]],
     [cabin.id, null, ["10.77.0.3/32", "fd00:77::3/128"]],
   ]);
 });

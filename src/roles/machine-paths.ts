@@ -1,0 +1,38 @@
+// Opens the search for paths on this machine, for a node and a client alike.
+import type { Logger } from "../base/log.ts";
+import type { MachineSystem } from "../net/os.ts";
+import type { Enrolment } from "../peer/enrolment.ts";
+import type { Membership } from "../peer/membership.ts";
+import { openPaths, type Paths } from "../peer/paths.ts";
+import type { PathKind } from "../peer/path-state.ts";
+
+/** Null where a person allows nothing but the WebSocket. */
+export function machinePaths(
+  deps: { readonly os: MachineSystem; readonly membership: Membership; readonly log: Logger },
+  options: {
+    readonly enrolment: Enrolment;
+    readonly allowed: readonly PathKind[];
+    readonly manual: string | null;
+    readonly onChange: () => void;
+  },
+): ((wireGuardPort: number, signal: AbortSignal) => Promise<Paths>) | null {
+  const { os, membership, log } = deps;
+  const { manual, onChange } = options;
+  const allowed = new Set(options.allowed);
+  if (!allowed.has("direct") && !allowed.has("udp-relay")) return null;
+  const ranges = [options.enrolment.range4, options.enrolment.range6];
+  return (wireGuardPort, signal) =>
+    openPaths(
+      {
+        discovery: os.discovery,
+        redirect: os.redirect,
+        device: os.wireGuard,
+        readLinks: os.readLinks,
+        send: (message) => membership.send(message),
+        stun: () => membership.stun,
+        log,
+      },
+      { wireGuardPort, ranges, allowed, manual, onChange },
+      signal,
+    );
+}
