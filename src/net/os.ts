@@ -23,6 +23,8 @@ import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
 import { type Links, readLinks } from "./links.ts";
 import { nftRedirect } from "./nft-redirect.ts";
+import { portMapper } from "./port-mapping/mapper.ts";
+import type { PortMapper, PortMapperOptions } from "./port-mapping/port-mapping.ts";
 import { readPrivileges, requireNetAdmin } from "./privileges.ts";
 import type { Redirect } from "./redirect.ts";
 import type { ClientRoutes } from "./routes/client-routes.ts";
@@ -45,6 +47,8 @@ export interface MachineSystem {
   readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
   readonly redirect: Redirect;
   readonly peerMtus: PeerMtus;
+  /** `mark` is the role's own: what it says to the router goes past a full tunnel. */
+  readonly mapPort: (options: Omit<PortMapperOptions, "mark">) => PortMapper;
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
   readonly watchLinks: (onChange: () => void) => Service;
@@ -149,6 +153,7 @@ async function linux(role: Role, options: SystemOptions) {
     discovery: async (signal) => ((await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery()),
     redirect: nftRedirect(deps),
     peerMtus: hostMtus(deps),
+    mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: (signal) => readLinks(exec, signal),
     watchLinks: (onChange) => watchLinks({ onChange, log }),
     hasIpv6,

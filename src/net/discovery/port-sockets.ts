@@ -2,7 +2,8 @@
 import type { udp } from "bun";
 import { type Endpoint, type Family, familyOf } from "../../base/ip.ts";
 import type { Service } from "../../base/service.ts";
-import { fdOf, type SocketOption, socketOptions } from "../udp-options.ts";
+import { NEVER_FRAGMENT, setSocketOption } from "../socket-option.ts";
+import { fdOf } from "../udp-options.ts";
 import { DiscoveryFailed } from "./discovery.ts";
 
 export interface PortSockets extends Service {
@@ -27,10 +28,6 @@ type Socket = udp.Socket<"uint8array">;
 
 /** Bun's own number for IPV6_V6ONLY: the two families have a socket each. */
 const IPV6_ONLY = 8;
-/** IP_MTU_DISCOVER (linux/in.h) and IPV6_MTU_DISCOVER (linux/in6.h). */
-const MTU_DISCOVER: Readonly<Record<Family, SocketOption>> = { 4: { level: 0, name: 10 }, 6: { level: 41, name: 23 } };
-/** IP_PMTUDISC_PROBE: whatever the kernel believes the path to take. */
-const PMTUDISC_PROBE = 3;
 /** The port that IPv4 was given may be taken in IPv6. */
 const ATTEMPTS = 8;
 
@@ -49,7 +46,7 @@ export async function openPortSockets(options: PortSocketsOptions): Promise<Port
 }
 
 async function portSockets(sockets: ReadonlyMap<Family, Socket>): Promise<PortSockets> {
-  for (const [family, socket] of sockets) await neverFragment(family, socket);
+  for (const [family, socket] of sockets) await setSocketOption(fdOf(socket) ?? -1, NEVER_FRAGMENT[family]);
   let isClosed = false;
   return {
     port: sockets.get(4)?.port ?? 0,
@@ -76,13 +73,6 @@ async function portSockets(sockets: ReadonlyMap<Family, Socket>): Promise<PortSo
       return Promise.resolve();
     },
   };
-}
-
-/** Path checks of full size must fail on a path that is too small for them. */
-async function neverFragment(family: Family, socket: Socket): Promise<void> {
-  const set = await socketOptions();
-  const fd = fdOf(socket);
-  if (set !== null && fd !== null) set(fd, MTU_DISCOVER[family], PMTUDISC_PROBE);
 }
 
 async function bindIpv6(port: number, options: PortSocketsOptions): Promise<Socket | null> {

@@ -28,12 +28,19 @@ export interface PortMapperOptions {
   readonly allowTcp?: (to: Endpoint) => Promise<void>;
   /** For a full tunnel: the mark of our own sockets, by which UDP goes past it (SO_MARK). */
   readonly mark?: number;
+  /**
+   * 12 bytes that stay the same over starts of this machine, and that nobody else knows: a PCP router lets only them change
+   * the mapping that an earlier process left. Default: at random.
+   */
+  readonly nonce?: Uint8Array;
 }
 
 /**
- * Asks all protocols side by side, uses the best that answers, renews at half of the lease, asks again when the router was
- * started anew or fell silent, and takes the mapping back when it is disposed. Made for one gateway: another one needs another.
+ * Asks all protocols side by side, uses the best that answers, renews after ten minutes or half of the lease, asks
+ * again when the router fell silent or lost the mapping, and takes the mapping back when it is disposed. Made for one gateway: another one needs another.
  */
 export interface PortMapper extends Service {
   readonly current: PortMapping | null;
+  /** Asks the router again now: after a change of the network or a sleep. */
+  refresh(): void;
 }
