@@ -73,7 +73,7 @@ export function openUpstream(spec: UpstreamSpec, options: { readonly caPem: stri
 function askHttps(url: string, caPem: string | null) {
   return async (query: Uint8Array, signal: AbortSignal): Promise<Uint8Array> => {
     // RFC 8484 section 4.1: id 0, so that HTTP caches see equal questions as equal.
-    const body = query.slice();
+    const body = new Uint8Array(query); // a copy, also of a Buffer, whose slice() is none
     body[0] = 0;
     body[1] = 0;
     const response = await fetch(url, {

@@ -111,6 +111,7 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   }
 
   async function run(): Promise<void> {
+    if (signal.aborted) return; // whoever pokes after the end must not bring the firewall back
     try {
       await queue.run(pass);
     } catch (thrown) {
