@@ -1,0 +1,175 @@
+// Names through the exit: whichever resolver a client asks, the node answers it over HTTPS, and nobody else hears the question.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { cafeHost, homeHost, smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
+import type { Lab } from "../../src/lab/lab.ts";
+import type { LabProcess } from "../../src/lab/process.ts";
+import { askDns, type DnsAnswer, dns, dnsStats, forgetQueries } from "./dns-hosts.ts";
+import { until } from "./harness.ts";
+import {
+  clientUp,
+  connectClient,
+  fetchPage,
+  HIGGS,
+  invite,
+  nodeDown,
+  nodeStatus,
+  spawnNode,
+  startNetworkLab,
+  startNode,
+  startServer,
+} from "./network.ts";
+
+const START_MS = 60_000;
+const WEB4 = "203.0.113.80";
+const WEB6 = "2001:db8:80::80";
+/** More than fits into 512 bytes, or into the 1232 that pass without fragments. */
+const MANY_NAME = "many.lab.example";
+const MANY = Array.from({ length: 90 }, (_, n) => `198.51.100.${n + 1}`);
+/** Nobody has these addresses in the lab; whoever answers is not they. */
+const ELSEWHERE = ["8.8.8.8", "198.51.100.7", "2001:4860:4860::8888"];
+const CAFE_RESOLVER = "192.168.7.1";
+const HOME_ADDRESSES = ["203.0.113.7", "2001:db8:7:1::10"];
+
+const failures = (answers: readonly DnsAnswer[]) => answers.map((answer) => answer.failure);
+const data = (answers: readonly DnsAnswer[]) => answers.map((answer) => answer.data);
+
+describe("names through the exit", () => {
+  let lab: Lab;
+  let node: LabProcess;
+  let node4 = "";
+  let node6 = "";
+  const host = (name: string) => lab.host(name);
+  const everywhere = (port = 53) =>
+    [...ELSEWHERE, CAFE_RESOLVER].flatMap((server) => [
+      dns("udp", server, WEB_NAME, { port }),
+      dns("tcp", server, WEB_NAME, { port }),
+    ]);
+
+  beforeAll(async () => {
+    lab = await startNetworkLab(
+      smallInternet({
+        homeRouter: { acceptInput: true },
+        extraHosts: [cafeHost("tablet", 3), homeHost("home-tv", 30)],
+        extraZone: MANY.map((address) => ({ name: MANY_NAME, type: "A" as const, data: address })),
+      }),
+    );
+    await startServer(lab);
+  }, START_MS);
+  afterAll(async () => {
+    await lab?.[Symbol.asyncDispose]();
+  });
+
+  test("positive control: without higgs only the café's resolver answers, and asks in plain text", async () => {
+    await forgetQueries(lab);
+    const answers = await askDns(host("laptop"), everywhere());
+    expect(data(answers)).toEqual([...ELSEWHERE.flatMap(() => [[], []]), [WEB4], [WEB4]]);
+    const stats = await dnsStats(lab);
+    expect({ ...stats, queries: stats.queries.length }).toEqual({ udp: 1, tcp: 1, doh: 0, malformed: 0, queries: 2 });
+    expect(stats.queries.map((query) => query.asker)).toEqual(["203.0.113.66", "203.0.113.66"]);
+  });
+
+  test("a node whose DNS over HTTPS is dead offers no exit, and says why to itself and to the client", async () => {
+    await host("dns").powerOff();
+    const address = ["--dns", "https://203.0.113.53/dns-query", "--dns-ca", "/etc/lab/ca.pem"];
+    node = await spawnNode(host("home-pc"), { join: await invite(lab, "node"), flags: address });
+    await node.waitForLine(/Names cannot be resolved: Cannot ask .*exit not offered/, { timeoutMs: 20_000 });
+    const status = await host("home-pc").exec([HIGGS, "node", "status"]);
+    expect(status.stdout).toContain("exit not ready");
+    expect(status.stdout).toMatch(/Names cannot be resolved: Cannot ask https:\/\/203\.0\.113\.53\/dns-query/);
+    expect(status.code).toBe(6);
+    const up = await clientUp(host("laptop"), "--join", await invite(lab, "client"), "--timeout", "2s");
+    expect(up.code).not.toBe(0);
+    expect(up.stderr).toMatch(/home-pc/);
+    expect(up.stderr).toMatch(/Names cannot be resolved/);
+    expect(await fetchPage(host("laptop"), `http://${WEB4}/`)).toBe("203.0.113.66");
+  });
+
+  test("the exit opens by itself when its resolver answers again", async () => {
+    await host("dns").boot();
+    await node.waitForLine(/exit offered/, { timeoutMs: 20_000 });
+    await host("laptop").execOrThrow([HIGGS, "client", "wait", "--timeout", "15s"]);
+    expect(await fetchPage(host("laptop"), `http://${WEB4}/`)).toBe("203.0.113.7");
+    await nodeDown(host("home-pc"), node);
+    node = await startNode(host("home-pc"));
+    const { tunnel } = await nodeStatus(host("home-pc"));
+    node4 = tunnel.ipv4;
+    node6 = tunnel.ipv6;
+    await connectClient(lab, "tablet");
+  }, START_MS);
+
+  test("the client's own resolver answers names of both families through the tunnel", async () => {
+    await forgetQueries(lab);
+    expect(await host("laptop").execOrThrow(["getent", "ahostsv4", WEB_NAME])).toContain(WEB4);
+    expect(await host("laptop").execOrThrow(["getent", "ahostsv6", WEB_NAME])).toContain(WEB6);
+    expect(await fetchPage(host("laptop"), `http://${WEB_NAME}/`)).toMatch(/^(203\.0\.113\.7|2001:db8:7:1::10)$/);
+    const stats = await dnsStats(lab);
+    expect({ udp: stats.udp, tcp: stats.tcp }).toEqual({ udp: 0, tcp: 0 });
+    expect(stats.doh).toBeGreaterThanOrEqual(2);
+    expect([...new Set(stats.queries.map((query) => query.asker))].every((asker) => HOME_ADDRESSES.includes(asker))).toBe(true);
+  });
+
+  test("every resolver that a client asks is answered by the node, over UDP and TCP, and none is asked", async () => {
+    await forgetQueries(lab);
+    await using cafe = await host("cafe-router").sniff("lan", "port 53");
+    await using home = await host("home-router").sniff("lan", "port 53");
+    const answers = await askDns(host("laptop"), everywhere());
+    expect(data(answers)).toEqual(everywhere().map(() => [WEB4]));
+    expect(data(await askDns(host("tablet"), everywhere()))).toEqual(everywhere().map(() => [WEB4]));
+    const stats = await dnsStats(lab);
+    expect({ udp: stats.udp, tcp: stats.tcp, doh: stats.doh }).toEqual({ udp: 0, tcp: 0, doh: 2 * everywhere().length });
+    expect([...cafe.packets(), ...home.packets()].map((packet) => packet.text)).toEqual([]);
+  });
+
+  test("a name that does not exist is said not to exist, and one without such an address has no answer", async () => {
+    const [missing, absent] = await askDns(host("laptop"), [
+      dns("udp", node4, "nowhere.lab.example"),
+      dns("udp", node4, MANY_NAME, { type: "AAAA" }),
+    ]);
+    expect(missing).toMatchObject({ failure: "", code: "NXDOMAIN", data: [] });
+    expect(absent).toMatchObject({ failure: "", code: "NOERROR", data: [] });
+  });
+
+  test("AAAA is answered over both families of the tunnel", async () => {
+    const query = { type: "AAAA" };
+    const asked = [node4, node6].flatMap((server) => [dns("udp", server, WEB_NAME, query), dns("tcp", server, WEB_NAME, query)]);
+    expect(data(await askDns(host("laptop"), asked))).toEqual([[WEB6], [WEB6], [WEB6], [WEB6]]);
+  });
+
+  test("an answer too long for UDP is cut with a note, and whole over TCP", async () => {
+    const [short, whole] = await askDns(host("laptop"), [dns("udp", node4, MANY_NAME), dns("tcp", node4, MANY_NAME)]);
+    expect(short).toMatchObject({ failure: "", truncated: true, data: [] });
+    expect(short?.bytes).toBeLessThanOrEqual(512);
+    expect(whole).toMatchObject({ failure: "", truncated: false, data: MANY });
+    const listed = await host("laptop").execOrThrow(["getent", "ahostsv4", MANY_NAME]);
+    expect(listed).toContain(MANY.at(-1) ?? "");
+  });
+
+  test("nobody of the home or the internet can ask the node's resolver, whichever way they know", async () => {
+    const own = await askDns(host("home-pc"), [dns("udp", node4, WEB_NAME, { port: 5300 }), dns("tcp", node6, WEB_NAME, { port: 5300 })]);
+    expect(failures(own)).toEqual(["", ""]); // positive control: it listens there
+    await host("home-tv").execOrThrow(["ip", "route", "add", `${node4}/32`, "via", "192.168.1.10"]);
+    await host("home-tv").execOrThrow(["ip", "route", "add", `${node6}/128`, "via", "2001:db8:7:1::10"]);
+    const ways = ["192.168.1.10", "2001:db8:7:1::10", node4, node6].flatMap((server) =>
+      [53, 5300].flatMap((port) => [dns("udp", server, WEB_NAME, { port }), dns("tcp", server, WEB_NAME, { port })]),
+    );
+    expect(failures(await askDns(host("home-tv"), ways)).filter((failure) => failure === "")).toEqual([]);
+    const outside = ["203.0.113.7", "2001:db8:7:1::10"].flatMap((server) =>
+      [53, 5300].flatMap((port) => [dns("udp", server, WEB_NAME, { port }), dns("tcp", server, WEB_NAME, { port })]),
+    );
+    expect(failures(await askDns(host("web"), outside)).filter((failure) => failure === "")).toEqual([]);
+    // And a client only by the port of DNS, which leads there.
+    const byOwnPort = [dns("udp", node4, WEB_NAME, { port: 5300 }), dns("tcp", node6, WEB_NAME, { port: 5300 })];
+    expect(failures(await askDns(host("laptop"), byOwnPort)).filter((failure) => failure === "")).toEqual([]);
+  });
+
+  test("plain DNS is asked where a person chose udp://, and nowhere else", async () => {
+    await nodeDown(host("home-pc"), node);
+    await forgetQueries(lab);
+    node = await startNode(host("home-pc"), { flags: ["--dns", "udp://203.0.113.53"] });
+    const asked = dns("udp", "8.8.8.8", WEB_NAME);
+    await until(async () => (await askDns(host("laptop"), [asked]))[0]?.failure === "", { timeoutMs: 15_000 });
+    const stats = await dnsStats(lab);
+    expect(stats.udp).toBeGreaterThan(0);
+    expect({ tcp: stats.tcp, doh: stats.doh }).toEqual({ tcp: 0, doh: 0 });
+  });
+});
