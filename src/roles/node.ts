@@ -8,12 +8,12 @@ import { type NodeSystem, nodeSystem } from "../net/os.ts";
 import { DEFAULT_UPSTREAMS, openUpstream, parseUpstream } from "../node/dns-upstream.ts";
 import { type Exit, openExit } from "../node/exit.ts";
 import { openResolver, type Resolver } from "../node/resolver.ts";
+import { SessionPeers } from "../node/session-peers.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
 import { joinNetwork, type Membership } from "../peer/membership.ts";
 import { listenPort } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
-import { allowedPrefixes } from "../peer/trust.ts";
 import { TrustStore } from "../peer/trust-store.ts";
 import type { PathView } from "../peer/path-agent.ts";
 import type { MachineId } from "../proto/keys.ts";
@@ -66,7 +66,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
   const onChange = (): void => {
     if (membership === null || tunnel === null || exit === null) return;
     exit.setPublicAddress(membership.observedAddress);
-    const peers = sessionPeers(membership);
+    const peers = sessionPeers.of(membership);
     exit.setClients(peers.flatMap((peer) => peer.addresses));
     tunnel.sync(peers, signal).catch((thrown: unknown) => {
       if (!signal.aborted) log.error({ reason: errorText(thrown) }, "tunnel not as wanted");
@@ -74,6 +74,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
   };
 
   const stack = new AsyncDisposableStack();
+  const sessionPeers = stack.use(new SessionPeers(onChange));
   try {
     const joined = joinNetwork(
       { dir, store, keys, trust, log },
@@ -159,25 +160,6 @@ function exitDeps(os: NodeSystem, resolver: () => Resolver | null) {
       (await resolver()?.probe(signal)) ?? (resolver() === null ? "the resolver is starting." : null),
     log: os.log,
   };
-}
-
-/** Peers of every session whose machine is known and trusted; their addresses are all that they may send from. */
-function sessionPeers(membership: Membership) {
-  return [...membership.sessions.values()].flatMap((session) => {
-    const peer = membership.map.get(session.peer);
-    if (peer === undefined) return [];
-    const { machine } = peer;
-    return [
-      {
-        id: peer.id,
-        wireGuard: machine.wireGuard,
-        allowedIps: allowedPrefixes(machine, []),
-        name: peer.name,
-        addresses: machine.addresses,
-        session,
-      },
-    ];
-  });
 }
 
 async function openUpstreams(config: Config<"node">) {
