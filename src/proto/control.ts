@@ -13,7 +13,8 @@ import {
 import { candidatesSchema, MOST_PUNCH_WAIT_MS, probeSchema, stunCredentialSchema } from "./path.ts";
 
 /** WebSocket close codes of ours (RFC 6455 section 7.4.2 leaves 4000–4999 to applications). */
-export const CLOSE = { revoked: 4401, replaced: 4409, tokenExpired: 4440, tooSlow: 4429, malformed: 4400 } as const;
+/** `changed`: what the machine is called changed; it connects anew and reads the welcome. */
+export const CLOSE = { revoked: 4401, replaced: 4409, changed: 4440, tooSlow: 4429, malformed: 4400 } as const;
 export const MOST_CONTROL_BYTES = 65_536;
 
 export const signedRecordSchema = z.object({

@@ -28,6 +28,9 @@ export class FleetError extends HiggsError {
   override readonly name = "FleetError";
 }
 
+/** As many as an invite may carry; every peer is shown them. */
+const MOST_TAGS = 16;
+
 export interface FleetDeps {
   /** A machine has gone for good: whatever else is kept of it may go too. */
   readonly onRemoved: (machine: MachineId) => void;
@@ -169,6 +172,12 @@ export class Fleet {
 
   async tag(machine: Machine, tags: readonly string[]): Promise<Machine> {
     const wanted = [...new Set(tags)].sort();
+    if (wanted.length > MOST_TAGS) {
+      throw new FleetError(`Cannot give a machine ${wanted.length} tags: it may have ${MOST_TAGS}.`, {
+        code: "tag-invalid",
+        remedy: `Name up to ${MOST_TAGS} tags.`,
+      });
+    }
     const bad = wanted.find((tag) => !tagSchema.safeParse(tag).success);
     if (bad !== undefined) {
       throw new FleetError(`Cannot give a machine the tag "${bad}".`, {
@@ -186,7 +195,7 @@ export class Fleet {
   #changedSelf(machine: Machine, change: { name?: MachineName; tags?: readonly string[] }): Machine {
     this.directory.update(machine.id, change);
     const changed = this.directory.get(machine.id) ?? machine;
-    this.hub.cut(machine.id, CLOSE.tokenExpired, "what this machine is called changed; connect anew");
+    this.hub.cut(machine.id, CLOSE.changed, "what this machine is called changed; connect anew");
     this.hub.changed(changed);
     return changed;
   }
@@ -195,7 +204,7 @@ export class Fleet {
   sweep(now: number = Date.now()): void {
     this.hub.sweep(now);
     for (const session of this.sessions.abandoned((machine) => this.hub.isOnline(machine), now)) {
-      this.endSession(session, "both machines were away for too long");
+      this.endSession(session, "one of the machines was away for too long");
     }
   }
 
@@ -240,6 +249,9 @@ export class Fleet {
         case "record":
           await this.#acceptRecord(machine, message.record);
           return;
+        case "candidates":
+        case "punch-request":
+          return; // a machine that looks for a direct path; nobody is told yet
         case "presence":
           // A client offers no exit, whatever it says.
           if (this.presence.setExit(id, machine.role === "node" ? message.exit : null)) this.hub.changed(machine);

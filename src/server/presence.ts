@@ -38,11 +38,16 @@ export class Presence {
     return !before.online || before.address !== address;
   }
 
+  /**
+   * Nothing vouches for its exit any more: it is not ready until the machine says so anew. That it offers one, and for which
+   * families, stays, so that a client whose tunnel still carries does not change its routes for a control stream that broke.
+   */
   left(machine: MachineId): boolean {
     const before = this.of(machine);
     if (!before.online) return false;
     this.#online--;
-    this.#machines.set(machine, { ...before, online: false, seenAt: Date.now() });
+    const exit = before.exit === null ? null : { ...before.exit, ready: false, missing: [] };
+    this.#machines.set(machine, { ...before, online: false, exit, seenAt: Date.now() });
     return true;
   }
 

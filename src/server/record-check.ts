@@ -40,7 +40,8 @@ export function checkRecord(
   if (record.role === "client" && record.routes.length > 0)
     throw refused("record-mismatch", "a client offers no routes");
   if (record.serial < 1n || record.serial > MOST_SERIAL) throw refused("record-mismatch", "its serial is out of range");
-  if (record.notAfter !== 0n && record.notAfter * 1000n < BigInt(options.nowMs))
+  // In seconds, as the machines that are shown it count: what they would take is not refused here, nor the other way round.
+  if (record.notAfter !== 0n && record.notAfter < BigInt(Math.floor(options.nowMs / 1000)))
     throw refused("record-expired", "its time is over");
   const held = machine.record;
   if (held !== null) {

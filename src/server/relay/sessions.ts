@@ -10,12 +10,15 @@ export interface RelaySession {
   readonly startedAt: number;
   /** In the order of `ends`: what each of them sent. */
   readonly legs: readonly [Leg, Leg];
-  /** Since when neither end has been online; null while one is. */
-  abandonedAt: number | null;
+  /** In the order of `ends`: since when each has been away; null while it is online. */
+  readonly awaySince: [number | null, number | null];
 }
 
-/** Long enough for both ends to come back after the server's line was cut. */
-export const ABANDONED_MS = 60_000;
+/**
+ * Long enough for an end to come back after its line was cut, or its machine was started anew; then the other end need not keep what
+ * it holds for it. Who still wants the session asks for a new one.
+ */
+export const ABANDONED_MS = 180_000;
 
 function pairKey(a: MachineId, b: MachineId): string {
   return a < b ? `${a} ${b}` : `${b} ${a}`;
@@ -61,7 +64,7 @@ export class Sessions {
       ends: [initiator, peer],
       startedAt: Date.now(),
       legs: [legTo(to), legTo(from)],
-      abandonedAt: null,
+      awaySince: [null, null],
     };
     from.legs.set(session.id, session.legs[0]);
     to.legs.set(session.id, session.legs[1]);
@@ -82,13 +85,17 @@ export class Sessions {
     }
   }
 
-  /** Those that have had both ends away for too long; call it every few seconds. */
+  /** Those of which one end has been away for too long; call it every few seconds. */
   abandoned(isOnline: (machine: MachineId) => boolean, now: number = Date.now()): RelaySession[] {
     const over: RelaySession[] = [];
     for (const session of this.#byId.values()) {
-      if (session.ends.some(isOnline)) session.abandonedAt = null;
-      else if (session.abandonedAt === null) session.abandonedAt = now;
-      else if (now - session.abandonedAt >= ABANDONED_MS) over.push(session);
+      let isOver = false;
+      for (const [i, machine] of session.ends.entries()) {
+        const since = isOnline(machine) ? null : (session.awaySince[i] ?? now);
+        session.awaySince[i] = since;
+        isOver ||= since !== null && now - since >= ABANDONED_MS;
+      }
+      if (isOver) over.push(session);
     }
     return over;
   }

@@ -150,7 +150,7 @@ describe("bounds", () => {
   ): boolean => schema.safeParse(withValue(message ?? null, path, value)).success;
 
   test("CLOSE has the codes that both ends and the operators' tools know", () => {
-    expect(CLOSE).toEqual({ malformed: 4400, revoked: 4401, replaced: 4409, tooSlow: 4429, tokenExpired: 4440 });
+    expect(CLOSE).toEqual({ malformed: 4400, revoked: 4401, replaced: 4409, tooSlow: 4429, changed: 4440 });
   });
 
   test("serverMessageSchema takes a serial of one to twenty digits", () => {

@@ -57,6 +57,12 @@ describe("checkRecord()", () => {
     expect(codeOf(() => checkRecord(NODE, recordFor(NODE, serial, change), options))).toBe(code);
   });
 
+  test("takes a record through the last second of its time, as machines do: the server ended it a fraction earlier", () => {
+    const last = recordFor(NODE, 1n, { notAfter: 1_000_000_000n });
+    expect(codeOf(() => checkRecord(NODE, last, { ...options, nowMs: 1_000_000_000_999 }))).toBe("accepted");
+    expect(codeOf(() => checkRecord(NODE, last, { ...options, nowMs: 1_000_000_001_000 }))).toBe("record-expired");
+  });
+
   test("refuses another identity's record, sound as it may be", () => {
     expect(codeOf(() => checkRecord(NODE, recordFor(NODE, 1n, {}, STRANGER_SECRET), options))).toBe("record-mismatch");
   });

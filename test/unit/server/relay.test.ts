@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
 import { CLOSE } from "../../../src/proto/control.ts";
+import type { MachineId } from "../../../src/proto/keys.ts";
 import { FrameBuilder, MOST_FRAME_BYTES } from "../../../src/proto/relay-frame.ts";
 import { MOST_BUFFERED_BYTES, Relay } from "../../../src/server/relay/relay.ts";
 import { ABANDONED_MS, type RelaySession, Sessions } from "../../../src/server/relay/sessions.ts";
@@ -171,12 +172,21 @@ describe("Sessions", () => {
     expect(sessions.of(A).length).toBe(2);
   });
 
-  test("abandoned() names a session once neither end was online for a minute", () => {
-    const nobody = (): boolean => false;
-    expect(sessions.abandoned(nobody, 0)).toEqual([]);
-    expect(sessions.abandoned(nobody, ABANDONED_MS - 1)).toEqual([]);
-    expect(sessions.abandoned((machine) => machine === B, ABANDONED_MS)).toEqual([]);
-    expect(sessions.abandoned(nobody, ABANDONED_MS + 1)).toEqual([]);
-    expect(sessions.abandoned(nobody, 2 * ABANDONED_MS + 1)).toEqual([session]);
+  test("abandoned() names a session once one end was away for three minutes, also while the other stays: nodes kept those of clients that left", () => {
+    const onlyB = (machine: MachineId): boolean => machine === B;
+    expect(ABANDONED_MS).toBe(3 * 60_000);
+    expect(sessions.abandoned(onlyB, 0)).toEqual([]);
+    expect(sessions.abandoned(onlyB, ABANDONED_MS - 1)).toEqual([]);
+    expect(sessions.abandoned(onlyB, ABANDONED_MS)).toEqual([session]);
+  });
+
+  test("abandoned() counts each end by itself, and anew after it was back", () => {
+    const only = (online: MachineId) => (machine: MachineId) => machine === online;
+    expect(sessions.abandoned(only(B), 0)).toEqual([]);
+    expect(sessions.abandoned(only(A), ABANDONED_MS - 1)).toEqual([]);
+    expect(sessions.abandoned(only(A), ABANDONED_MS)).toEqual([]);
+    expect(sessions.abandoned(() => true, ABANDONED_MS + 1)).toEqual([]);
+    expect(sessions.abandoned(() => false, 2 * ABANDONED_MS)).toEqual([]);
+    expect(sessions.abandoned(() => false, 3 * ABANDONED_MS)).toEqual([session]);
   });
 });

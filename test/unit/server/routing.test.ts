@@ -81,7 +81,7 @@ test("Presence says what others would see change", () => {
   expect(presence.setExit(id, { ready: true, ipv6: false, missing: [] })).toBe(false);
   expect(presence.left(id)).toBe(true);
   expect(presence.left(id)).toBe(false);
-  expect(presence.of(id)).toMatchObject({ online: false, address: "203.0.113.6", exit: { ready: true } });
+  expect(presence.of(id)).toMatchObject({ online: false, address: "203.0.113.6", exit: { ready: false } });
   presence.forget(id);
   expect([presence.online, presence.of(id).address]).toEqual([0, null]);
 });
