@@ -3,7 +3,7 @@ import { Command } from "commander";
 import { z } from "zod";
 import { sleep } from "../base/async.ts";
 import { ensureBackground } from "./background.ts";
-import { durationMs } from "./duration.ts";
+import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
 import { EXIT } from "./exit-codes.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, isRunning } from "./local.ts";
@@ -75,7 +75,7 @@ function upCommand({ term, setExitCode }: Context): Command {
     .option("--timeout <duration>", "how long to wait for the connection", "20s")
     .addOption(jsonOption())
     .action(async (flags: { timeout: string; json?: boolean }, self: Command) => {
-      const timeoutMs = durationMs(flags.timeout);
+      const timeoutMs = durationMs(flags.timeout, MOST_UP_MS);
       const config = await configOf("client", self);
       await joinIfAsked("client", config, term);
       const signal = interruptSignal();
@@ -117,7 +117,7 @@ function waitCommand({ term, setExitCode }: Context): Command {
       if (flags.for !== "connected") self.error(`error: Cannot wait for "${flags.for}": only connected is known.`);
       const { run: runDir } = await configOf("client", self);
       const target = { role: "client" as const, runDir };
-      const body = { timeoutMs: durationMs(flags.timeout) };
+      const body = { timeoutMs: durationMs(flags.timeout, MOST_WAIT_MS) };
       const answer = await withProgress(term, target, ask(target, "wait", { body, signal: interruptSignal() }));
       show(term, answer, flags.json === true, setExitCode);
     });

@@ -45,6 +45,7 @@ const BY_CODE: Readonly<Record<string, number>> = {
 };
 
 export function exitCodeOf(thrown: unknown): number {
-  if (thrown instanceof HiggsError) return BY_CODE[thrown.code] ?? EXIT.failed;
-  return EXIT.failed;
+  // A code may be the server's own word, and be "toString".
+  if (!(thrown instanceof HiggsError) || !Object.hasOwn(BY_CODE, thrown.code)) return EXIT.failed;
+  return BY_CODE[thrown.code] ?? EXIT.failed;
 }

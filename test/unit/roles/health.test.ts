@@ -1,0 +1,52 @@
+import { expect, test } from "bun:test";
+import type { HiggsError } from "../../../src/base/errors.ts";
+import type { Membership } from "../../../src/peer/membership.ts";
+import type { Refusal } from "../../../src/peer/netmap.ts";
+import { UsageError } from "../../../src/roles/config.ts";
+import { healthOf, membershipHealth } from "../../../src/roles/health.ts";
+
+interface Said {
+  readonly trouble?: HiggsError;
+  readonly refusals?: readonly Refusal[];
+  readonly welcomed?: boolean;
+  readonly relay?: boolean;
+}
+
+function healthWith({ trouble, refusals = [], welcomed = true, relay = true }: Said) {
+  const membership = {
+    trouble: trouble ?? null,
+    welcomed,
+    relay: { online: relay },
+    map: { refusals: () => refusals },
+  };
+  return membershipHealth(membership as unknown as Membership).map(({ code, severity }) => `${code} ${severity}`);
+}
+
+const refusal = (code: string): Refusal => ({ code, text: "Refused.", remedy: "Look." });
+const trouble = (code: string) => new UsageError("Trouble.", { code, remedy: "Mend it." });
+
+test("healthOf() keeps the error's code, text and remedy", () => {
+  expect(healthOf(trouble("x"), "low")).toEqual({ code: "x", severity: "low", text: "Trouble.", remedy: "Mend it." });
+  expect(healthOf(new UsageError("Trouble.", { code: "x" }), "low").remedy).toBeNull();
+});
+
+test("membershipHealth() is empty while all is well", () => {
+  expect(healthWith({})).toEqual([]);
+});
+
+test("membershipHealth() tells of a server that is away, of a relay that is down, and of what was not believed", () => {
+  expect(
+    healthWith({ trouble: trouble("server-unreachable"), relay: false, refusals: [refusal("identity-changed")] }),
+  ).toEqual(["server-unreachable medium", "identity-changed high", "relay-lost medium"]);
+  expect(healthWith({ trouble: trouble("machine-revoked") })).toEqual(["machine-revoked high"]);
+});
+
+test("membershipHealth() says nothing of the relay before there was a map", () => {
+  expect(healthWith({ welcomed: false, relay: false })).toEqual([]);
+});
+
+test("membershipHealth() says a map that was refused once, and as bad as it is", () => {
+  expect(healthWith({ trouble: trouble("map-rollback"), refusals: [refusal("map-rollback")] })).toEqual([
+    "map-rollback high",
+  ]);
+});
