@@ -60,7 +60,7 @@ export async function startNode(lab: Lab, signal: AbortSignal, invite?: string):
   return node;
 }
 
-async function inviteFor(lab: Lab, role: "node" | "client", signal: AbortSignal): Promise<string> {
+export async function inviteFor(lab: Lab, role: "node" | "client", signal: AbortSignal): Promise<string> {
   const text = await lab.host("vps").execOrThrow([HIGGS, "server", "invite", role, "--json"], { signal });
   return (JSON.parse(text) as { invite: string }).invite;
 }
@@ -71,6 +71,16 @@ export async function clientUp(lab: Lab, signal: AbortSignal, invite?: string): 
   return await lab
     .host("laptop")
     .execOrThrow([HIGGS, "client", "up", ...join], { timeoutMs: START_TIMEOUT_MS, signal });
+}
+
+/** Resolves when its process is gone too, which is some milliseconds after the command. */
+export async function clientDown(lab: Lab, signal: AbortSignal): Promise<void> {
+  const laptop = lab.host("laptop");
+  await laptop.execOrThrow([HIGGS, "client", "down"], { timeoutMs: START_TIMEOUT_MS, signal });
+  while (processesIn(laptop.pid, PROCESS.client).length > 0) {
+    signal.throwIfAborted();
+    await Bun.sleep(10);
+  }
 }
 
 /** The one process of a host that matches, by the pids of this namespace. */
