@@ -230,8 +230,9 @@ export async function resolveConfig<R extends AnyRole>(
   role: R,
   flags: Readonly<Record<string, unknown>>,
   env: Readonly<Record<string, string | undefined>>,
+  filePath: string = configFilePath(role),
 ): Promise<Resolved<R>> {
-  const file = await readConfigFile(configFilePath(role));
+  const file = await readConfigFile(filePath);
   const values: Record<string, unknown> = {};
   const sources: Record<string, Source> = {};
   for (const [key, setting] of Object.entries(settingsOf(role))) {

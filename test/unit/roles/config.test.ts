@@ -1,4 +1,7 @@
 import { expect, test } from "bun:test";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { configFilePath, environmentName, resolveConfig, settingsOf, UsageError } from "../../../src/roles/config.ts";
 import { failureOf } from "../support/failure.ts";
 
@@ -75,3 +78,37 @@ test("settingsOf() has a flag, a line of help and a sound default for each setti
     }
   }
 });
+
+test("resolveConfig() takes the environment before the file, and the file before the default", async () => {
+  await using file = await settingsFile('{ "stun-port": 3000, "log-level": "warn", "trusted-proxy": ["10.0.0.1"] }');
+  const env = { HIGGS_LOG_LEVEL: "debug" };
+  const { config, sources } = await resolveConfig("server", {}, env, file.path);
+  expect([config.stunPort, config.logLevel, config.trustedProxy, config.tls]).toEqual([
+    3000,
+    "debug",
+    ["10.0.0.1"],
+    "self",
+  ]);
+  expect([sources["stunPort"], sources["logLevel"], sources["tls"]]).toEqual(["file", "environment", "default"]);
+  await using node = await settingsFile('{ "no-exit": true }');
+  expect((await resolveConfig("node", {}, {}, node.path)).config.exit).toBe(false);
+});
+
+test("resolveConfig() names the file that it cannot use, and the value in it", async () => {
+  for (const content of ["", "{", "[]", "null", '"text"']) {
+    await using file = await settingsFile(content);
+    const thrown = await failureOf(resolveConfig("server", {}, {}, file.path));
+    expect(thrown).toMatchObject({ code: "bad-setting", remedy: "Mend it, or take it away." });
+    expect(String(thrown)).toContain(file.path);
+  }
+  await using file = await settingsFile('{ "stun-port": "many" }');
+  const thrown = await failureOf(resolveConfig("server", {}, {}, file.path));
+  expect(String(thrown)).toContain('"many" for --stun-port (from file)');
+});
+
+async function settingsFile(content: string): Promise<{ readonly path: string } & AsyncDisposable> {
+  const dir = await mkdtemp(join(tmpdir(), "higgs-config-"));
+  const path = join(dir, "server.json");
+  await Bun.write(path, content);
+  return { path, [Symbol.asyncDispose]: () => rm(dir, { recursive: true, force: true }) };
+}
