@@ -1,5 +1,5 @@
 // The one port for everything: HTTP goes to the API, and the two WebSockets are upgraded here, where their backpressure can be seen.
-import { HiggsError } from "../base/errors.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
 import { type Cidr, formatHostPort, type HostPort, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import { API_BASE } from "../proto/api.ts";
@@ -74,7 +74,7 @@ export function listen(
           }
           return await deps.api.fetch(await whole(request), { address });
         } catch (thrown) {
-          if (!isExpected(thrown)) deps.log.error({ error: thrown }, "request failed");
+          if (!isExpected(thrown)) deps.log.error({ error: errorText(thrown) }, "request failed");
           const response = problemResponse(thrown);
           // Part of the body may not have been read.
           response.headers.set("connection", "close");

@@ -9,7 +9,7 @@ import { guard, routeOf } from "./guard.ts";
 import { addHealthRoutes } from "./health-routes.ts";
 import { addMachineRoutes } from "./machine-routes.ts";
 import { addMetricsRoutes } from "./metrics-routes.ts";
-import { invalid, isExpected, notFound, problemResponse } from "./problem.ts";
+import { invalid, isExpected, notFound, notJson, problemResponse } from "./problem.ts";
 import { addRoutingRoutes } from "./routing-routes.ts";
 import { RULES } from "./rules.ts";
 
@@ -23,10 +23,13 @@ export function createApi(deps: ApiDeps): OpenAPIHono<ApiEnv> {
       );
     },
   });
-  app.onError((thrown) => {
-    // hono's own error for a body that is no JSON, or an absent one
-    const failure = "status" in thrown && thrown.status === 400 ? invalid("its body is no JSON") : thrown;
-    if (!isExpected(failure)) deps.log.error({ error: errorText(failure), stack: failure.stack }, "request failed");
+  app.onError((thrown, context) => {
+    const failure = ofHono(thrown);
+    if (!isExpected(failure)) {
+      // A stranger fills no log: a stack is for what a machine of the network did.
+      const isMachine = (context.get("caller") ?? null) !== null;
+      deps.log.error({ error: errorText(failure), ...(isMachine ? { stack: failure.stack } : {}) }, "request failed");
+    }
     return problemResponse(failure);
   });
   app.notFound(() => problemResponse(notFound()));
@@ -47,6 +50,13 @@ const documentRoute = createRoute({
   summary: "This document",
   responses: { 200: json("OpenAPI 3.1", z.object({ openapi: z.string() })), ...PROBLEMS },
 });
+
+/** hono's own refusals are statuses; what they are about is known by those alone. */
+function ofHono(thrown: Error): Error {
+  const status = "status" in thrown ? thrown.status : undefined;
+  if (status === 400) return invalid("its body is no JSON");
+  return status === 415 ? notJson() : thrown;
+}
 
 /** Counts after the answer is made, refusals included. */
 function counting(deps: ApiDeps): MiddlewareHandler<ApiEnv> {

@@ -61,9 +61,14 @@ export const PROBLEMS = {
   401: { description: "No valid token, or a proof that does not hold", ...problem },
   403: { description: "Not allowed", ...problem },
   404: { description: "Not there, or not to be seen by who asks", ...problem },
+  408: { description: "The rest of the request did not come in time", ...problem },
   409: { description: "It clashes with what is there", ...problem },
+  413: { description: "The body is too large", ...problem },
+  415: { description: "The body is no JSON by its content type", ...problem },
+  426: { description: "This is for WebSockets", ...problem },
   429: { description: "Too many requests", ...problem },
   500: { description: "The server failed", ...problem },
+  503: { description: "The server cannot do its work now", ...problem },
   507: { description: "No room left", ...problem },
 } as const;
 

@@ -11,8 +11,8 @@ const healthRoute = createRoute({
   summary: "How the server is",
   responses: {
     200: json("It can do its work", healthResponseSchema),
-    503: json("It cannot", healthResponseSchema),
     ...PROBLEMS,
+    503: json("It cannot", healthResponseSchema),
   },
 });
 

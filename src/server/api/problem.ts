@@ -33,6 +33,7 @@ const STATUS: Readonly<Record<string, number>> = {
   stopping: 503,
   "storage-full": 507,
   unauthenticated: 401,
+  "unsupported-media-type": 415,
 };
 
 const TITLES: Readonly<Record<number, string>> = {
@@ -43,6 +44,7 @@ const TITLES: Readonly<Record<number, string>> = {
   408: "Request Timeout",
   409: "Conflict",
   413: "Content Too Large",
+  415: "Unsupported Media Type",
   426: "Upgrade Required",
   429: "Too Many Requests",
   500: "Internal Server Error",
@@ -102,6 +104,13 @@ export function unauthenticated(): ApiError {
   return new ApiError("Cannot answer without a valid token.", {
     code: "unauthenticated",
     remedy: "Prove the machine's identity anew: POST /api/v1/auth/challenge, then /api/v1/auth/token.",
+  });
+}
+
+export function notJson(): ApiError {
+  return new ApiError("Cannot read the request: its body is no application/json.", {
+    code: "unsupported-media-type",
+    remedy: "Send the header content-type: application/json",
   });
 }
 
