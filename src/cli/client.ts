@@ -4,6 +4,7 @@ import { z } from "zod";
 import { sleep } from "../base/async.ts";
 import { ensureBackground } from "./background.ts";
 import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
+import { endRunning } from "./end-running.ts";
 import { EXIT } from "./exit-codes.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, isRunning } from "./local.ts";
@@ -51,7 +52,7 @@ export function clientCommand(context: Context): Command {
           term.out("Not connected: no client runs here.");
           return;
         }
-        await ask(target, "down");
+        await endRunning(target, "down", interruptSignal());
         term.out("Disconnected; routes and DNS are as they were.");
       }),
   );

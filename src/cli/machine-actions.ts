@@ -1,11 +1,10 @@
-// What `higgs node` and `higgs client` share: joining, leaving, and ending the running process.
+// What `higgs node` and `higgs client` share: joining and leaving.
 import { Command } from "commander";
-import { sleep } from "../base/async.ts";
-import { LocalApiError } from "../net/local-api.ts";
+import { endRunning } from "./end-running.ts";
 import { addSettings, configOf } from "./options.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { readInvite } from "./invite-input.ts";
-import { ask, isRunning, type LocalRole } from "./local.ts";
+import { isRunning } from "./local.ts";
 import type { Terminal } from "./output.ts";
 import type { Context } from "./context.ts";
 
@@ -47,27 +46,9 @@ export function leaveCommand(role: MachineRole, { term }: Context): Command {
     .action(async (_options, self: Command) => {
       const config = await configOf(role, self);
       const signal = interruptSignal();
-      await stopRunning({ role, runDir: config.run }, signal);
+      const target = { role, runDir: config.run };
+      if (await isRunning(target)) await endRunning(target, "stop", signal);
       const { leaveNetwork } = await import("../roles/leave.ts");
       for (const line of await leaveNetwork(role, config, signal)) term.out(line);
     });
-}
-
-const STOP_TIMEOUT_MS = 20_000;
-const STOP_POLL_MS = 50;
-
-/** Ends the role's process, if one runs, and waits until it is gone. */
-async function stopRunning(target: LocalRole, signal: AbortSignal): Promise<void> {
-  if (!(await isRunning(target))) return;
-  await ask(target, "stop", { signal });
-  const deadline = performance.now() + STOP_TIMEOUT_MS;
-  while (await isRunning(target)) {
-    if (performance.now() > deadline) {
-      throw new LocalApiError(`Cannot go on: the running ${target.role} does not end.`, {
-        code: "timeout",
-        remedy: `higgs logs --role ${target.role}`,
-      });
-    }
-    await sleep(STOP_POLL_MS, signal);
-  }
 }

@@ -12,6 +12,12 @@ export function thisProcess(): ProcessIdentity {
   return { pid: process.pid, startTime: startTimeOf(process.pid) ?? "0", bootId: bootId() };
 }
 
+/** Another process of this machine; null when there is none, or it is hidden from this user. */
+export function processOf(pid: number): ProcessIdentity | null {
+  const startTime = startTimeOf(pid);
+  return startTime === null ? null : { pid, startTime, bootId: bootId() };
+}
+
 export function bootId(): string {
   return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
 }

@@ -165,6 +165,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         down: async () => {
           await down();
           if (run.background) setImmediate(() => runtime.stop()); // after this answer has left
+          return { ends: run.background };
         },
         stop: () => runtime.stop(),
         wait: async (body, askSignal) => {

@@ -21,7 +21,7 @@ function ask(probe: DnsProbe): Promise<DnsAnswer> {
   if (probe.protocol === "tcp") {
     const socket = connect({ host: probe.server, port: probe.port });
     let got = Buffer.alloc(0);
-    socket.on("connect", () => socket.write(streamEncode(query)));
+    socket.on("connect", () => socket.write(Buffer.from(streamEncode(query))));
     socket.on("data", (chunk) => {
       got = Buffer.concat([got, chunk]);
       if (got.length >= 2 && got.length >= 2 + got.readUInt16BE(0)) resolve(answerOf(streamDecode(got), got.length - 2));
