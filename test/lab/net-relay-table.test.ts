@@ -1,0 +1,368 @@
+// The UDP relay on real hosts, by the kernel's tables and by the process: the same sentences for both.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { parseEndpoint } from "../../src/base/ip.ts";
+import { RELAY_TABLE } from "../../src/net/relay-table.ts";
+import { bindingRequest, encodeStun } from "../../src/proto/stun.ts";
+import { until } from "./harness.ts";
+import { type Actor, type RelayLab, type RelayStatus, startRelayLab } from "./relay-actor.ts";
+
+const MINUTE = 60_000;
+const [LEFT, RIGHT] = ["10.0.0.2", "10.0.0.3"];
+const WG = 51_820;
+/** Transport data; what follows the header is the test's own. */
+const packet = (tag: string): string => `04000000${Buffer.from(tag.padEnd(28, ".")).toString("hex")}`;
+
+let relayLab: RelayLab;
+let left: Actor;
+let right: Actor;
+let stranger: Actor;
+
+beforeAll(async () => {
+  relayLab = await startRelayLab();
+  [left, right, stranger] = await Promise.all([
+    relayLab.actor("left", "end", "0"),
+    relayLab.actor("right", "end", "1"),
+    relayLab.actor("stranger", "end", "0"),
+  ]);
+}, MINUTE);
+
+afterAll(async () => {
+  await relayLab?.[Symbol.asyncDispose]();
+});
+
+interface Heard {
+  readonly from: string;
+  readonly hex: string;
+}
+
+/** Everything that an actor has received since it was asked last, gathered until `done` says so. */
+async function heard(actor: Actor, done: (all: readonly Heard[]) => boolean, what: string): Promise<readonly Heard[]> {
+  const all: Heard[] = [];
+  await until(
+    async () => {
+      all.push(...((await actor.ask({ do: "received" })) as Heard[]));
+      return done(all);
+    },
+    { what },
+  );
+  return all;
+}
+
+const hears = (actor: Actor, hex: string) =>
+  heard(actor, (all) => all.some((one) => one.hex === hex), `"${Buffer.from(hex.slice(8), "hex").toString()}" arrives`);
+
+interface Scene {
+  readonly server: Actor;
+  readonly session: number;
+  readonly port: number;
+  readonly v6: number;
+}
+
+let sessions = 100;
+
+async function openSession(server: Actor): Promise<Scene> {
+  const session = ++sessions;
+  const texts = (await server.ask({ do: "open", session })) as string[];
+  const port = parseEndpoint(texts[0] ?? "")?.port ?? 0;
+  expect(texts).toEqual([`10.0.0.1:${port}`, `[2001:db8::1]:${port}`]);
+  return { server, session, port, v6: port };
+}
+
+const SERVER = { 4: "10.0.0.1", 6: "2001:db8::1" } as const;
+type Family = 4 | 6;
+
+async function latch(scene: Scene, actor: Actor, options: { fromPort?: number; family?: Family } = {}): Promise<void> {
+  const { fromPort = WG, family = 4 } = options;
+  await actor.ask({ do: "ask", session: scene.session, fromPort, to: SERVER[family], port: scene.port });
+}
+
+async function send(actor: Actor, scene: Scene, tag: string, options: { fromPort?: number; family?: Family } = {}) {
+  const { fromPort = WG, family = 4 } = options;
+  await actor.ask({ do: "send", hex: packet(tag), fromPort, to: SERVER[family], port: scene.port });
+}
+
+/** Both ends are latched, and a packet got through each way: the positive control of whatever follows. */
+async function link(scene: Scene, family: Family = 4): Promise<void> {
+  await latch(scene, left, { family });
+  await latch(scene, right, { family });
+  await through(scene, left, right, family);
+  await through(scene, right, left, family);
+}
+
+/** Sends until one arrives, as nothing says when a rule is in place; each packet has its own text. */
+async function through(scene: Scene, from: Actor, to: Actor, family: Family = 4): Promise<Heard> {
+  let n = 0;
+  const tag = `t${++sent}-`;
+  const all: Heard[] = [];
+  const prefix = packet(tag).slice(0, 8 + tag.length * 2);
+  return await until(
+    async () => {
+      await send(from, scene, `${tag}${n++}`, { family });
+      all.push(...((await to.ask({ do: "received" })) as Heard[]));
+      return all.find((one) => one.hex.startsWith(prefix));
+    },
+    { what: "a packet gets through", everyMs: 50 },
+  );
+}
+
+let sent = 0;
+
+const status = async (scene: Scene) => (await scene.server.ask({ do: "status" })) as RelayStatus;
+
+/** Nothing of it arrived, although what was sent after it, by a way that is open, did. */
+async function silence(scene: Scene, tag: string): Promise<void> {
+  const mark = `after ${tag}`;
+  await send(left, scene, mark);
+  const all = await hears(right, packet(mark));
+  expect(all.map((one) => one.hex)).not.toContain(packet(tag));
+}
+
+for (const how of ["kernel", "process"] as const) {
+  describe(`the relay of a session, by the ${how}`, () => {
+    let server: Actor;
+
+    beforeAll(async () => {
+      server = await relayLab.actor("server", "server", `${how},10.0.0.1,2001:db8::1`);
+    }, MINUTE);
+
+    afterAll(async () => {
+      await server[Symbol.asyncDispose]();
+      await relayLab.lab.host("server").exec(["nft", "flush", "ruleset"]);
+    });
+
+    test.each([4, 6] as const)(
+      "carries packets both ways over IPv%i, from the server's own address and port",
+      async (family) => {
+        const scene = await openSession(server);
+        await link(scene, family);
+        const before = (await status(scene)).forwarded;
+        expect((await through(scene, left, right, family)).from).toBe(`${SERVER[family]} ${scene.port}`);
+        expect((await through(scene, right, left, family)).from).toBe(`${SERVER[family]} ${scene.port}`);
+        const after = await status(scene);
+        expect(after.kernel).toBe(how === "kernel");
+        // By the kernel, the process does not even wake.
+        if (how === "kernel") expect(after.forwarded).toBe(before);
+        else expect(after.forwarded).toBeGreaterThanOrEqual(before + 2);
+        expect(after.bytes).toBeGreaterThan(0);
+        await server.ask({ do: "close", session: scene.session });
+      },
+      MINUTE,
+    );
+
+    test(
+      "carries packets between ends of two families",
+      async () => {
+        const scene = await openSession(server);
+        await latch(scene, left, { family: 4 });
+        await latch(scene, right, { family: 6 });
+        let n = 0;
+        await until(
+          async () => {
+            await send(left, scene, `mixed ${n++}`);
+            const all = (await right.ask({ do: "received" })) as Heard[];
+            return all.some(({ from, hex }) => from === `2001:db8::1 ${scene.port}` && hex.startsWith("04000000"));
+          },
+          { what: "a packet changes the family" },
+        );
+        await server.ask({ do: "close", session: scene.session });
+      },
+      MINUTE,
+    );
+
+    test(
+      "drops what comes before an end is latched",
+      async () => {
+        const scene = await openSession(server);
+        await latch(scene, right);
+        await send(left, scene, "too early");
+        await link(scene);
+        await silence(scene, "too early");
+      },
+      MINUTE,
+    );
+
+    test(
+      "drops what comes from another address or another port, and what is no WireGuard",
+      async () => {
+        const scene = await openSession(server);
+        await link(scene);
+        await send(stranger, scene, "from a stranger");
+        await send(left, scene, "from another port", { fromPort: 6000 });
+        const http = Buffer.from("GET / HTTP/1.1\r\nHost: somewhere.example\r\n\r\n").toString("hex");
+        await left.ask({ do: "send", hex: http, fromPort: WG, to: SERVER[4], port: scene.port });
+        await send(left, scene, "the last");
+        const texts = (await hears(right, packet("the last"))).map((one) => one.hex);
+        expect(texts).not.toContain(packet("from a stranger"));
+        expect(texts).not.toContain(packet("from another port"));
+        expect(texts).not.toContain(http);
+      },
+      MINUTE,
+    );
+
+    test(
+      "latches nobody who does not answer a challenge, or has no key",
+      async () => {
+        const scene = await openSession(server);
+        await left.ask({ do: "mute", mute: true });
+        await latch(scene, left);
+        await latch(scene, right);
+        await hears(left, "challenge");
+        await stranger.ask({
+          do: "ask",
+          session: scene.session,
+          fromPort: WG,
+          to: SERVER[4],
+          port: scene.port,
+          forged: true,
+        });
+        await send(left, scene, "without an answer");
+        await send(stranger, scene, "without a key");
+        await until(async () => (await status(scene)).stun.forged > 0, { what: "the forged request is counted" });
+        await left.ask({ do: "mute", mute: false });
+        await link(scene);
+        await silence(scene, "without an answer");
+        await silence(scene, "without a key");
+      },
+      MINUTE,
+    );
+
+    test(
+      "brings STUN to the server while the session is relayed, and a check of one end to the other",
+      async () => {
+        const scene = await openSession(server);
+        await link(scene);
+        await latch(scene, left);
+        // The answer of the relay itself: a success for the request that was just sent.
+        await heard(left, (all) => all.some((one) => one.hex.startsWith("0101")), "the relay answers");
+        const check = encodeStun(
+          bindingRequest(crypto.getRandomValues(new Uint8Array(12)), [{ type: "username", text: "x" }]),
+          {
+            integrityKey: new Uint8Array(32).fill(7),
+            sizeBytes: 1452,
+          },
+        ).toHex();
+        await left.ask({ do: "send", hex: check, fromPort: WG, to: SERVER[4], port: scene.port });
+        const [found] = (await hears(right, check)).filter((one) => one.hex === check);
+        expect(found?.from).toBe(`${SERVER[4]} ${scene.port}`);
+      },
+      MINUTE,
+    );
+
+    test(
+      "follows an end to another port, and leaves the old one",
+      async () => {
+        const scene = await openSession(server);
+        await link(scene);
+        const fromPort = 6001;
+        // The old address is silent from now on, as after a router's reboot.
+        await relayLab.lab.host("left").execOrThrow(["nft", "-f", "-"], {
+          stdin: `table ip lost {\n chain lost {\n type filter hook input priority -400\n udp dport ${WG} drop\n }\n}\n`,
+        });
+        let n = 0;
+        await until(
+          async () => {
+            await latch(scene, left, { fromPort });
+            await send(left, scene, `moved ${n++}`, { fromPort });
+            const all = (await right.ask({ do: "received" })) as Heard[];
+            return all.some((one) => Buffer.from(one.hex, "hex").includes("moved"));
+          },
+          { what: "the moved end gets through", everyMs: 100 },
+        );
+        await relayLab.lab.host("left").execOrThrow(["nft", "delete", "table", "ip", "lost"]);
+        await send(right, scene, "to the new place");
+        await hears(left, packet("to the new place"));
+        await send(left, scene, "from the old place");
+        await send(left, scene, "from the new place", { fromPort });
+        const all = await hears(right, packet("from the new place"));
+        expect(all.map((one) => one.hex)).not.toContain(packet("from the old place"));
+        await server.ask({ do: "close", session: scene.session });
+      },
+      MINUTE,
+    );
+
+    test(
+      "carries nothing of a session that has ended",
+      async () => {
+        const other = await openSession(server);
+        const scene = await openSession(server);
+        await link(scene);
+        await server.ask({ do: "close", session: scene.session });
+        await link(other);
+        await send(left, scene, "after the end");
+        await silence(other, "after the end");
+      },
+      MINUTE,
+    );
+  });
+}
+
+describe("the kernel's tables", () => {
+  const host = () => relayLab.lab.host("server");
+
+  test(
+    "a lease that runs out is silence, though conntrack knows the flow; and a dead server's session goes on until then",
+    async () => {
+      const server = await relayLab.actor("server", "server", "kernel,10.0.0.1,2001:db8::1");
+      const scene = await openSession(server);
+      await link(scene);
+      server.process.kill("SIGKILL");
+      await server.process.exited;
+      await through(scene, left, right);
+      expect(await host().execOrThrow(["conntrack", "-L", "-p", "udp"])).toContain(`dport=${scene.port}`);
+      const lease = `${LEFT} . ${WG} . ${scene.port}`;
+      await host().execOrThrow(["nft", "delete", "element", "ip", RELAY_TABLE, "lease", `{ ${lease} }`]);
+      // A second is the shortest lease: it is renewed as the server would have done, and then not any more.
+      await host().execOrThrow(["nft", "add", "element", "ip", RELAY_TABLE, "lease", `{ ${lease} timeout 1s }`]);
+      await until(
+        async () =>
+          !(await host().execOrThrow(["nft", "list", "set", "ip", RELAY_TABLE, "lease"])).includes(`${LEFT} . `),
+        { what: "the lease runs out" },
+      );
+      await send(left, scene, "after the lease");
+      // The other direction has its own, and is open: what was sent before it did not come.
+      await send(right, scene, "still leased");
+      await hears(left, packet("still leased"));
+      const heardByRight = (await right.ask({ do: "received" })) as Heard[];
+      expect(heardByRight.map((one) => one.hex)).not.toContain(packet("after the lease"));
+      await host().exec(["nft", "flush", "ruleset"]);
+    },
+    MINUTE,
+  );
+
+  test(
+    "a new server does not use the ports that an old one left",
+    async () => {
+      const first = await relayLab.actor("server", "server", "kernel,10.0.0.1,2001:db8::1");
+      const old = await openSession(first);
+      await link(old);
+      first.process.kill("SIGKILL");
+      await first.process.exited;
+      const second = await relayLab.actor("server", "server", "kernel,10.0.0.1,2001:db8::1");
+      await through(old, right, left); // nothing was lost with the old server
+      const ports = await Promise.all(Array.from({ length: 40 }, async () => (await openSession(second)).port));
+      expect(ports).not.toContain(old.port);
+      await second[Symbol.asyncDispose]();
+      await host().exec(["nft", "flush", "ruleset"]);
+    },
+    MINUTE,
+  );
+
+  test(
+    "nothing else is forwarded where forwarding was switched on for the relay",
+    async () => {
+      const viaServer = async (): Promise<boolean> => {
+        await relayLab.lab.host("left").exec(["ip", "route", "replace", `${RIGHT}/32`, "via", "10.0.0.1"]);
+        await left.ask({ do: "send", hex: packet("routed"), fromPort: WG, to: RIGHT, port: WG });
+        await relayLab.lab.host("left").exec(["ip", "route", "del", `${RIGHT}/32`]);
+        await left.ask({ do: "send", hex: packet("direct"), fromPort: WG, to: RIGHT, port: WG });
+        return (await hears(right, packet("direct"))).some((one) => one.hex === packet("routed"));
+      };
+      expect(await viaServer()).toBe(true); // the positive control: this host forwards
+      await using server = await relayLab.actor("server", "server", "kernel,10.0.0.1,2001:db8::1");
+      expect(await viaServer()).toBe(false);
+      await link(await openSession(server));
+      await host().exec(["nft", "flush", "ruleset"]);
+    },
+    MINUTE,
+  );
+});
