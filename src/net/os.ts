@@ -115,9 +115,12 @@ export async function clientSystem(options: SystemOptions): Promise<ClientSystem
   };
 }
 
-/** For putting back what a role left, whichever it is. Throws as `nodeSystem`. */
+/**
+ * For putting back what a role left, whichever it is. Throws PlatformUnsupported and PrivilegeMissing; what a tool that is not
+ * there would have to undo is told by `undoAll`.
+ */
 export async function machineSystem(role: Role, options: SystemOptions): Promise<MachineSystem> {
-  return (await linux(role, options)).machine;
+  return (await linux(role, options, [])).machine;
 }
 
 /** Throws PlatformUnsupported where a role cannot run yet. */
@@ -132,10 +135,10 @@ export function requireLinux(role: Role | "server" | "demo"): void {
   );
 }
 
-async function linux(role: Role, options: SystemOptions) {
+async function linux(role: Role, options: SystemOptions, tools: readonly string[] = TOOLS) {
   requireLinux(role);
   requireNetAdmin(await readPrivileges(), options.command);
-  for (const tool of TOOLS) if (findTool(tool) === null) throw toolMissing(tool);
+  for (const tool of tools) if (findTool(tool) === null) throw toolMissing(tool);
   const { log, stateDir } = options;
   const exec = systemExec();
   const identifiers = IDENTIFIERS[role];

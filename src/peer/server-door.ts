@@ -239,6 +239,7 @@ function asTlsError(host: string, thrown: unknown): HiggsError {
   if (/CERT|SELF_SIGNED|SELF-SIGNED|UNABLE_TO|certificate|issuer/i.test(text)) {
     return new TlsError(`Cannot trust the certificate of ${host}: ${errorText(thrown)}.`, {
       code: "server-key-changed",
+      remedy: "Check that it is the server of your network that answers there, and that nobody is in between.",
       cause: thrown,
     });
   }
