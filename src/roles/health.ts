@@ -13,13 +13,16 @@ export function healthOf(trouble: HiggsError, severity: HealthEntry["severity"])
   return { code: trouble.code, severity, text: trouble.message, remedy: trouble.remedy ?? null };
 }
 
+/** Nothing but a person mends these: the machine was removed, as it is told at once and at each attempt to come back. */
+const GONE: ReadonlySet<string> = new Set(["machine-revoked", "machine-unknown"]);
+
 /** What the membership says: the server away, and what it told that was not believed. */
 export function membershipHealth(membership: Membership): HealthEntry[] {
   const entries: HealthEntry[] = membership.map.refusals().map((refusal) => ({ ...refusal, severity: "high" }));
   const { trouble } = membership;
   // A map that was refused is both.
   if (trouble !== null && entries.every((entry) => entry.code !== trouble.code)) {
-    entries.unshift(healthOf(trouble, trouble.code === "machine-revoked" ? "high" : "medium"));
+    entries.unshift(healthOf(trouble, GONE.has(trouble.code) ? "high" : "medium"));
   }
   if (membership.welcomed && !membership.relay.online) {
     entries.push({

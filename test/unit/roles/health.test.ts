@@ -39,6 +39,7 @@ test("membershipHealth() tells of a server that is away, of a relay that is down
     healthWith({ trouble: trouble("server-unreachable"), relay: false, refusals: [refusal("identity-changed")] }),
   ).toEqual(["server-unreachable medium", "identity-changed high", "relay-lost medium"]);
   expect(healthWith({ trouble: trouble("machine-revoked") })).toEqual(["machine-revoked high"]);
+  expect(healthWith({ trouble: trouble("machine-unknown") })).toEqual(["machine-unknown high"]);
 });
 
 test("membershipHealth() says nothing of the relay before there was a map", () => {
