@@ -4,23 +4,16 @@ import { fromBase64Url, toBase64Url, toHex } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
 import { type IdentityKey, type MachineId, type Signature, type SpkiHash, verify } from "../proto/keys.ts";
 import { machineProofMessage } from "../proto/proof.ts";
+import { Challenges } from "./challenges.ts";
 
 export class AuthError extends HiggsError {
   override readonly name = "AuthError";
 }
 
-/** Long enough for a slow line, short enough that few are outstanding. */
-export const CHALLENGE_MS = 60_000;
 /** A machine that keeps its connections never needs a second one. */
 export const TOKEN_MS = 15 * 60_000;
 /** Per machine; the oldest goes first. A machine needs one at a time. */
-const MOST_CHALLENGES = 8;
 const MOST_TOKENS = 16;
-
-interface Challenge {
-  readonly value: string;
-  readonly expiresAt: number;
-}
 
 interface Token {
   readonly machine: MachineId;
@@ -37,7 +30,7 @@ export class Auth {
   readonly bootId: string;
   readonly #options: AuthOptions;
   readonly #bootIdBytes = crypto.getRandomValues(new Uint8Array(16));
-  readonly #challenges = new Map<MachineId, Challenge[]>();
+  readonly #challenges = new Challenges();
   /** By SHA-256 of the token: what is in memory is no token. */
   readonly #tokens = new Map<string, Token>();
   readonly #tokensOf = new Map<MachineId, string[]>();
@@ -47,13 +40,9 @@ export class Auth {
     this.bootId = toBase64Url(this.#bootIdBytes);
   }
 
-  /** Base64url of 32 random bytes. Call it for enrolled machines only: that bounds how many there are. */
+  /** Base64url of 32 bytes. Nothing is kept of it, however many are asked for. */
   challenge(machine: MachineId, now: number = Date.now()): string {
-    const value = randomText();
-    const open = (this.#challenges.get(machine) ?? []).filter((challenge) => challenge.expiresAt > now);
-    open.push({ value, expiresAt: now + CHALLENGE_MS });
-    this.#challenges.set(machine, open.slice(-MOST_CHALLENGES));
-    return value;
+    return this.#challenges.issue(machine, now);
   }
 
   /** The challenge is used up whatever comes of it. Throws AuthError `proof-refused`. */
@@ -62,19 +51,14 @@ export class Auth {
     identity: IdentityKey,
     now: number = Date.now(),
   ): { readonly token: string; readonly expiresInS: number } {
-    const open = this.#challenges.get(answer.machine) ?? [];
-    const found = open.find((challenge) => challenge.value === answer.challenge);
-    const rest = open.filter((challenge) => challenge !== found && challenge.expiresAt > now);
-    if (rest.length === 0) this.#challenges.delete(answer.machine);
-    else this.#challenges.set(answer.machine, rest);
-    const challengeBytes = fromBase64Url(answer.challenge);
-    if (found === undefined || found.expiresAt <= now || challengeBytes === null) {
+    const challenge = this.#challenges.use(answer.machine, answer.challenge, now);
+    if (challenge === null) {
       throw new AuthError("Cannot accept the proof: the challenge is unknown, used or too old.", {
         code: "proof-refused",
       });
     }
     const message = machineProofMessage({
-      challenge: challengeBytes,
+      challenge,
       bootId: this.#bootIdBytes,
       machine: answer.machine,
       network: this.#options.network,
@@ -98,7 +82,6 @@ export class Auth {
 
   /** Everything that was given to a machine is worthless from now on. */
   revoke(machine: MachineId): void {
-    this.#challenges.delete(machine);
     for (const hash of this.#tokensOf.get(machine) ?? []) this.#tokens.delete(hash);
     this.#tokensOf.delete(machine);
   }
@@ -111,9 +94,7 @@ export class Auth {
       if (live.length === 0) this.#tokensOf.delete(machine);
       else this.#tokensOf.set(machine, live);
     }
-    for (const [machine, open] of this.#challenges) {
-      if (open.every((challenge) => challenge.expiresAt <= now)) this.#challenges.delete(machine);
-    }
+    this.#challenges.sweep(now);
   }
 
   #issue(machine: MachineId, now: number): string {
@@ -126,8 +107,4 @@ export class Auth {
     this.#tokens.set(hash, { machine, expiresAt: now + TOKEN_MS });
     return toBase64Url(bytes);
   }
-}
-
-function randomText(): string {
-  return toBase64Url(crypto.getRandomValues(new Uint8Array(32)));
 }

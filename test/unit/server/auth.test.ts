@@ -2,7 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { fromBase64Url } from "../../../src/base/bytes.ts";
 import { type IdentitySecret, type MachineId, type SpkiHash, sign } from "../../../src/proto/keys.ts";
 import { machineProofMessage } from "../../../src/proto/proof.ts";
-import { Auth, CHALLENGE_MS, TOKEN_MS } from "../../../src/server/auth.ts";
+import { Auth, TOKEN_MS } from "../../../src/server/auth.ts";
+import { CHALLENGE_MS } from "../../../src/server/challenges.ts";
 import { MACHINE_KEY, MACHINE_SECRET, NETWORK_KEY, STRANGER_SECRET } from "../support/keys.ts";
 import { machineId } from "./values.ts";
 
@@ -68,13 +69,20 @@ describe("Auth.redeem()", () => {
     );
   });
 
-  test("refuses a challenge that is too old, and keeps only the newest few of a machine", () => {
+  test("refuses a challenge that is too old, or that a clock since set back has not reached", () => {
     const auth = fresh();
     const old = auth.challenge(MACHINE, 0);
     expect(() => auth.redeem(answerTo(auth, old), MACHINE_KEY, CHALLENGE_MS)).toThrow();
-    const first = auth.challenge(MACHINE, 0);
-    for (let i = 0; i < 8; i++) auth.challenge(MACHINE, 0);
-    expect(() => auth.redeem(answerTo(auth, first), MACHINE_KEY, 0)).toThrow();
+    const early = auth.challenge(MACHINE, 1000);
+    expect(() => auth.redeem(answerTo(auth, early), MACHINE_KEY, 999)).toThrow();
+    expect(auth.redeem(answerTo(auth, early), MACHINE_KEY, 999 + CHALLENGE_MS).expiresInS).toBe(900);
+  });
+
+  test("takes a machine's own challenge however many a stranger asked for in its name: nine pushed it out", () => {
+    const auth = fresh();
+    const own = auth.challenge(MACHINE, 0);
+    for (let i = 0; i < 1000; i++) auth.challenge(MACHINE, 0);
+    expect(auth.redeem(answerTo(auth, own), MACHINE_KEY, 0).expiresInS).toBe(900);
   });
 });
 
