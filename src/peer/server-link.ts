@@ -2,13 +2,14 @@
 import { SerialQueue } from "../base/async.ts";
 import { fromBase64Url } from "../base/bytes.ts";
 import type { Logger } from "../base/log.ts";
-import { type Endpoint, formatEndpoint } from "../base/ip.ts";
+import { type Endpoint, formatEndpoint, parseIp } from "../base/ip.ts";
 import { challengeResponseSchema, tokenResponseSchema } from "../proto/api.ts";
 import { sign } from "../proto/keys.ts";
 import { machineProofMessage } from "../proto/proof.ts";
 import { dialList, knownServers } from "./enrol.ts";
 import type { EnrolmentStore } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
+import { askedToWaitMs } from "./reconnect.ts";
 import { type Door, openDoor } from "./server-door.ts";
 
 export interface ServerSession {
@@ -53,9 +54,12 @@ export class ServerLink {
 
   /** Every address and port at which a server may be dialled: the carrier's exact destinations. */
   carriers(): Endpoint[] {
-    return dialList(this.#store.value.servers).flatMap(({ known, target }) =>
-      known.addresses.map((address) => ({ address, port: target.port })),
-    );
+    return dialList(this.#store.value.servers).flatMap(({ known, target }) => {
+      // One that is named by its address may never have been dialled yet, and must be reachable the first time too.
+      const literal = parseIp(target.host);
+      const addresses = new Set(literal === null ? known.addresses : [...known.addresses, literal]);
+      return [...addresses].map((address) => ({ address, port: target.port }));
+    });
   }
 
   async #open(signal: AbortSignal): Promise<Door> {
@@ -70,7 +74,8 @@ export class ServerLink {
         return door;
       } catch (thrown) {
         signal.throwIfAborted();
-        failure ??= thrown;
+        // A server that is there and asks to wait says more than one that is not.
+        if (failure === undefined || (askedToWaitMs(failure) === 0 && askedToWaitMs(thrown) > 0)) failure = thrown;
       }
     }
     throw failure;
