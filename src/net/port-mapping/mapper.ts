@@ -70,7 +70,7 @@ class Mapper implements PortMapper {
         if (found !== null) {
           await this.#hold(found.client, found.granted, signal);
           round = 0;
-        }
+        } else this.#log.debug({ round }, "the router maps no port");
       } catch (thrown) {
         if (!signal.aborted) this.#log.debug({ error: errorText(thrown) }, "no port mapping");
       }

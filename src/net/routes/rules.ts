@@ -74,17 +74,15 @@ function wantedRoutes(policy: ClientRoutesPolicy, family: Family, mtus: readonly
   const way = policy.families[family];
   const ends = way === "own" ? inTunnel : ["default"];
   const ways = way === "tunnel" ? [...inTunnel, "default"] : inTunnel;
-  const sizes = new Map(mtus.flatMap((peer) => peer.prefixes.map((prefix) => [shortest(prefix), peer.mtu] as const)));
-  const own = mtus
-    .flatMap((peer) => peer.prefixes)
-    .filter((prefix) =>
-      prefixes.some((wider) => cidrContains(wider, cidrParts(prefix).address) && !isWiderThan(prefix, wider)),
-    )
-    .map(shortest);
+  const sized = mtus.flatMap(({ prefixes: all, mtu }) =>
+    all.filter((prefix) => familyOf(prefix) === family).map((prefix) => ({ prefix, mtu })),
+  );
+  const sizes = new Map(sized.map(({ prefix, mtu }) => [shortest(prefix), mtu]));
+  const own = sized.map(({ prefix }) => prefix).filter((prefix) => prefixes.some((wider) => isWithin(prefix, wider)));
   const lines = [
     ...ends.map((prefix) => `${END} ${prefix} metric ${LAST_METRIC}`),
     ...local.map((prefix) => `throw ${prefix}`),
-    ...[...ways, ...own].map((prefix) => withMtu(`${prefix} dev ${policy.interface}`, sizes.get(prefix))),
+    ...[...ways, ...own.map(shortest)].map((prefix) => withMtu(`${prefix} dev ${policy.interface}`, sizes.get(prefix))),
   ];
   return [...new Set(lines)];
 }
@@ -95,8 +93,9 @@ function carrierRule({ address, port }: Endpoint, as: { readonly pref: number; r
   return `pref ${as.pref} to ${address} ipproto tcp dport ${port} uidrange ${as.uid}-${as.uid} lookup main`;
 }
 
-function isWiderThan(a: Cidr, b: Cidr): boolean {
-  return cidrParts(a).length < cidrParts(b).length;
+function isWithin(prefix: Cidr, wider: Cidr): boolean {
+  const { address, length } = cidrParts(prefix);
+  return cidrContains(wider, address) && length >= cidrParts(wider).length;
 }
 
 function withMtu(line: string, mtu: number | undefined): string {

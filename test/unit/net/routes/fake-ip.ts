@@ -41,7 +41,7 @@ export class FakeIp implements Exec {
   /** Stops at the first line that fails, as `ip` does. */
   #batch(stdin: string, family: 4 | 6): ExecResult {
     for (const line of stdin.split("\n").filter((text) => text !== "")) {
-      const known = /^(rule|route) (add|del) (.*)$/.exec(line);
+      const known = /^(rule|route) (add|del|replace) (.*)$/.exec(line);
       if (known === null) throw new Error(`FakeIp does not know "${line}".`);
       const [, what, verb, rest = ""] = known;
       const text = what === "rule" ? rest : rest.replace(/ table 5270$/, "");
@@ -49,10 +49,12 @@ export class FakeIp implements Exec {
         return failed("Error: IPv6 is disabled on nexthop device.\nCommand failed -:1");
       }
       const list = what === "rule" ? this.families[family].rules : this.families[family].routes;
-      const at = list.indexOf(text);
+      const like = (route: string): string => route.replace(/ mtu \d+$/, "");
+      const at = verb === "replace" ? list.findIndex((one) => like(one) === like(text)) : list.indexOf(text);
       if (verb === "add" ? at >= 0 : at < 0)
         return failed(`RTNETLINK answers: ${verb === "add" ? "File exists" : "No such process"}`);
       if (verb === "add") list.push(text);
+      else if (verb === "replace") list[at] = text;
       else list.splice(at, 1);
       this.done.push(`-${family} ${line}`);
     }
@@ -100,5 +102,13 @@ function routeJson(line: string): unknown {
   const type = { unreachable: "7", throw: "9" }[words[0] ?? ""];
   const metric = words.includes("metric") ? Number(words[words.indexOf("metric") + 1]) : undefined;
   const dev = words.includes("dev") ? words[words.indexOf("dev") + 1] : undefined;
-  return { ...(type === undefined ? {} : { type }), dst: words[type === undefined ? 0 : 1], dev, metric, flags: [] };
+  const mtu = words.includes("mtu") ? { metrics: [{ mtu: Number(words[words.indexOf("mtu") + 1]) }] } : {};
+  return {
+    ...(type === undefined ? {} : { type }),
+    dst: words[type === undefined ? 0 : 1],
+    dev,
+    metric,
+    ...mtu,
+    flags: [],
+  };
 }

@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { silentLogger } from "../../../../src/base/log.ts";
 import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
 import { linuxClientRoutes, removeRulesAndRoutes } from "../../../../src/net/routes/linux.ts";
+import { cidr } from "../firewall/exit-policy.ts";
 import { memoryJournal } from "../memory-journal.ts";
 import { memorySysctl } from "../memory-sysctl.ts";
 import { FakeIp } from "./fake-ip.ts";
@@ -50,6 +51,42 @@ describe("linuxClientRoutes()", () => {
     const { length } = ip.done;
     expect(await routes.apply(POLICY, signal)).toBe(false);
     expect(ip.done.length).toBe(length);
+  });
+
+  test("gives single peers their own size, in one step, for every later policy, and back", async () => {
+    const { ip: fake, routes } = client();
+    const exit = {
+      prefixes: [cidr("0.0.0.0/0"), cidr("::/0"), cidr("10.83.0.9/32"), cidr("fd83:1:2::9/128")],
+      mtu: 1300,
+    };
+    await routes.peerMtus.apply([exit], signal);
+    expect(fake.printed()).toBe("");
+    await routes.apply(POLICY, signal);
+    const sized = WHOLE.replaceAll(/^(-\d route default dev higgs0)$/gm, "$1 mtu 1300");
+    expect(fake.printed()).toBe(
+      sized.replace("-6 rule pref 5210", "-4 route 10.83.0.9 dev higgs0 mtu 1300\n-6 rule pref 5210") +
+        "\n-6 route fd83:1:2::9 dev higgs0 mtu 1300",
+    );
+    fake.done.length = 0;
+    await routes.peerMtus.apply([{ ...exit, mtu: 1290 }], signal);
+    expect(fake.done).toEqual([
+      "-4 route replace default dev higgs0 mtu 1290 table 5270",
+      "-4 route replace 10.83.0.9 dev higgs0 mtu 1290 table 5270",
+      "-6 route replace default dev higgs0 mtu 1290 table 5270",
+      "-6 route replace fd83:1:2::9 dev higgs0 mtu 1290 table 5270",
+    ]);
+    await routes.peerMtus.apply([], signal);
+    expect(fake.printed()).toBe(WHOLE);
+  });
+
+  test("does not lead a peer's prefixes into the tunnel that do not belong there, and takes no size below 1280", async () => {
+    const { ip: fake, routes } = client();
+    await routes.apply({ ...POLICY, families: { 4: "tunnel", 6: "refuse" } }, signal);
+    const before = fake.printed();
+    await routes.peerMtus.apply([{ prefixes: [cidr("::/0"), cidr("192.168.1.0/24")], mtu: 1300 }], signal);
+    expect(fake.printed()).toBe(before);
+    const small = routes.peerMtus.apply([{ prefixes: [], mtu: 1279 }], signal);
+    expect(await small.catch((thrown: unknown) => thrown)).toMatchObject({ code: "mtu-refused" });
   });
 
   test("brings back what somebody flushed, and nothing else", async () => {
