@@ -131,7 +131,7 @@ test("starting what has not joined ends with 4, and says how to join", async () 
   expect(ended.err).toContain("higgs node join INVITE");
 });
 
-test("an invite is refused with 2 when it is mistyped, and with 1 for another role, and is never shown", async () => {
+test("an invite is refused with 2 when it is mistyped or for another role, and is never shown", async () => {
   const invite = formatInvite({
     servers: [{ host: "127.0.0.1", port: 1 }],
     network: NETWORK_KEY,
@@ -153,7 +153,7 @@ test("an invite is refused with 2 when it is mistyped, and with 1 for another ro
     expect(ended.code).toBe(2);
     expect(ended.err).toContain("Copy the whole line again");
   }
-  expect(role.code).toBe(1);
+  expect(role.code).toBe(2);
   expect(role.err).toContain("this invite is for a node");
   const payload = invite.slice(invite.indexOf("#") + 1);
   for (const ended of [typed, piped, file, role]) expect(ended.out + ended.err).not.toContain(payload.slice(80, 120));
