@@ -1,65 +1,19 @@
-// Commands of any machine: ping, trust, state, logs and config.
+// Commands of any machine about what it knows and keeps: trust, state, logs and config.
 import { Command } from "commander";
 import { z } from "zod";
-import { sleep } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
 import { isMachineName } from "../base/hostname.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
 import { type AnyRole, settingsOf, UsageError } from "../roles/config.ts";
 import { cleanState } from "../roles/state.ts";
-import { EXIT } from "./exit-codes.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, askStream, chooseRole } from "./local.ts";
 import { logText } from "./log-text.ts";
 import { readConfig } from "./options.ts";
 import { table } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
-
-interface Place {
-  readonly role?: string;
-  readonly run?: string;
-  readonly state?: string;
-}
-
-function placed(command: Command, roles: readonly AnyRole[]): Command {
-  return command
-    .option("--role <role>", roles.join(" | "))
-    .option("--run <dir>", "control sockets [HIGGS_RUN]")
-    .option("--state <dir>", "keys, database, journal [HIGGS_STATE]");
-}
-
-const reply = z.object({ rttMs: z.number().nullable(), path: z.string() });
-
-export function pingCommand({ term, setExitCode }: Context): Command {
-  return placed(new Command("ping").argument("<name>", "a machine of the network"), ["node", "client"])
-    .description("one line a reply: time, and the path it took")
-    .option("-c, --count <n>", "how many", "4")
-    .addOption(jsonOption())
-    .action(async (name: string, flags: Place & { count: string; json?: boolean }) => {
-      const count = Number(flags.count);
-      if (!Number.isInteger(count) || count < 1 || count > 100_000) {
-        throw new UsageError(`Cannot ping "${flags.count}" times.`, { code: "usage", remedy: "-c 4" });
-      }
-      const target = await chooseRole(["node", "client"], flags);
-      const signal = interruptSignal();
-      const replies: { seq: number; rttMs: number; path: string }[] = [];
-      for (let seq = 1; seq <= count; seq++) {
-        if (seq > 1) await sleep(1000, signal);
-        const answer = reply.parse(await ask(target, "ping", { body: { name }, signal }));
-        if (answer.rttMs !== null) replies.push({ seq, rttMs: answer.rttMs, path: answer.path });
-        if (flags.json === true) continue;
-        term.out(
-          answer.rttMs === null
-            ? `no reply from ${name}: seq ${seq}`
-            : `reply from ${name}: seq ${seq}, ${answer.rttMs.toFixed(2)} ms by ${answer.path}`,
-        );
-      }
-      const loss = 1 - replies.length / count;
-      if (flags.json === true) term.out(JSON.stringify({ schema: "higgs.ping/1", replies, loss }));
-      if (replies.length === 0) setExitCode(EXIT.failed);
-    });
-}
+import { type Place, placed } from "./place.ts";
 
 const machines = z.object({
   machines: z.array(z.object({ name: z.string(), identity: z.string(), role: z.string(), serial: z.string() }).loose()),

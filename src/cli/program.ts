@@ -3,7 +3,8 @@ import { Command } from "commander";
 import { PLATFORM, VERSION } from "../roles/version.ts";
 import { clientCommand } from "./client.ts";
 import { type Context, jsonOption } from "./context.ts";
-import { configCommand, logsCommand, pingCommand, stateCommand, trustCommand } from "./machine.ts";
+import { configCommand, logsCommand, stateCommand, trustCommand } from "./machine.ts";
+import { netcheckCommand, pingCommand, whyCommand } from "./path.ts";
 import { demoCommand, labServiceCommand } from "./demo.ts";
 import { nodeCommand } from "./node.ts";
 import type { Terminal } from "./output.ts";
@@ -24,6 +25,8 @@ export function program(term: Terminal, setExitCode: Context["setExitCode"]): Co
     nodeCommand(context),
     clientCommand(context),
     pingCommand(context),
+    whyCommand(context),
+    netcheckCommand(context),
     trustCommand(context),
     stateCommand(context),
     logsCommand(context),

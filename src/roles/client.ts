@@ -131,6 +131,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     reach: async (peer: Parameters<Connection["reach"]>[0], askSignal: AbortSignal) =>
       connection?.reach(peer, askSignal),
     pathTo: (peer: MachineId) => connection?.paths?.view(peer) ?? null,
+    nat: () => connection?.paths?.nat ?? null,
   };
   const view = { os, store, startedAt: new Date() };
 

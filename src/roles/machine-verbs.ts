@@ -2,14 +2,16 @@
 import { z } from "zod";
 import { HiggsError } from "../base/errors.ts";
 import { isMachineName } from "../base/hostname.ts";
-import { familyOf } from "../base/ip.ts";
+import { type Endpoint, familyOf, formatEndpoint } from "../base/ip.ts";
 import type { LocalVerbs } from "../net/local-api.ts";
 import type { MachineSystem } from "../net/os.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { PathView } from "../peer/path-agent.ts";
+import type { NatView } from "../peer/stun-client.ts";
 import type { TrustStore } from "../peer/trust-store.ts";
 import type { MachineId } from "../proto/keys.ts";
+import { explain } from "./why.ts";
 
 export class VerbError extends HiggsError {
   override readonly name = "VerbError";
@@ -24,6 +26,8 @@ export interface MachineVerbDeps {
   readonly reach: (peer: KnownPeer, signal: AbortSignal) => Promise<void>;
   /** Null while there is no session with the peer, or only the relay. */
   readonly pathTo: (peer: MachineId) => PathView | null;
+  /** How the servers see this machine; null before they were asked. */
+  readonly nat: () => NatView | null;
 }
 
 const named = z.object({ name: z.string().max(64) });
@@ -42,6 +46,8 @@ export function machineVerbs(deps: MachineVerbDeps): LocalVerbs {
   return {
     hello: () => ({ pid: process.pid }),
     ping: async (body, signal) => ping(deps, bodyOf(named, body).name, signal),
+    why: async (body, signal) => why(deps, bodyOf(named, body).name, signal),
+    netcheck: () => netcheck(deps),
     "trust-list": () => ({ machines: deps.trust.list() }),
   };
 }
@@ -57,20 +63,52 @@ export function trustVerbs(deps: MachineVerbDeps): LocalVerbs {
   };
 }
 
-async function ping(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
+/** The peer of that name, once packets to it have a way. */
+async function reached(deps: MachineVerbDeps, name: string, signal: AbortSignal): Promise<KnownPeer> {
   const membership = deps.membership();
-  if (membership === null) {
-    throw new VerbError("Cannot ping: this machine is not connected.", {
-      code: "not-connected",
-      remedy: "higgs client up",
-    });
-  }
+  if (membership === null) throw notConnected("reach another machine");
   const peer = membership.map.named(name);
   if (peer === undefined) throw unknownMachine(name);
   await deps.reach(peer, signal);
+  return peer;
+}
+
+function notConnected(what: string): VerbError {
+  return new VerbError(`Cannot ${what}: this machine is not connected.`, {
+    code: "not-connected",
+    remedy: "sudo higgs client up",
+  });
+}
+
+async function ping(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
+  const peer = await reached(deps, name, signal);
   const address = peer.machine.addresses.find((candidate) => familyOf(candidate) === 4) ?? peer.machine.addresses[0];
   if (address === undefined) throw unknownMachine(name);
   return { rttMs: await deps.os.ping(address, signal), path: deps.pathTo(peer.id)?.kind ?? "wss" };
+}
+
+async function why(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
+  const peer = await reached(deps, name, signal);
+  const evidence = { peer: name, view: deps.pathTo(peer.id), nat: deps.nat(), at: performance.now() };
+  return { schema: "higgs.why/1", peer: name, ...explain(evidence) };
+}
+
+function netcheck(deps: MachineVerbDeps) {
+  const membership = deps.membership();
+  if (membership === null) throw notConnected("check the network");
+  const nat = deps.nat();
+  return {
+    schema: "higgs.netcheck/1",
+    server: membership.trouble === null ? "reached" : membership.trouble.message,
+    udp: nat?.udp ?? null,
+    ipv4: endpointOrNull(nat?.mapped4 ?? null),
+    ipv6: endpointOrNull(nat?.mapped6 ?? null),
+    mappingVaries: nat?.varies ?? null,
+  };
+}
+
+function endpointOrNull(endpoint: Endpoint | null): string | null {
+  return endpoint === null ? null : formatEndpoint(endpoint);
 }
 
 function unknownMachine(name: string): VerbError {

@@ -132,7 +132,14 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
 
     const view = { config, os, store, joined, exit, tunnel, startedAt };
     const pathTo = (peer: MachineId): PathView | null => tunnel?.paths?.view(peer) ?? null;
-    const verbDeps = { membership: () => joined, os, trust, reach: () => Promise.resolve(), pathTo };
+    const verbDeps = {
+      membership: () => joined,
+      os,
+      trust,
+      reach: () => Promise.resolve(),
+      pathTo,
+      nat: () => tunnel?.paths?.nat ?? null,
+    };
     await runtime.serve({
       everyday: {
         ...machineVerbs(verbDeps),
