@@ -14,7 +14,7 @@ import {
   type Welcome,
 } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
-import { redialMs } from "./reconnect.ts";
+import { askedToWaitMs, redialMs } from "./reconnect.ts";
 import type { ServerLink, ServerSession } from "./server-link.ts";
 
 export class ControlError extends HiggsError {
@@ -145,6 +145,7 @@ export function controlStream(
     let lostAt = performance.now();
     while (!controller.signal.aborted) {
       const started = performance.now();
+      let askedMs = 0;
       try {
         const error = await once();
         if (performance.now() - started > 5_000) attempt = 0;
@@ -152,9 +153,10 @@ export function controlStream(
         events.onDown(error);
       } catch (thrown) {
         if (controller.signal.aborted) return;
+        askedMs = askedToWaitMs(thrown);
         events.onDown(asHiggsError(thrown));
       }
-      await sleep(redialMs(attempt++, performance.now() - lostAt), controller.signal).catch(() => undefined); // the loop ends on abort
+      await sleep(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal).catch(() => undefined); // the loop ends on abort
     }
   }
 

@@ -6,7 +6,7 @@ import type { Service } from "../base/service.ts";
 import type { Ws } from "../net/ws.ts";
 import { countWireGuardPackets, framePackets, frameSession } from "../proto/relay-frame.ts";
 import { isInitiation } from "../proto/wireguard-packet.ts";
-import { redialMs } from "./reconnect.ts";
+import { askedToWaitMs, redialMs } from "./reconnect.ts";
 import type { ServerLink } from "./server-link.ts";
 
 /** What takes the packets of one session. */
@@ -117,6 +117,7 @@ export function relayLink(
     let lostAt = performance.now();
     while (!controller.signal.aborted) {
       const started = performance.now();
+      let askedMs = 0;
       try {
         const why = await once();
         if (performance.now() - started > 5_000) {
@@ -126,9 +127,10 @@ export function relayLink(
         deps.log.info({ reason: why }, "relay connection lost");
       } catch (thrown) {
         if (controller.signal.aborted) return;
+        askedMs = askedToWaitMs(thrown);
         deps.log.debug({ reason: errorText(thrown) }, "relay not reached");
       }
-      await sleep(redialMs(attempt++, performance.now() - lostAt), controller.signal).catch(() => undefined); // the loop ends on abort
+      await sleep(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal).catch(() => undefined); // the loop ends on abort
     }
   }
 

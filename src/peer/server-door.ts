@@ -92,6 +92,8 @@ export async function openDoor(
         return await provenDoor({ server, address, addresses: all, network, pin: hints.pin }, signal);
       } catch (thrown) {
         signal.throwIfAborted();
+        // Its other addresses lead to the same limit.
+        if (thrown instanceof ServerRefused && thrown.code === "rate-limited") throw thrown;
         // A server that fails its proof says more than one that does not answer.
         if (!(failure instanceof ServerUntrusted)) failure = thrown;
       }
@@ -267,7 +269,7 @@ async function readAnswer<T>(response: Response, host: string, schema: z.ZodType
     throw new ServerRefused(problem.data.detail, {
       code: problem.data.code,
       ...(problem.data.remedy === undefined ? {} : { remedy: problem.data.remedy }),
-      detail: { status: response.status },
+      detail: { status: response.status, ...retryAfter(response.headers) },
     });
   }
   const parsed = schema.safeParse(json);
@@ -277,6 +279,12 @@ async function readAnswer<T>(response: Response, host: string, schema: z.ZodType
     remedy: "Update higgs on this machine or on the server.",
     detail: { issues: parsed.error.issues.slice(0, 3) },
   });
+}
+
+/** RFC 9110 section 10.2.3; of its two forms the one in seconds, which is the server's. */
+function retryAfter(headers: Headers): { retryAfterMs?: number } {
+  const text = headers.get("retry-after") ?? "";
+  return /^\d{1,9}$/.test(text) ? { retryAfterMs: Number(text) * 1000 } : {};
 }
 
 /** Null for what is longer than any answer of ours; the rest of it is not read. */

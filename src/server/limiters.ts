@@ -9,6 +9,8 @@ export function createLimiters(overrides: Partial<Limits> = {}): Limiters {
   return {
     enrol: new RateLimit(limits.enrol),
     proof: new RateLimit(limits.proof),
+    auth: new RateLimit(limits.auth),
+    signatures: new RateLimit(limits.signatures),
     failures: new RateLimit(limits.failures),
     api: new RateLimit(limits.api),
     open: new RateLimit(limits.open),

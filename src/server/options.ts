@@ -5,9 +5,13 @@ import type { Rate } from "./rate-limit.ts";
 export interface Limits {
   /** Per caller: enrolments, which may be guesses. */
   readonly enrol: readonly Rate[];
-  /** Per caller: proofs, challenges and tokens, each of which costs a signature. */
+  /** Per caller: the server's own proofs. */
   readonly proof: readonly Rate[];
-  /** Per caller: proofs that failed; once they are used up, the caller waits. */
+  /** Per enrolled machine and caller: challenges and tokens, two for each dial. Per caller for ids that nobody has. */
+  readonly auth: readonly Rate[];
+  /** For all callers together: what costs a signature, so that a flood from many addresses leaves the relay its processor. */
+  readonly signatures: readonly Rate[];
+  /** Per enrolled machine and caller: proofs that failed; once they are used up, the caller waits. */
   readonly failures: readonly Rate[];
   /** Per machine: requests with a token. */
   readonly api: readonly Rate[];
@@ -23,15 +27,19 @@ const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 
 /**
- * A household behind one address has a dozen machines, all of which come back at once after a power cut; an attacker gets no further
- * with these than a bored guess: an invite's secret has 256 bits.
+ * Behind one address may be a household with a dozen machines, or a provider's NAT with hundreds, all of which come back at once after
+ * a power cut or a restart of the server: what they need for that is counted by machine where the machine is known, and generously where
+ * it is not yet. An attacker gets no further with these than a bored guess: an invite's secret has 256 bits. A signature costs a third of a
+ * millisecond, and looking at one half of one: 1 200 a minute are about 1 % of a processor, 300 a second about 15 %.
  */
 export const DEFAULT_LIMITS: Limits = {
   enrol: [
     { burst: 5, perMs: MINUTE },
     { burst: 20, perMs: HOUR },
   ],
-  proof: [{ burst: 120, perMs: MINUTE }],
+  proof: [{ burst: 1200, perMs: MINUTE }],
+  auth: [{ burst: 60, perMs: MINUTE }],
+  signatures: [{ burst: 3000, perMs: 10_000 }],
   failures: [{ burst: 10, perMs: 10 * MINUTE }],
   api: [{ burst: 60, perMs: MINUTE }],
   open: [{ burst: 60, perMs: MINUTE }],

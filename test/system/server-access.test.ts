@@ -63,7 +63,7 @@ describe("POST /auth/token", () => {
     expect([stranger.status, stranger.body.code]).toEqual([401, "machine-unknown"]);
   });
 
-  test("blocks an address after ten wrong answers, and no other request of it", async () => {
+  test("blocks who answers wrongly for a machine ten times, and neither its address nor the machines beside it", async () => {
     const limits = { failures: [{ burst: 10, perMs: 600_000 }] };
     await using limited = await startServer({
       server: { limits: { ...NO_LIMITS, ...limits } },
@@ -75,6 +75,7 @@ describe("POST /auth/token", () => {
     }
     expect(statuses).toEqual([...Array<number>(10).fill(401), 429]);
     expect((await limited.call("GET", "/health")).status).toBe(200);
+    expect(await codeOf(tokenOf(limited, await enrolMachine(limited, "node", "beside")))).toBe("done");
   });
 });
 

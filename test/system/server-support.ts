@@ -38,6 +38,8 @@ setDefaultTimeout(60_000);
 export const NO_LIMITS: Limits = {
   enrol: [{ burst: 1e6, perMs: 1000 }],
   proof: [{ burst: 1e6, perMs: 1000 }],
+  auth: [{ burst: 1e6, perMs: 1000 }],
+  signatures: [{ burst: 1e6, perMs: 1000 }],
   failures: [{ burst: 1e6, perMs: 1000 }],
   api: [{ burst: 1e6, perMs: 1000 }],
   open: [{ burst: 1e6, perMs: 1000 }],

@@ -1,5 +1,15 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { codeOf, enrolMachine, startServer, type TestServer, tokenOf } from "./server-support.ts";
+import type { Cidr } from "../../src/base/ip.ts";
+import {
+  codeOf,
+  enrolMachine,
+  NO_LIMITS,
+  proofBody,
+  startServer,
+  type TestMachine,
+  type TestServer,
+  tokenOf,
+} from "./server-support.ts";
 
 let server: TestServer;
 beforeAll(async () => {
@@ -36,4 +46,53 @@ test("the API's document names every status that a route may answer: five were m
   for (const operation of Object.values(paths).flatMap((item) => Object.values(item))) {
     for (const status of ["408", "413", "415", "426", "503"]) expect(operation.responses).toHaveProperty(status);
   }
+});
+
+test("a hundred machines behind one address dial at once, and none is refused: forty used the address's limit up", async () => {
+  await using limited = await startServer({ server: { limits: { enrol: NO_LIMITS.enrol } } });
+  const machines: TestMachine[] = [];
+  for (let i = 0; i < 100; i++) machines.push(await enrolMachine(limited, i % 2 === 0 ? "node" : "client", `m-${i}`));
+  const statuses = await Promise.all(
+    machines.map(async (machine) => {
+      const proof = await limited.call("POST", "/proof", { body: { nonce: "A".repeat(43) } });
+      const answer = await limited.call("POST", "/auth/token", { body: await proofBody(limited, machine) });
+      return `${proof.status} ${answer.status}`;
+    }),
+  );
+  expect(new Set(statuses)).toEqual(new Set(["200 200"]));
+});
+
+test("a stranger who names a machine, or none, uses up neither that machine's proofs nor those of its neighbours", async () => {
+  await using limited = await startServer({
+    server: { limits: { ...NO_LIMITS, auth: [{ burst: 4, perMs: 600_000 }] }, trustedProxies: ["127.0.0.0/8" as Cidr] },
+  });
+  const node = await enrolMachine(limited, "node", "victim");
+  const ask = (machine: unknown, from: string) =>
+    limited.call("POST", "/auth/challenge", { body: { machine }, headers: { "x-forwarded-for": from } });
+  const statuses = async (machine: unknown, from: string) => {
+    const answers = [];
+    for (let i = 0; i < 5; i++) answers.push((await ask(machine, from)).status);
+    return answers;
+  };
+  expect(await statuses(node.id, "203.0.113.9")).toEqual([200, 200, 200, 200, 429]);
+  expect(await statuses(crypto.randomUUID(), "203.0.113.5")).toEqual([401, 401, 401, 401, 429]);
+  expect(await statuses(1, "203.0.113.6")).toEqual([400, 400, 400, 400, 429]);
+  const refused = await ask(node.id, "203.0.113.9");
+  expect(Number(refused.headers.get("retry-after"))).toBeGreaterThan(100);
+  expect(await statuses(node.id, "203.0.113.5")).toEqual([200, 200, 200, 200, 429]);
+});
+
+test("proofs from everywhere together leave the processor to the relay, and who is over it is told when to come back", async () => {
+  await using limited = await startServer({
+    server: {
+      limits: { ...NO_LIMITS, signatures: [{ burst: 2, perMs: 120_000 }] },
+      trustedProxies: ["127.0.0.0/8" as Cidr],
+    },
+  });
+  const prove = (from: string) =>
+    limited.call("POST", "/proof", { body: { nonce: "A".repeat(43) }, headers: { "x-forwarded-for": from } });
+  expect([(await prove("203.0.113.1")).status, (await prove("203.0.113.2")).status]).toEqual([200, 200]);
+  const third = await prove("203.0.113.3");
+  expect([third.status, third.body.code]).toEqual([429, "rate-limited"]);
+  expect(Number(third.headers.get("retry-after"))).toBeGreaterThan(50);
 });

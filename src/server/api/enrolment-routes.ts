@@ -16,9 +16,9 @@ import {
 import { sign } from "../../proto/keys.ts";
 import { serverProofMessage } from "../../proto/proof.ts";
 import { AuthError } from "../auth.ts";
-import { limitKey } from "../caller-address.ts";
 import type { Machine } from "../directory.ts";
 import { type ApiDeps, type ApiEnv, json, jsonBody, PROBLEMS } from "./context.ts";
+import { machineKey } from "./guard.ts";
 import { rateLimited } from "./problem.ts";
 
 const proofRoute = createRoute({
@@ -78,10 +78,10 @@ export function addEnrolmentRoutes(app: OpenAPIHono<ApiEnv>, deps: ApiDeps): voi
   });
   app.openapi(tokenRoute, (c) => {
     const answer = c.req.valid("json");
-    const key = limitKey(c.env.address);
+    const machine = knownMachine(deps, answer.machine);
+    const key = machineKey(machine, c.env.address);
     const waitMs = deps.limiters.failures.waitMs(key);
     if (waitMs > 0) throw rateLimited(waitMs);
-    const machine = knownMachine(deps, answer.machine);
     try {
       return c.json(deps.auth.redeem(answer, machine.identity), 200);
     } catch (thrown) {

@@ -1,6 +1,7 @@
 // What stands before every route: no browsers, a limit per caller, the machine behind a token, and the one rule that allows the route.
 import type { Context, MiddlewareHandler } from "hono";
 import { matchedRoutes } from "hono/route";
+import type { IpAddress } from "../../base/ip.ts";
 import { machineIdSchema } from "../../proto/api.ts";
 import { limitKey } from "../caller-address.ts";
 import type { Machine } from "../directory.ts";
@@ -38,6 +39,27 @@ export function machineByToken(deps: Pick<ApiDeps, "auth" | "fleet">, headers: H
   return id === null ? null : deps.fleet.directory.get(id);
 }
 
+/**
+ * Whom a machine's proof counts against: the machine that it names, together with the address that it comes from, so that neither the
+ * hundreds behind one address use each other's up, nor a stranger who knows its id.
+ */
+export function machineKey(machine: Machine, address: IpAddress | null): string {
+  return `${machine.id} ${limitKey(address)}`;
+}
+
+/** For what names no enrolled machine, the address alone. */
+async function authKey(deps: ApiDeps, context: Context<ApiEnv>): Promise<string> {
+  const { address } = context.env;
+  // The body is in memory, and hono keeps what it made of it for the route. What is none is refused there.
+  const body: unknown = await context.req.json().catch(() => null);
+  const named = machineIdSchema.safeParse((body as { machine?: unknown } | null)?.machine);
+  const machine = named.success ? deps.fleet.directory.get(named.data) : null;
+  return machine === null ? limitKey(address) : machineKey(machine, address);
+}
+
+/** The key of a limit that all callers share. */
+const EVERYBODY = "";
+
 export function guard(deps: ApiDeps): MiddlewareHandler<ApiEnv> {
   return async (context, next) => {
     refuseBrowsers(context.req.raw.headers);
@@ -50,11 +72,13 @@ export function guard(deps: ApiDeps): MiddlewareHandler<ApiEnv> {
     }
     const caller = rule.who === "anyone" ? null : machineByToken(deps, context.req.raw.headers);
     // A wrong token counts against its address, a right one against its machine: neighbours behind one NAT do not use each other's up.
-    const waitMs =
-      rule.who !== "anyone" && caller === null
-        ? deps.limiters.open.take(address)
-        : deps.limiters[rule.limit].take(caller?.id ?? address);
+    const isWrong = rule.who !== "anyone" && caller === null;
+    const key = rule.limit === "auth" ? await authKey(deps, context) : (caller?.id ?? address);
+    const waitMs = isWrong ? deps.limiters.open.take(address) : deps.limiters[rule.limit].take(key);
     if (waitMs > 0) throw rateLimited(waitMs);
+    // After the caller's own limit: what that refuses takes nothing from the others.
+    const busyMs = rule.signs === true ? deps.limiters.signatures.take(EVERYBODY) : 0;
+    if (busyMs > 0) throw rateLimited(busyMs);
     const at = route.split("/").indexOf("{id}");
     const named = at < 0 ? null : machineIdSchema.safeParse(context.req.path.split("/")[at]);
     const object = named?.success === true ? deps.fleet.directory.get(named.data) : null;

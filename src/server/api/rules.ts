@@ -4,7 +4,7 @@ import type { Role } from "../../proto/role.ts";
 import type { Machine } from "../directory.ts";
 
 /** Which of the server's rate limits counts a route's requests. */
-export type LimitName = "open" | "proof" | "enrol" | "api";
+export type LimitName = "open" | "proof" | "auth" | "enrol" | "api";
 
 export interface Rule {
   /**
@@ -17,10 +17,14 @@ export interface Rule {
   /** The path names a machine of this role; one of another role is not found. */
   readonly object?: Role | "any";
   readonly limit: LimitName;
+  /** Answering it costs a signature, made or looked at. */
+  readonly signs?: true;
 }
 
 const OPEN: Rule = { who: "anyone", limit: "open" };
-const PROOF: Rule = { who: "anyone", limit: "proof" };
+const PROOF: Rule = { who: "anyone", limit: "proof", signs: true };
+const CHALLENGE: Rule = { who: "anyone", limit: "auth" };
+const TOKEN: Rule = { who: "anyone", limit: "auth", signs: true };
 const ENROL: Rule = { who: "anyone", limit: "enrol" };
 
 /** By method and path, as the routes are declared. */
@@ -30,8 +34,8 @@ export const RULES: Readonly<Record<string, Rule>> = {
   "GET /api/v1/health/ready": OPEN,
   "GET /api/v1/openapi.json": OPEN,
   "POST /api/v1/proof": PROOF,
-  "POST /api/v1/auth/challenge": PROOF,
-  "POST /api/v1/auth/token": PROOF,
+  "POST /api/v1/auth/challenge": CHALLENGE,
+  "POST /api/v1/auth/token": TOKEN,
   "POST /api/v1/nodes/register": ENROL,
   "POST /api/v1/clients/register": ENROL,
   "GET /api/v1/nodes": { who: "machine", limit: "api" },

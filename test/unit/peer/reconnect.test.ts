@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
-import { redialMs } from "../../../src/peer/reconnect.ts";
+import { askedToWaitMs, redialMs } from "../../../src/peer/reconnect.ts";
+import { ServerRefused } from "../../../src/peer/server-door.ts";
 
 const MINUTE = 60_000;
 
@@ -22,4 +23,14 @@ test("redialMs() slows down in an old outage, to fifteen seconds at most", () =>
 test("redialMs() spreads machines out between nothing and the bound", () => {
   expect(redialMs(9, 0, () => 0)).toBe(0);
   expect(redialMs(9, 0, () => 0.5)).toBe(1_000);
+});
+
+test("askedToWaitMs() takes the server's word, within reason: it was redialled at once", () => {
+  const refused = (retryAfterMs: unknown): ServerRefused =>
+    new ServerRefused("Cannot answer now.", { code: "rate-limited", detail: { status: 429, retryAfterMs } });
+  expect(askedToWaitMs(refused(7_000))).toBe(7_000);
+  expect(askedToWaitMs(refused(1e9))).toBe(5 * MINUTE);
+  for (const none of [refused(undefined), refused(-1), refused("7"), refused(Number.NaN), new Error("x"), null]) {
+    expect(askedToWaitMs(none)).toBe(0);
+  }
 });
