@@ -40,8 +40,10 @@ export interface RelayLink {
 
 /** All in one transaction: removals first. */
 export interface RelayChange {
-  /** Under the gate from now on, or for longer. */
+  /** Under the gate from now on. */
   readonly open?: readonly number[];
+  /** Under the gate for longer. */
+  readonly keep?: readonly number[];
   readonly close?: readonly number[];
   readonly put?: readonly RelayLink[];
   readonly renew?: readonly RelayLink[];
@@ -186,7 +188,8 @@ export function relayChangeText(addresses: readonly IpAddress[], change: RelayCh
       say("delete", set, gone);
     }
     const links = [...(change.put ?? []), ...(change.renew ?? [])];
-    const ports = [...(change.open ?? []), ...links.map((link) => link.port)].map(elements.port);
+    const kept = [...(change.open ?? []), ...(change.keep ?? []), ...links.map((link) => link.port)];
+    const ports = kept.map(elements.port);
     for (const verb of RENEWAL) say(verb, "ports", ports);
     for (const set of SETS) {
       const there = links.flatMap(elements[set]);
@@ -272,8 +275,8 @@ class NftRelayTable implements RelayTable {
     const text = relayChangeText(this.#addresses, change);
     if (text !== "") await loadRuleset(this.#exec, text, signal);
     // A connection that conntrack knows goes where it went, whatever the maps say now.
-    const moved = [...(change.remove ?? []), ...(change.put ?? [])];
-    const ports = new Set([...(change.close ?? []), ...moved.map((link) => link.port)]);
+    const moved = [...(change.remove ?? []), ...(change.put ?? [])].map((link) => link.port);
+    const ports = new Set([...(change.open ?? []), ...(change.close ?? []), ...moved]);
     for (const address of this.#addresses) {
       for (const port of ports) await this.#forgetConnections(address, port, signal);
     }

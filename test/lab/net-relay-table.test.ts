@@ -83,20 +83,25 @@ async function send(actor: Actor, scene: Scene, tag: string, options: { fromPort
 
 /** Both ends are latched, and a packet got through each way: the positive control of whatever follows. */
 async function link(scene: Scene, family: Family = 4): Promise<void> {
-  await latch(scene, left, { family });
-  await latch(scene, right, { family });
-  await through(scene, left, right, family);
-  await through(scene, right, left, family);
+  await through(scene, left, right, { family, latching: true });
+  await through(scene, right, left, { family });
 }
 
-/** Sends until one arrives, as nothing says when a rule is in place; each packet has its own text. */
-async function through(scene: Scene, from: Actor, to: Actor, family: Family = 4): Promise<Heard> {
+/** Sends until one arrives, as nothing says when a rule is in place; each packet has its own text. Ends ask again, too. */
+async function through(
+  scene: Scene,
+  from: Actor,
+  to: Actor,
+  options: { family?: Family; latching?: boolean } = {},
+): Promise<Heard> {
+  const { family = 4 } = options;
   let n = 0;
   const tag = `t${++sent}-`;
   const all: Heard[] = [];
   const prefix = packet(tag).slice(0, 8 + tag.length * 2);
   return await until(
     async () => {
+      if (options.latching === true) await Promise.all([from, to].map((end) => latch(scene, end, { family })));
       await send(from, scene, `${tag}${n++}`, { family });
       all.push(...((await to.ask({ do: "received" })) as Heard[]));
       return all.find((one) => one.hex.startsWith(prefix));
@@ -136,8 +141,8 @@ for (const how of ["kernel", "process"] as const) {
         const scene = await openSession(server);
         await link(scene, family);
         const before = (await status(scene)).forwarded;
-        expect((await through(scene, left, right, family)).from).toBe(`${SERVER[family]} ${scene.port}`);
-        expect((await through(scene, right, left, family)).from).toBe(`${SERVER[family]} ${scene.port}`);
+        expect((await through(scene, left, right, { family })).from).toBe(`${SERVER[family]} ${scene.port}`);
+        expect((await through(scene, right, left, { family })).from).toBe(`${SERVER[family]} ${scene.port}`);
         const after = await status(scene);
         expect(after.kernel).toBe(how === "kernel");
         // By the kernel, the process does not even wake.

@@ -53,6 +53,8 @@ async function end(which: 0 | 1): Promise<void> {
     sockets.set(key, socket);
     return socket;
   };
+  // Where the others expect it, before it has said anything itself.
+  for (const to of ["0.0.0.0", "::"]) await from(51_820, to);
   listen(async (order) => {
     switch (order.do) {
       case "send": {

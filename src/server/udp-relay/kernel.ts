@@ -84,7 +84,7 @@ export class KernelRelay {
       }
       this.#renewals.clear();
       for (const key of renew.flatMap(keysOf)) this.#seen.delete(key);
-      await this.#deps.table.change({ open: [...this.#loaded.keys()], renew }, signal);
+      await this.#deps.table.change({ keep: [...this.#loaded.keys()], renew }, signal);
     });
   }
 
