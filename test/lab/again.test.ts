@@ -1,7 +1,16 @@
 // Commands typed right after one another, as scripts do it.
 import { expect, test } from "bun:test";
 import { smallInternet } from "../../src/lab/small-internet.ts";
-import { clientUp, connectClient, fetchPage, HIGGS, invite, startNetworkLab, startNode, startServer } from "./network.ts";
+import {
+  clientUp,
+  connectClient,
+  fetchPage,
+  HIGGS,
+  invite,
+  startNetworkLab,
+  startNode,
+  startServer,
+} from "./network.ts";
 
 const ROUNDS = 5;
 

@@ -21,10 +21,11 @@ function ask(probe: DnsProbe): Promise<DnsAnswer> {
   if (probe.protocol === "tcp") {
     const socket = connect({ host: probe.server, port: probe.port });
     let got = Buffer.alloc(0);
-    socket.on("connect", () => socket.write(Buffer.from(streamEncode(query))));
+    socket.on("connect", () => socket.write(streamEncode(query)));
     socket.on("data", (chunk) => {
-      got = Buffer.concat([got, chunk]);
-      if (got.length >= 2 && got.length >= 2 + got.readUInt16BE(0)) resolve(answerOf(streamDecode(got), got.length - 2));
+      got = Buffer.concat([got, Buffer.from(chunk)]);
+      if (got.length >= 2 && got.length >= 2 + got.readUInt16BE(0))
+        resolve(answerOf(streamDecode(got), got.length - 2));
     });
     socket.on("error", failed);
     return promise.finally(() => {
@@ -46,6 +47,6 @@ function ask(probe: DnsProbe): Promise<DnsAnswer> {
 function answerOf(packet: Packet, bytes: number): DnsAnswer {
   const { rcode = "" } = packet as Packet & { rcode?: string };
   const { flag_tc: truncated = false } = packet as Packet & { flag_tc?: boolean };
-  const data = (packet.answers ?? []).map((record) => ("data" in record ? String(record.data) : ""));
+  const data = (packet.answers ?? []).map((record) => ("data" in record && typeof record.data === "string" ? record.data : ""));
   return { failure: packet.id === 4711 ? "" : "another id", code: rcode, truncated, data, bytes };
 }

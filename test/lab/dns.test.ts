@@ -84,18 +84,22 @@ describe("names through the exit", () => {
     expect(await fetchPage(host("laptop"), `http://${WEB4}/`)).toBe("203.0.113.66");
   });
 
-  test("the exit opens by itself when its resolver answers again", async () => {
-    await host("dns").boot();
-    await node.waitForLine(/exit offered/, { timeoutMs: 20_000 });
-    await host("laptop").execOrThrow([HIGGS, "client", "wait", "--timeout", "15s"]);
-    expect(await fetchPage(host("laptop"), `http://${WEB4}/`)).toBe("203.0.113.7");
-    await nodeDown(host("home-pc"), node);
-    node = await startNode(host("home-pc"));
-    const { tunnel } = await nodeStatus(host("home-pc"));
-    node4 = tunnel.ipv4;
-    node6 = tunnel.ipv6;
-    await connectClient(lab, "tablet");
-  }, START_MS);
+  test(
+    "the exit opens by itself when its resolver answers again",
+    async () => {
+      await host("dns").boot();
+      await node.waitForLine(/exit offered/, { timeoutMs: 20_000 });
+      await host("laptop").execOrThrow([HIGGS, "client", "wait", "--timeout", "15s"]);
+      expect(await fetchPage(host("laptop"), `http://${WEB4}/`)).toBe("203.0.113.7");
+      await nodeDown(host("home-pc"), node);
+      node = await startNode(host("home-pc"));
+      const { tunnel } = await nodeStatus(host("home-pc"));
+      node4 = tunnel.ipv4;
+      node6 = tunnel.ipv6;
+      await connectClient(lab, "tablet");
+    },
+    START_MS,
+  );
 
   test("the client's own resolver answers names of both families through the tunnel", async () => {
     await forgetQueries(lab);
@@ -105,7 +109,9 @@ describe("names through the exit", () => {
     const stats = await dnsStats(lab);
     expect({ udp: stats.udp, tcp: stats.tcp }).toEqual({ udp: 0, tcp: 0 });
     expect(stats.doh).toBeGreaterThanOrEqual(2);
-    expect([...new Set(stats.queries.map((query) => query.asker))].every((asker) => HOME_ADDRESSES.includes(asker))).toBe(true);
+    expect(
+      [...new Set(stats.queries.map((query) => query.asker))].every((asker) => HOME_ADDRESSES.includes(asker)),
+    ).toBe(true);
   });
 
   test("every resolver that a client asks is answered by the node, over UDP and TCP, and none is asked", async () => {
@@ -116,7 +122,11 @@ describe("names through the exit", () => {
     expect(data(answers)).toEqual(everywhere().map(() => [WEB4]));
     expect(data(await askDns(host("tablet"), everywhere()))).toEqual(everywhere().map(() => [WEB4]));
     const stats = await dnsStats(lab);
-    expect({ udp: stats.udp, tcp: stats.tcp, doh: stats.doh }).toEqual({ udp: 0, tcp: 0, doh: 2 * everywhere().length });
+    expect({ udp: stats.udp, tcp: stats.tcp, doh: stats.doh }).toEqual({
+      udp: 0,
+      tcp: 0,
+      doh: 2 * everywhere().length,
+    });
     expect([...cafe.packets(), ...home.packets()].map((packet) => packet.text)).toEqual([]);
   });
 
@@ -131,7 +141,10 @@ describe("names through the exit", () => {
 
   test("AAAA is answered over both families of the tunnel", async () => {
     const query = { type: "AAAA" };
-    const asked = [node4, node6].flatMap((server) => [dns("udp", server, WEB_NAME, query), dns("tcp", server, WEB_NAME, query)]);
+    const asked = [node4, node6].flatMap((server) => [
+      dns("udp", server, WEB_NAME, query),
+      dns("tcp", server, WEB_NAME, query),
+    ]);
     expect(data(await askDns(host("laptop"), asked))).toEqual([[WEB6], [WEB6], [WEB6], [WEB6]]);
   });
 
@@ -145,7 +158,10 @@ describe("names through the exit", () => {
   });
 
   test("nobody of the home or the internet can ask the node's resolver, whichever way they know", async () => {
-    const own = await askDns(host("home-pc"), [dns("udp", node4, WEB_NAME, { port: 5300 }), dns("tcp", node6, WEB_NAME, { port: 5300 })]);
+    const own = await askDns(host("home-pc"), [
+      dns("udp", node4, WEB_NAME, { port: 5300 }),
+      dns("tcp", node6, WEB_NAME, { port: 5300 }),
+    ]);
     expect(failures(own)).toEqual(["", ""]); // positive control: it listens there
     await host("home-tv").execOrThrow(["ip", "route", "add", `${node4}/32`, "via", "192.168.1.10"]);
     await host("home-tv").execOrThrow(["ip", "route", "add", `${node6}/128`, "via", "2001:db8:7:1::10"]);

@@ -1,7 +1,19 @@
 // The exit with real clients: what they reach through it, what they never reach, and that nothing reaches them.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { until } from "./harness.ts";
-import { answered, answersOf, forbidden, inbound, INTERNET, PORT, type Scene, startScene, WEB4, WEB6, withoutIsolation } from "./exit-scene.ts";
+import {
+  answered,
+  answersOf,
+  forbidden,
+  inbound,
+  INTERNET,
+  PORT,
+  type Scene,
+  startScene,
+  WEB4,
+  WEB6,
+  withoutIsolation,
+} from "./exit-scene.ts";
 import { tcp, udp } from "./net-hosts.ts";
 import { segmentSizes } from "./segment-size.ts";
 
@@ -33,9 +45,15 @@ describe("the exit", () => {
   test("positive control: without its rules every place answers, and packets with tunnel addresses are on the LAN", async () => {
     const { addresses } = scene;
     await withoutIsolation(scene, async () => {
-      await using sniffer = await host("home-pc").sniff("eth0", `src net ${addresses.range4} or src host ${addresses.laptop6}`);
+      await using sniffer = await host("home-pc").sniff(
+        "eth0",
+        `src net ${addresses.range4} or src host ${addresses.laptop6}`,
+      );
       const closed = forbidden(addresses);
-      expect(await answered(host("laptop"), { ...INTERNET, ...closed })).toEqual([...names(INTERNET), ...names(closed)]);
+      expect(await answered(host("laptop"), { ...INTERNET, ...closed })).toEqual([
+        ...names(INTERNET),
+        ...names(closed),
+      ]);
       for (const place of ["home-nas", "web"]) {
         const ways = inbound(addresses);
         expect([place, await answered(host(place), ways)]).toEqual([place, names(ways)]);
@@ -46,9 +64,14 @@ describe("the exit", () => {
 
   test("lets clients reach nothing of the home, no metadata, no mail and no other client", async () => {
     const { addresses } = scene;
-    await using sniffer = await host("home-pc").sniff("eth0", `src net ${addresses.range4} or src host ${addresses.laptop6}`);
+    await using sniffer = await host("home-pc").sniff(
+      "eth0",
+      `src net ${addresses.range4} or src host ${addresses.laptop6}`,
+    );
     expect(await answered(host("laptop"), { ...INTERNET, ...forbidden(addresses) })).toEqual(names(INTERNET));
-    expect(await answered(host("tablet"), { ...INTERNET, "the laptop": tcp(addresses.laptop4, PORT) })).toEqual(names(INTERNET));
+    expect(await answered(host("tablet"), { ...INTERNET, "the laptop": tcp(addresses.laptop4, PORT) })).toEqual(
+      names(INTERNET),
+    );
     expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
   });
 
@@ -112,7 +135,10 @@ describe("the exit", () => {
     await using atLaptop = await laptop.sniff("higgs0", size);
     await using atWeb = await host("web").sniff("eth0", size);
     expect(await answered(laptop, { internet: tcp(WEB4, PORT) })).toEqual(["internet"]);
-    const asked = { port: PORT, seen: () => ({ laptop: segmentSizes(atLaptop.packets()), web: segmentSizes(atWeb.packets()) }) };
+    const asked = {
+      port: PORT,
+      seen: () => ({ laptop: segmentSizes(atLaptop.packets()), web: segmentSizes(atWeb.packets()) }),
+    };
     await until(() => asked.seen().laptop.length >= 2 && asked.seen().web.length >= 2);
     await laptop.execOrThrow(["ip", "rule", "del", "pref", "5000"]);
     // SYN and its answer: 1460 where they are made, 1380 (MTU 1420 less 40) where they arrive.

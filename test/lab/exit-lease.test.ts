@@ -2,7 +2,19 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { snapshot, until } from "./harness.ts";
-import { answered, forbidden, HOME4, inbound, INTERNET, NODE_FLAGS, PORT, type Scene, startScene, WEB4, withoutIsolation } from "./exit-scene.ts";
+import {
+  answered,
+  forbidden,
+  HOME4,
+  inbound,
+  INTERNET,
+  NODE_FLAGS,
+  PORT,
+  type Scene,
+  startScene,
+  WEB4,
+  withoutIsolation,
+} from "./exit-scene.ts";
 import { stream, tcp, udp } from "./net-hosts.ts";
 import { goDirect, HIGGS, killRole, leaseLeftS, nodeDown, nodeStatus, startNode } from "./network.ts";
 
@@ -56,7 +68,9 @@ describe("the exit's lease", () => {
     const running = await stream(host("laptop"), udp(WEB4, PORT));
     await killRole(node);
     node = await startNode(host("home-pc"), { flags: NODE_FLAGS });
-    await until(async () => (await nodeStatus(host("home-pc"))).clients.length === 2, { what: "both clients at the node" });
+    await until(async () => (await nodeStatus(host("home-pc"))).clients.length === 2, {
+      what: "both clients at the node",
+    });
     const { sent, lost } = await running.stop();
     console.log(`killed and started again within the lease: ${lost} of ${sent} datagrams lost at 100 a second`);
     expect(sent).toBeGreaterThan(20);
@@ -74,7 +88,10 @@ describe("the exit's lease", () => {
     expect(await leaseLeftS(host("home-pc"))).toBeGreaterThan(0);
     await after(10);
     expect(await state()).toEqual(open);
-    await until(async () => (await leaseLeftS(host("home-pc"))) === -1, { timeoutMs: 40_000, what: "the end of the lease" });
+    await until(async () => (await leaseLeftS(host("home-pc"))) === -1, {
+      timeoutMs: 40_000,
+      what: "the end of the lease",
+    });
     await after(60);
     await using sniffer = await host("home-pc").sniff("higgsn0", `host ${WEB4}`);
     expect(await state()).toEqual(closed);
@@ -93,7 +110,9 @@ describe("the exit's lease", () => {
 
   test("leaves forwarding, router advertisements and everything else as they were when the node ends", async () => {
     const pc = host("home-pc");
-    expect(await pc.execOrThrow(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.eth0.accept_ra"])).toBe("1\n2\n");
+    expect(await pc.execOrThrow(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.eth0.accept_ra"])).toBe(
+      "1\n2\n",
+    );
     await nodeDown(pc, node);
     await pc.execOrThrow(["ip", "route", "del", "169.254.169.254"]);
     expect(await withoutServices(pc)).toBe(before);

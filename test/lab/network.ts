@@ -46,14 +46,20 @@ export async function invite(lab: Lab, role: "node" | "client"): Promise<string>
 }
 
 /** Resolves when the exit is offered. `flags` instead of those for the lab's own DNS. */
-export async function startNode(host: LabHost, options: { join?: string; flags?: readonly string[] } = {}): Promise<LabProcess> {
+export async function startNode(
+  host: LabHost,
+  options: { join?: string; flags?: readonly string[] } = {},
+): Promise<LabProcess> {
   const node = await spawnNode(host, options);
   await node.waitForLine(/exit offered/, { timeoutMs: START_MS });
   return node;
 }
 
 /** For a node that will offer no exit. */
-export function spawnNode(host: LabHost, options: { join?: string; flags?: readonly string[] } = {}): Promise<LabProcess> {
+export function spawnNode(
+  host: LabHost,
+  options: { join?: string; flags?: readonly string[] } = {},
+): Promise<LabProcess> {
   const joining = options.join === undefined ? [] : ["--join", options.join];
   return host.spawn([HIGGS, "node", ...joining, ...(options.flags ?? DNS_FLAGS)]);
 }
@@ -130,7 +136,12 @@ export async function leaseLeftS(host: LabHost): Promise<number> {
 const WIREGUARD_PORT = 51_999;
 /** For `startNode`: the home's router has to forward this UDP port to it. */
 export const DIRECT_FLAGS: readonly string[] = ["--port", String(WIREGUARD_PORT)];
-export const DIRECT_FORWARD = { protocol: "udp", port: WIREGUARD_PORT, to: "192.168.1.10", toPort: WIREGUARD_PORT } as const;
+export const DIRECT_FORWARD = {
+  protocol: "udp",
+  port: WIREGUARD_PORT,
+  to: "192.168.1.10",
+  toPort: WIREGUARD_PORT,
+} as const;
 
 /**
  * Leads a client's WireGuard to the node past the server, by the port that the home's router forwards: then the tunnel carries
@@ -138,7 +149,9 @@ export const DIRECT_FORWARD = { protocol: "udp", port: WIREGUARD_PORT, to: "192.
  */
 export async function goDirect(client: LabHost, home: string): Promise<void> {
   const peer = (await client.execOrThrow(["wg", "show", "higgs0", "peers"])).trim();
-  const node = (await client.execOrThrow(["wg", "show", "higgs0", "allowed-ips"])).match(/\b10\.\d+\.\d+\.\d+(?=\/32)/)?.[0];
+  const node = (await client.execOrThrow(["wg", "show", "higgs0", "allowed-ips"])).match(
+    /\b10\.\d+\.\d+\.\d+(?=\/32)/,
+  )?.[0];
   const way = `${home}:${WIREGUARD_PORT}`;
   const answers = async (): Promise<boolean> => {
     if ((await client.exec(["ping", "-n", "-c", "1", "-W", "1", node ?? ""])).code !== 0) return false;
