@@ -49,7 +49,7 @@ const WELCOME_TIMEOUT_MS = 15_000;
 type Waiter = { readonly resolve: (session: Session) => void; readonly reject: (error: Error) => void };
 
 export function controlStream(
-  deps: { readonly link: ServerLink; readonly log: Logger },
+  deps: { readonly link: ServerLink; readonly version: string; readonly log: Logger },
   events: ControlEvents,
 ): ControlStream {
   const controller = new AbortController();
@@ -108,6 +108,7 @@ export function controlStream(
         `${API_BASE}/control`,
         {
           token: session.token,
+          version: deps.version,
           openTimeoutMs: OPEN_TIMEOUT_MS,
           pingEveryMs: PING_EVERY_MS,
           onText: (text) => take(text, session),

@@ -60,6 +60,8 @@ export function joinNetwork(
   },
   options: {
     readonly offer: Offer;
+    /** This program's, for whoever looks after the network. */
+    readonly version: string;
     readonly onChange: () => void;
     /** What the server passes on about paths; none for a machine that stays on the relay. */
     readonly onPath?: (message: PathMessage) => void;
@@ -145,7 +147,7 @@ export function joinNetwork(
   }
 
   const control = controlStream(
-    { link, log },
+    { link, version: options.version, log },
     {
       onWelcome: (welcome, session) =>
         task(async () => {

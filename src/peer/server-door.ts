@@ -7,7 +7,7 @@ import { withDeadline } from "../base/async.ts";
 import { type Endpoint, familyOf, formatHostPort, type HostPort, type IpAddress, parseIp } from "../base/ip.ts";
 import { pinnedTls, probeLeaf, type ServerPin, TlsError } from "../net/tls.ts";
 import { openWs, type Ws, type WsOptions } from "../net/ws.ts";
-import { API_BASE, problemSchema, proofResponseSchema } from "../proto/api.ts";
+import { API_BASE, problemSchema, proofResponseSchema, VERSION_HEADER } from "../proto/api.ts";
 import { type IdentityKey, verify } from "../proto/keys.ts";
 import { serverProofMessage } from "../proto/proof.ts";
 
@@ -32,7 +32,7 @@ export interface Door {
   request<T>(method: "GET" | "POST" | "DELETE", path: string, options: RequestOptions<T>): Promise<T>;
   openWs(
     path: string,
-    options: Omit<WsOptions, "url" | "headers" | "tls"> & { token: string },
+    options: Omit<WsOptions, "url" | "headers" | "tls"> & { token: string; version?: string },
     signal: AbortSignal,
   ): Promise<Ws>;
 }
@@ -226,11 +226,13 @@ function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string
       });
     },
     openWs: (path, options, signal) => {
-      const { token, ...rest } = options;
-      return openWs(
-        { ...rest, url: `wss://${authority}${path}`, headers: { host, authorization: `Bearer ${token}` }, tls },
-        signal,
-      );
+      const { token, version, ...rest } = options;
+      const headers = {
+        host,
+        authorization: `Bearer ${token}`,
+        ...(version === undefined ? {} : { [VERSION_HEADER]: version }),
+      };
+      return openWs({ ...rest, url: `wss://${authority}${path}`, headers, tls }, signal);
     },
   };
 }

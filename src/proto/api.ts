@@ -15,6 +15,9 @@ import {
 } from "./keys.ts";
 
 export const API_BASE = "/api/v1";
+/** With the control stream's upgrade: the machine's version, which changes without a new enrolment. */
+export const VERSION_HEADER = "x-higgs-version";
+export const versionSchema = z.string().max(32);
 
 /** A string that `parse` accepts, typed by what `parse` returns. */
 function branded<T extends string>(parse: (text: string) => T | null, what: string, most: number) {
@@ -104,7 +107,7 @@ export const registerRequestSchema = z.object({
   wireGuard: wireGuardKeySchema,
   /** Over `enrolmentMessage`, by `identity`. */
   signature: signatureSchema,
-  version: z.string().max(32),
+  version: versionSchema,
   platform: z.string().max(32),
 });
 export type RegisterRequest = z.infer<typeof registerRequestSchema>;

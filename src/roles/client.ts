@@ -18,6 +18,7 @@ import type { Config } from "./config.ts";
 import { machinePaths } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { startRuntime } from "./runtime.ts";
+import { VERSION } from "./version.ts";
 
 export interface ClientCallbacks {
   /** Takes one line of JSON. */
@@ -84,6 +85,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
               { dir, store, keys, trust, log },
               {
                 offer: { routes: [], endpoint: null },
+                version: VERSION,
                 onChange,
                 onPath: (message) => connection?.paths?.take(message),
               },

@@ -23,6 +23,7 @@ import { machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { machinePaths } from "./machine-paths.ts";
 import { nodeStatus } from "./node-status.ts";
 import { startRuntime } from "./runtime.ts";
+import { VERSION } from "./version.ts";
 
 export interface NodeCallbacks {
   /** Takes one line of JSON. */
@@ -80,6 +81,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
       { dir, store, keys, trust, log },
       {
         offer: { routes: config.exit ? DEFAULT_ROUTES : [], endpoint: config.endpoint },
+        version: VERSION,
         onChange,
         onPath: (message) => tunnel?.paths?.take(message),
       },

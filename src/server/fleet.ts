@@ -217,7 +217,9 @@ export class Fleet {
       for (const id of due) {
         const seenAt = this.presence.of(id).seenAt;
         if (seenAt === null) continue;
-        await queries.update(machines).set({ lastSeenAt: seenAt }).where(eq(machines.id, id));
+        const version = this.directory.get(id)?.version;
+        const seen = { lastSeenAt: seenAt, ...(version === undefined ? {} : { version }) };
+        await queries.update(machines).set(seen).where(eq(machines.id, id));
         this.directory.update(id, { lastSeenAt: seenAt });
       }
     });
@@ -229,8 +231,11 @@ export class Fleet {
       if (this.presence.of(machine.id).online) this.#unsavedSeen.add(machine.id);
   }
 
-  accept(machine: MachineId, address: IpAddress | null): ControlConnection {
-    return this.hub.accept(machine, address);
+  /** `version`: what the machine runs now; null keeps what it said before. */
+  accept(machine: Machine, address: IpAddress | null, version: string | null): ControlConnection {
+    // Goes into the database with the sign of life that this is.
+    if (version !== null && version !== machine.version) this.directory.update(machine.id, { version });
+    return this.hub.accept(machine.id, address);
   }
 
   async #onMessage(id: MachineId, message: MachineMessage, connection: ControlConnection): Promise<void> {

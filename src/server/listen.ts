@@ -2,7 +2,7 @@
 import { errorText, HiggsError } from "../base/errors.ts";
 import { type Cidr, formatHostPort, type HostPort, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
-import { API_BASE } from "../proto/api.ts";
+import { API_BASE, VERSION_HEADER, versionSchema } from "../proto/api.ts";
 import { MOST_FRAME_BYTES } from "../proto/relay-frame.ts";
 import type { Auth } from "./auth.ts";
 import type { createApi } from "./api/app.ts";
@@ -133,8 +133,14 @@ function admit(
   if (request.method !== "GET") throw new ApiError("Cannot talk here: this is for WebSockets.", { code: "no-upgrade" });
   if (machine === null) throw unauthenticated();
   return at.pathname === CONTROL_PATH
-    ? { kind: "control", events: deps.fleet.accept(machine.id, at.address) }
+    ? { kind: "control", events: deps.fleet.accept(machine, at.address, versionOf(request.headers)) }
     : { kind: "relay", events: deps.fleet.relay.accept(machine.id) };
+}
+
+/** Null where it is not told, or is none. */
+function versionOf(headers: Headers): string | null {
+  const version = versionSchema.safeParse(headers.get(VERSION_HEADER) || null);
+  return version.success ? version.data : null;
 }
 
 /** The same request with its body in memory. */

@@ -81,7 +81,7 @@ export interface RunningNode extends AsyncDisposable, Parts {
 }
 
 /** As `higgs node` puts it together, with an exit that is ready. */
-export async function startNode(dir: StateDir): Promise<RunningNode> {
+export async function startNode(dir: StateDir, version = "0.0.0-test"): Promise<RunningNode> {
   const parts = await partsOf(dir, "node");
   const { store, keys, trust } = parts;
   const stack = new AsyncDisposableStack();
@@ -89,7 +89,7 @@ export async function startNode(dir: StateDir): Promise<RunningNode> {
   let sync: () => void = () => undefined;
   const membership = joinNetwork(
     { dir, store, keys, trust, log: testLog },
-    { offer: { routes: EXIT_ROUTES, endpoint: null }, onChange: () => sync() },
+    { offer: { routes: EXIT_ROUTES, endpoint: null }, version, onChange: () => sync() },
   );
   const tunnel = await openTunnel(
     { device: wireGuard, relay: membership.relay, log: testLog },
@@ -160,7 +160,10 @@ export async function startClient(dir: StateDir, exit = "auto"): Promise<Running
   const connection = await connect(
     {
       membership: (onChange) =>
-        joinNetwork({ dir, store, keys, trust, log: testLog }, { offer: { routes: [], endpoint: null }, onChange }),
+        joinNetwork(
+          { dir, store, keys, trust, log: testLog },
+          { offer: { routes: [], endpoint: null }, version: "0.0.0-test", onChange },
+        ),
       openTunnel: (membership, signal) =>
         openTunnel(
           { device: wireGuard, relay: membership.relay, log: testLog },

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { Cidr } from "../../src/base/ip.ts";
+import { enrolAt, startNode } from "./machine-support.ts";
 import {
   codeOf,
   enrolMachine,
@@ -9,6 +10,7 @@ import {
   type TestMachine,
   type TestServer,
   tokenOf,
+  until,
 } from "./server-support.ts";
 
 let server: TestServer;
@@ -95,4 +97,31 @@ test("proofs from everywhere together leave the processor to the relay, and who 
   const third = await prove("203.0.113.3");
   expect([third.status, third.body.code]).toEqual([429, "rate-limited"]);
   expect(Number(third.headers.get("retry-after"))).toBeGreaterThan(50);
+});
+
+test("a machine's version is the one that it runs now, also after a restart: it stayed that of the enrolment", async () => {
+  const first = await startServer({ keepState: true });
+  await using node = await enrolAt(first, "node", "upgraded");
+  const versionAt = (test: TestServer) =>
+    test.server.machines().find((machine) => machine.name === "upgraded")?.version ?? "";
+  await using running = await startNode(node.dir, "0.2.0");
+  await until(() => running.membership.control.online);
+  expect(versionAt(first)).toBe("0.2.0");
+  await first[Symbol.asyncDispose]();
+  await using second = await startServer({ stateDir: first.stateDir });
+  expect(versionAt(second)).toBe("0.2.0");
+});
+
+test("a control stream without a version, or with one that is none, changes nothing", async () => {
+  const node = await enrolMachine(server, "node", "versionless");
+  const token = await tokenOf(server, node);
+  for (const version of [undefined, "", "9".repeat(33)]) {
+    const ws = new WebSocket(`${server.url.replace("https", "wss")}/api/v1/control`, {
+      headers: { authorization: `Bearer ${token}`, ...(version === undefined ? {} : { "x-higgs-version": version }) },
+      tls: { ca: server.certPem, checkServerIdentity: () => undefined },
+    });
+    await new Promise((resolve) => ws.addEventListener("message", resolve, { once: true }));
+    expect(server.server.machines().find((machine) => machine.name === "versionless")?.version).toBe("0.0.0-test");
+    ws.close();
+  }
 });
