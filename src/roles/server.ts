@@ -1,8 +1,7 @@
 // The role `server`: coordinates, relays and stores; assembled from its parts, behind its local control sockets.
 import { networkInterfaces } from "node:os";
 import { z } from "zod";
-import { cidrParts, type HostPort, parseCidr, parseHostPort, parseIp } from "../base/ip.ts";
-import { DEFAULT_PORT } from "../proto/invite.ts";
+import type { HostPort } from "../base/ip.ts";
 import type { Role } from "../proto/role.ts";
 import { openServerState, type TlsChoice } from "../server/first-start.ts";
 import { parseNetworkRange } from "../server/network.ts";
@@ -10,6 +9,7 @@ import { type HiggsServer, higgsServer } from "../server/server.ts";
 import { type Config, UsageError } from "./config.ts";
 import { bodyOf } from "./machine-verbs.ts";
 import { startRuntime } from "./runtime.ts";
+import { listenAddress, publicNames, stunHost, trustedProxies } from "./server-addresses.ts";
 import { VERSION } from "./version.ts";
 
 export interface ServerReady {
@@ -28,8 +28,9 @@ export interface ServerCallbacks {
 /** Runs until a signal. Throws UsageError, AlreadyRunning, or what the server's parts throw. */
 export async function runServer(config: Config<"server">, callbacks: ServerCallbacks): Promise<void> {
   const listen = listenAddress(config);
-  const publicNames = publicNamesOf(config, listen.port);
-  const tls = tlsChoice(config, publicNames);
+  const interfaces = Object.values(networkInterfaces()).flatMap((entries) => entries ?? []);
+  const names = publicNames(config, listen.port, interfaces);
+  const tls = tlsChoice(config, names);
   await using runtime = await startRuntime({
     role: "server",
     runDir: config.run,
@@ -51,9 +52,10 @@ export async function runServer(config: Config<"server">, callbacks: ServerCallb
     { database: state.database, identity: state.identity, tls: state.tls, log },
     {
       listen,
-      publicNames,
+      publicNames: names,
       stunPort: config.stunPort,
-      trustedProxies: config.trustedProxy.map(proxyPrefix),
+      stunHost: stunHost(config),
+      trustedProxies: trustedProxies(config),
       version: VERSION,
     },
   );
@@ -119,49 +121,11 @@ function verbsOf(server: HiggsServer) {
   };
 }
 
-/** With `--tls off` a reverse proxy on the same machine is the only one that may talk to us. */
-function listenAddress(config: Config<"server">): HostPort {
-  const listen = parseHostPort(config.listen, DEFAULT_PORT) ?? { host: "::", port: DEFAULT_PORT };
-  if (config.tls !== "off") return listen;
-  return { host: isLoopback(listen.host) ? listen.host : "127.0.0.1", port: listen.port };
-}
-
-function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || host.startsWith("127.");
-}
-
-/** `--public`, or every address of this machine that the internet could route, or any at all. */
-function publicNamesOf(config: Config<"server">, port: number): readonly [HostPort, ...HostPort[]] {
-  if (config.public !== null) {
-    const name = parseHostPort(config.public, config.tls === "off" ? DEFAULT_PORT : port);
-    if (name !== null) return [name];
-  }
-  const addresses = Object.values(networkInterfaces())
-    .flatMap((entries) => entries ?? [])
-    .filter((entry) => !entry.internal && !entry.address.startsWith("fe80:"))
-    .map((entry) => parseIp(entry.address))
-    .filter((address) => address !== null);
-  const open = addresses.filter((address) => !isPrivate(address));
-  const [first, ...rest] = (open.length > 0 ? open : addresses).map((host) => ({ host, port }));
-  if (first !== undefined) return [first, ...rest];
-  throw new UsageError("Cannot tell by which address machines reach this server: it has none but loopback.", {
-    code: "usage",
-    remedy: "--public HOST[:PORT]",
-  });
-}
-
-/** RFC 1918, RFC 6598, RFC 4193. */
-function isPrivate(address: string): boolean {
-  return /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.|169\.254\.|f[cd])/.test(
-    address,
-  );
-}
-
-function tlsChoice(config: Config<"server">, publicNames: readonly HostPort[]): TlsChoice {
+function tlsChoice(config: Config<"server">, names: readonly HostPort[]): TlsChoice {
   const { cert, key } = config;
   switch (config.tls) {
     case "self":
-      return { kind: "self", hosts: publicNames.map((name) => name.host) };
+      return { kind: "self", hosts: names.map((name) => name.host) };
     case "files":
       if (cert !== null && key !== null) return { kind: "files", certPath: cert, keyPath: key };
       throw new UsageError("Cannot use --tls files without both --cert and --key.", { code: "usage" });
@@ -180,11 +144,4 @@ function tlsChoice(config: Config<"server">, publicNames: readonly HostPort[]): 
         remedy: "--tls self needs no domain and is as safe; or --tls files --cert FILE --key FILE",
       });
   }
-}
-
-function proxyPrefix(text: string) {
-  const address = parseIp(text);
-  const prefix = parseCidr(address === null ? text : `${text}/${text.includes(":") ? 128 : 32}`);
-  if (prefix !== null && cidrParts(prefix).length > 0) return prefix;
-  throw new UsageError(`Cannot use "${text}" for --trusted-proxy: it is no address or prefix.`, { code: "usage" });
 }

@@ -54,6 +54,8 @@ export interface ServerOptions {
   readonly publicNames: readonly [HostPort, ...HostPort[]];
   /** Null for no STUN; 0 takes a free port. */
   readonly stunPort: number | null;
+  /** Where STUN listens; `::` is all addresses. Without it, where `listen` is. */
+  readonly stunHost?: string;
   /** Whose X-Forwarded-For is believed. */
   readonly trustedProxies?: readonly Cidr[];
   readonly limits?: Partial<Limits>;

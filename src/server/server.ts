@@ -144,7 +144,10 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
   port = listener.port;
   try {
     if (options.stunPort !== null) {
-      stun = await stunServer({ limit: limiters.stun, log }, { host: options.listen.host, port: options.stunPort });
+      stun = await stunServer(
+        { limit: limiters.stun, log },
+        { host: options.stunHost ?? options.listen.host, port: options.stunPort },
+      );
     }
   } catch (thrown) {
     await listener.stop();

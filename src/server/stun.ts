@@ -62,7 +62,7 @@ export function stunAnswer(
   return encodeStun(answer, { fingerprint });
 }
 
-/** `host` as the HTTP server listens on; `::` takes both families. Throws StunServerError `port-busy` or `stun-failed`. */
+/** `host`: an address; `::` takes both families. Throws StunServerError `port-busy` or `stun-failed`. */
 export async function stunServer(
   deps: { readonly limit: RateLimit; readonly log: Logger },
   options: { readonly host: string; readonly port: number },
