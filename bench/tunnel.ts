@@ -68,6 +68,7 @@ printTable("bench/tunnel: laptop → café's router → internet → home's rout
 
 async function makeContenders(inLab: Lab): Promise<Record<string, Contender>> {
   const network = await startNetwork(inLab, signal);
+  await forceWss(inLab.host("laptop"));
   await clientUp(inLab, signal, network.clientInvite);
   const [laptop, home, vps] = [inLab.host("laptop"), inLab.host("home-pc"), inLab.host("vps")];
   const made: Record<string, Contender> = {};
@@ -96,6 +97,14 @@ async function makeContenders(inLab: Lab): Promise<Record<string, Contender>> {
     progress(`${DEBIAN} is left out: apt-get install wireguard-go, or WIREGUARD_GO=PATH`);
   else made[DEBIAN] = await plain(inLab, { suffix: "debian", port: 51832, programPath: debian });
   return made;
+}
+
+/** A network that lets no UDP out leaves only the WebSocket; the other laptops in the same café are not touched. */
+async function forceWss(laptop: LabHost): Promise<void> {
+  const rule = 'oifname "eth0" meta l4proto udp udp dport != 53 drop';
+  await laptop.execOrThrow(["nft", "-f", "-"], {
+    stdin: `table inet bench {\n  chain out {\n    type filter hook output priority 0\n    ${rule}\n  }\n}\n`,
+  });
 }
 
 /** The very program that higgs runs on the laptop; null where it uses the kernel's. */
