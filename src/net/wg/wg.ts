@@ -99,7 +99,8 @@ export function changesFor(
   nowMs: number,
 ): readonly WgChange[] {
   const own: string[] = [];
-  if (now.privateKey !== wanted.privateKey) own.push("private-key", "/dev/stdin");
+  // Not /dev/stdin, which a bare /dev of a container does not have.
+  if (now.privateKey !== wanted.privateKey) own.push("private-key", "/proc/self/fd/0");
   if (now.listenPort !== wanted.listenPort) own.push("listen-port", String(wanted.listenPort));
   if (now.mark !== wanted.mark) own.push("fwmark", `0x${wanted.mark.toString(16)}`);
   const peers = wanted.peers === "as-they-are" ? [] : peerChanges(now, wanted.peers, nowMs);

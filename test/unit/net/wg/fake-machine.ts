@@ -207,7 +207,7 @@ export class FakeMachine implements Exec {
       const word = args[at] ?? "";
       const value = (): string => args[++at] ?? "";
       const peer = link.peers.get(key);
-      if (word === "private-key" && value() === "/dev/stdin") link.privateKey = (stdin ?? "").trim();
+      if (word === "private-key" && value() === "/proc/self/fd/0") link.privateKey = (stdin ?? "").trim();
       else if (word === "listen-port") link.listenPort = Number(value());
       else if (word === "fwmark") link.mark = Number(value());
       else if (word === "peer") {

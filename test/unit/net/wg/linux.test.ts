@@ -107,7 +107,7 @@ describe("linuxWireGuard() apply", () => {
     const { machine, wireGuard } = device({ wireguardGoOnPath: GO });
     await wireGuard.apply(config(), signal);
     await wireGuard.apply(config({ privateKey: newWireGuardSecret() }), signal);
-    expect(machine.commands.join("\n")).toContain("wg set higgs0 private-key /dev/stdin");
+    expect(machine.commands.join("\n")).toContain("wg set higgs0 private-key /proc/self/fd/0");
     expect(machine.commands.join("\n")).not.toContain(WIREGUARD_SECRET);
   });
 

@@ -85,7 +85,7 @@ describe("changesFor()", () => {
   test("gives the key by standard input and the rest by arguments", () => {
     expect(changesFor(empty, wanted, NOW_MS)).toEqual([
       {
-        args: ["private-key", "/dev/stdin", "listen-port", "51820", "fwmark", "0x68000"],
+        args: ["private-key", "/proc/self/fd/0", "listen-port", "51820", "fwmark", "0x68000"],
         stdin: `${WIREGUARD_SECRET}\n`,
       },
     ]);
