@@ -99,7 +99,7 @@ async function post(place: ServerPlace, address: string, request: { path: string
     method: "POST",
     headers: { "content-type": "application/json", "x-forwarded-for": address },
     body: JSON.stringify(request.body),
-    tls: pinnedTls(place.pin, "127.0.0.1") as never,
+    tls: pinnedTls(place.pin, "127.0.0.1"),
   });
   const text = await response.text();
   if (!response.ok) throw new Error(`Cannot enrol a machine: ${response.status} ${text}`);
@@ -113,7 +113,7 @@ export function lightSocket(machine: LightMachine, path: "control" | "relay"): P
     headers: { authorization: `Bearer ${token}`, "x-forwarded-for": address },
     tls: pinnedTls(place.pin, "127.0.0.1"),
     perMessageDeflate: false,
-  } as never);
+  });
   socket.binaryType = "nodebuffer";
   return new Promise((resolve, reject) => {
     socket.onopen = () => resolve(socket);
