@@ -24,6 +24,8 @@ const probeKeySchema = z.string().regex(/^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/)
 export const candidateSchema = z.object({
   kind: z.enum(["host", "reflexive", "mapped", "manual"]),
   endpoint: endpointSchema,
+  /** The server's own STUN responder has just seen the machine there; said by the server only. */
+  seen: z.boolean().optional(),
 });
 export type Candidate = z.infer<typeof candidateSchema>;
 

@@ -23,6 +23,11 @@ import { Presence } from "./presence.ts";
 import { checkRecord, RecordRefused } from "./record-check.ts";
 import { Relay } from "./relay/relay.ts";
 import { type RelaySession, Sessions } from "./relay/sessions.ts";
+import { Rendezvous } from "./rendezvous.ts";
+import { newSessionKeys, probeFor, type SessionKeys } from "./session-keys.ts";
+import { Sightings } from "./sightings.ts";
+import type { StunUsers } from "./stun.ts";
+import type { UdpRelay } from "./udp-relay/service.ts";
 
 export class FleetError extends HiggsError {
   override readonly name = "FleetError";
@@ -41,7 +46,15 @@ export interface FleetDeps {
   readonly auth: Auth;
   readonly policy: Policy;
   readonly commons: () => WelcomeCommons;
+  /** Null where sessions have no relay but the WebSocket. */
+  readonly udpRelay: UdpRelay | null;
   readonly log: Logger;
+}
+
+/** What a session's ends are told, to find a better path than the relay. */
+interface SessionPaths {
+  readonly keys: SessionKeys;
+  readonly relayEndpoints: readonly string[];
 }
 
 export class Fleet {
@@ -51,6 +64,9 @@ export class Fleet {
   readonly relay = new Relay();
   readonly sessions = new Sessions(this.relay.ports);
   readonly hub: ControlHub;
+  readonly sightings = new Sightings();
+  readonly #rendezvous: Rendezvous;
+  readonly #paths = new Map<number, SessionPaths>();
   readonly #deps: FleetDeps;
   /** Machines whose last sign of life is not in the database yet. */
   readonly #unsavedSeen = new Set<MachineId>();
@@ -65,13 +81,28 @@ export class Fleet {
       policy: deps.policy,
       epoch: deps.network.epoch,
       commons: deps.commons,
-      sessionsOf: (machine) => this.sessions.of(machine).map((session) => sessionFor(machine, session)),
+      sessionsOf: (machine) => this.sessions.of(machine).map((session) => this.#sessionFor(machine, session)),
+      stunCredentialOf: (machine) => this.sightings.credential(machine),
       onMessage: (machine, message, connection) => this.#onMessage(machine, message, connection),
       onPresence: (machine, online) => {
         this.#unsavedSeen.add(machine);
         deps.log.info({ machine: this.directory.get(machine)?.name, online }, "machine presence changed");
       },
     });
+    this.#rendezvous = new Rendezvous({
+      channelOf: (machine) => this.hub.get(machine),
+      wasSeen: (machine, endpoint) => this.sightings.wasSeen(machine, endpoint),
+    });
+  }
+
+  /** For the STUN responder: only machines of this network are known to it. */
+  get stunUsers(): StunUsers {
+    return {
+      keyOf: (user) => this.sightings.keyOf(user),
+      note: (user, endpoint) => {
+        if (this.directory.get(user as MachineId) !== null) this.sightings.note(user, endpoint);
+      },
+    };
   }
 
   /** True when the two may see and reach each other. */
@@ -100,14 +131,20 @@ export class Fleet {
     }
     const { session, isNew } = this.sessions.join(machine.id, peer);
     if (isNew) {
+      const keys = newSessionKeys();
+      const relayEndpoints = this.#deps.udpRelay?.open(session.id, keys.relay) ?? [];
+      this.#paths.set(session.id, { keys, relayEndpoints });
       this.#deps.log.debug({ machine: machine.name, peer: other.name, session: session.id }, "session granted");
-      this.hub.get(peer)?.send({ type: "session", session: sessionFor(peer, session) });
+      this.hub.get(peer)?.send({ type: "session", session: this.#sessionFor(peer, session) });
     }
-    return sessionFor(machine.id, session);
+    return this.#sessionFor(machine.id, session);
   }
 
   endSession(session: RelaySession, reason: string): void {
     this.sessions.end(session);
+    this.#deps.udpRelay?.close(session.id);
+    this.#rendezvous.end(session.id);
+    this.#paths.delete(session.id);
     for (const machine of session.ends) this.hub.get(machine)?.send({ type: "session-end", id: session.id, reason });
   }
 
@@ -135,6 +172,7 @@ export class Fleet {
     for (const session of this.sessions.of(machine.id))
       this.endSession(session, "the other machine is not in the network any more");
     this.presence.forget(machine.id);
+    this.sightings.forget(machine.id);
     this.#deps.onRemoved(machine.id);
     this.hub.changed(machine);
     this.#deps.log.info({ machine: machine.name, event }, "machine removed");
@@ -251,6 +289,16 @@ export class Fleet {
           if (session?.ends.includes(id) === true) this.endSession(session, "one of the machines ended it");
           return;
         }
+        case "candidates": {
+          const session = this.sessions.get(message.session);
+          if (session !== null) this.#rendezvous.offer(session, id, message);
+          return;
+        }
+        case "punch-request": {
+          const session = this.sessions.get(message.session);
+          if (session !== null) this.#rendezvous.punchRequest(session, id);
+          return;
+        }
         case "record":
           await this.#acceptRecord(machine, message.record);
           return;
@@ -319,10 +367,17 @@ export class Fleet {
       "record accepted",
     );
   }
-}
 
-function sessionFor(machine: MachineId, session: RelaySession): Session {
-  const [initiator, responder] = session.ends;
-  const isInitiator = initiator === machine;
-  return { id: session.id, peer: isInitiator ? responder : initiator, kind: session.kind, initiator: isInitiator };
+  #sessionFor(machine: MachineId, session: RelaySession): Session {
+    const [initiator, responder] = session.ends;
+    const isInitiator = initiator === machine;
+    const paths = this.#paths.get(session.id);
+    return {
+      id: session.id,
+      peer: isInitiator ? responder : initiator,
+      kind: session.kind,
+      initiator: isInitiator,
+      ...(paths === undefined ? {} : { probe: probeFor(isInitiator ? 0 : 1, paths.keys, paths.relayEndpoints) }),
+    };
+  }
 }

@@ -92,6 +92,7 @@ export function listen(
         open: (socket) => socket.data.events.open(socket),
         message: (socket, data) => socket.data.events.message(data),
         drain: (socket) => socket.data.events.drain(),
+        pong: (socket, payload) => socket.data.events.pong?.(payload),
         close: (socket) => socket.data.events.close(),
       },
     });

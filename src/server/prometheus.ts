@@ -3,12 +3,14 @@ import type { RequestCounts } from "./api/request-counts.ts";
 import type { Fleet } from "./fleet.ts";
 import type { Loads } from "./load.ts";
 import type { StunCounters } from "./stun.ts";
+import type { UdpRelay } from "./udp-relay/service.ts";
 
 export interface Figures {
   readonly fleet: Fleet;
   readonly loads: Loads;
   readonly requests: RequestCounts;
   readonly stun: Readonly<StunCounters> | null;
+  readonly udpRelay: Pick<UdpRelay, "kernel" | "sessions" | "bytes" | "forwarded"> | null;
   readonly uptimeS: number;
 }
 
@@ -16,7 +18,7 @@ type Sample = readonly [labels: Readonly<Record<string, string | number>>, value
 
 /** Labels are names, roles, routes and reasons of a fixed set: their number is bounded by that of the machines. */
 export function prometheusText(figures: Figures): string {
-  const { fleet, loads, requests, stun } = figures;
+  const { fleet, loads, requests, stun, udpRelay } = figures;
   const { counters } = fleet.relay;
   const machines = [...fleet.directory.all()];
   const nodes = machines.filter((machine) => machine.role === "node");
@@ -70,6 +72,20 @@ export function prometheusText(figures: Figures): string {
         "counter",
         "STUN datagrams by what became of them.",
         Object.entries(stun).map(([result, value]): Sample => [{ result }, value]),
+      ),
+    );
+  }
+  if (udpRelay !== null) {
+    const { forwarded } = udpRelay;
+    blocks.push(
+      block("higgs_server_udp_relay_kernel", "gauge", "1 while the kernel relays.", [[{}, udpRelay.kernel ? 1 : 0]]),
+      block("higgs_server_udp_relay_sessions", "gauge", "Sessions with a UDP port.", [[{}, udpRelay.sessions]]),
+      block("higgs_server_udp_relay_bytes_total", "counter", "Bytes relayed over UDP.", [[{}, udpRelay.bytes]]),
+      block(
+        "higgs_server_udp_relay_dropped_packets_total",
+        "counter",
+        "Packets that reached the process and were not passed on.",
+        Object.entries(forwarded.dropped).map(([reason, value]): Sample => [{ reason }, value]),
       ),
     );
   }

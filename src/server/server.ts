@@ -33,6 +33,7 @@ import {
 import { prometheusText } from "./prometheus.ts";
 import { Routing } from "./routing.ts";
 import { type StunServer, stunServer } from "./stun.ts";
+import type { UdpRelay } from "./udp-relay/service.ts";
 
 export class ServerError extends HiggsError {
   override readonly name = "ServerError";
@@ -44,6 +45,8 @@ export interface ServerDeps {
   /** The network's. */
   readonly identity: IdentitySecret;
   readonly tls: ServerTls;
+  /** Null for none; the caller closes it, after the server. */
+  readonly udpRelay?: UdpRelay | null;
   readonly log: Logger;
 }
 
@@ -80,7 +83,7 @@ const HOUR_MS = 60 * 60_000;
 
 /** Listens when it resolves. Throws ListenError, StunServerError, NetworkError or DatabaseError. */
 export async function higgsServer(deps: ServerDeps, options: ServerOptions): Promise<HiggsServer> {
-  const { database, identity, tls, log } = deps;
+  const { database, identity, tls, log, udpRelay = null } = deps;
   const network = await startNetwork(database, identity);
   const directory = await loadDirectory(database, (machine) => log.warn({ machine }, "stored record is unreadable"));
   const limiters = createLimiters(options.limits);
@@ -117,6 +120,7 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
       metrics.forget(machine);
       routing.forget(machine);
     },
+    udpRelay,
     log,
   });
   const routing = new Routing({ fleet, loads, relayPath: RELAY_PATH });
@@ -145,7 +149,7 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
   try {
     if (options.stunPort !== null) {
       stun = await stunServer(
-        { limit: limiters.stun, log },
+        { limit: limiters.stun, users: fleet.stunUsers, log },
         { host: options.stunHost ?? options.listen.host, port: options.stunPort },
       );
     }
@@ -210,7 +214,11 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
       uptimeS: health.uptimeS,
       machines: { total: directory.size, online: fleet.presence.online },
       sessions: fleet.sessions.size,
-      relay: { connections: fleet.relay.connections, bytes: fleet.relay.counters.bytes, kernel: false },
+      relay: {
+        connections: fleet.relay.connections,
+        bytes: fleet.relay.counters.bytes + (udpRelay?.bytes ?? 0),
+        kernel: udpRelay?.kernel ?? false,
+      },
       health: [],
     }),
     machines: () => machineSummaries(fleet),
@@ -230,7 +238,8 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
       if (await revokeInvite(database, id)) return;
       throw new ServerError(`Cannot find an invite "${id}" that is still open.`, { code: "invite-unknown" });
     },
-    prometheus: () => prometheusText({ fleet, loads, requests, stun: stun?.counters ?? null, uptimeS: health.uptimeS }),
+    prometheus: () =>
+      prometheusText({ fleet, loads, requests, stun: stun?.counters ?? null, udpRelay, uptimeS: health.uptimeS }),
     backup: (path) => database.copyTo(path),
     async revoke(name) {
       await fleet.remove(named(name), "machine-revoked");
@@ -248,9 +257,14 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
 /** RFC 6455 section 7.4.1. */
 const GOING_AWAY = 1001;
 
+/** As many as a welcome may have. */
+const MOST_STUN_NAMES = 16;
+
 /** STUN is found at the public names' hosts. */
 function stunNames(publicNames: readonly HostPort[], stun: StunServer | null): string[] {
   if (stun === null) return [];
   const hosts = new Set(publicNames.map((name) => name.host));
-  return [...hosts].map((host) => formatHostPort({ host, port: stun.port }));
+  return [...hosts]
+    .flatMap((host) => stun.ports.map((port) => formatHostPort({ host, port })))
+    .slice(0, MOST_STUN_NAMES);
 }

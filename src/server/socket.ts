@@ -7,6 +7,8 @@ export interface Socket {
   /** At once, with no word to the other side. */
   terminate(): void;
   getBufferedAmount(): number;
+  /** RFC 6455 section 5.5.2; the answer comes to `pong`. */
+  ping(payload: Uint8Array<ArrayBuffer>): unknown;
 }
 
 /** The other end of Bun.serve's WebSocket events, one object a connection. */
@@ -15,6 +17,7 @@ export interface SocketEvents {
   message(data: string | Uint8Array<ArrayBuffer>): void;
   drain(): void;
   close(): void;
+  pong?(payload: Uint8Array): void;
 }
 
 export type SocketData =

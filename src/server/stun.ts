@@ -1,7 +1,10 @@
 // Tells machines where their packets come from: a STUN responder (RFC 8489) for both families, which answers Binding requests and nothing else.
+//
+// Anybody gets an answer. A request with the USERNAME of a machine and MESSAGE-INTEGRITY-SHA256 under its key of this start gets one
+// under the same key, and the server keeps for a minute where it saw the machine.
 import type { udp } from "bun";
-import { HiggsError } from "../base/errors.ts";
-import { parseIp } from "../base/ip.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
+import { type Endpoint, parseIp } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import {
@@ -9,8 +12,10 @@ import {
   bindingError,
   bindingSuccess,
   checkFingerprint,
+  checkIntegrity,
   decodeStun,
   encodeStun,
+  type StunMessage,
   unknownComprehensionRequired,
 } from "../proto/stun.ts";
 import { limitKey } from "./caller-address.ts";
@@ -32,6 +37,8 @@ export interface StunCounters {
 
 export interface StunServer extends Service {
   readonly port: number;
+  /** The first is `port`; the other shows whether a machine's router gives it one address for all. Only one where that is taken. */
+  readonly ports: readonly number[];
   readonly counters: Readonly<StunCounters>;
 }
 
@@ -40,13 +47,22 @@ const MOST_REQUEST_BYTES = 1500;
 /** RFC 8489 section 6.3.1. */
 const UNKNOWN_ATTRIBUTE = 420;
 
+/** Machines that the responder knows by their key. */
+export interface StunUsers {
+  /** 32 bytes, for any text. */
+  keyOf(user: string): Uint8Array;
+  /** A request under that user's key came from there. */
+  note(user: string, endpoint: Endpoint): void;
+}
+
 /**
  * The answer to a datagram, or null for none. It is never larger than twice the packet that asked: a forged sender gains nothing.
- * What a request carries of integrity is not looked at, since nothing that is told here is secret (RFC 8489 section 9 asks for no credential).
+ * Nothing that is told here is secret, so a request without a key is answered without one (RFC 8489 section 9 asks for no credential).
  */
 export function stunAnswer(
   datagram: Uint8Array,
   from: { readonly address: string; readonly port: number },
+  users: StunUsers | null = null,
 ): Uint8Array | null {
   const address = parseIp(from.address);
   if (address === null || from.port === 0 || datagram.length > MOST_REQUEST_BYTES) return null;
@@ -59,21 +75,46 @@ export function stunAnswer(
     unknown.length > 0
       ? bindingError(request.transactionId, { code: UNKNOWN_ATTRIBUTE, unknown })
       : bindingSuccess(request.transactionId, { mapped: { address, port: from.port } });
-  return encodeStun(answer, { fingerprint });
+  const key = users === null ? null : userKey(datagram, request, { users, endpoint: { address, port: from.port } });
+  return encodeStun(answer, { fingerprint, ...(key === null ? {} : { integrityKey: key }) });
 }
 
-/** `host`: an address; `::` takes both families. Throws StunServerError `port-busy` or `stun-failed`. */
+/** A user's name is a machine's id; what is longer is none. */
+const LONGEST_USER = 64;
+
+function userKey(
+  datagram: Uint8Array,
+  request: StunMessage,
+  on: { readonly users: StunUsers; readonly endpoint: Endpoint },
+): Uint8Array | null {
+  let user: string | null = null;
+  let hasIntegrity = false;
+  for (const attribute of request.attributes) {
+    if (attribute.type === "username") user = attribute.text;
+    if (attribute.type === "message-integrity-sha256") hasIntegrity = true;
+  }
+  if (user === null || user.length > LONGEST_USER || !hasIntegrity) return null;
+  const key = on.users.keyOf(user);
+  if (!checkIntegrity(datagram, key)) return null;
+  on.users.note(user, on.endpoint);
+  return key;
+}
+
+/** `host`: an address; `::` takes both families. Port 0 takes free ones. Throws StunServerError `port-busy` or `stun-failed`. */
 export async function stunServer(
-  deps: { readonly limit: RateLimit; readonly log: Logger },
+  deps: { readonly limit: RateLimit; readonly users: StunUsers; readonly log: Logger },
   options: { readonly host: string; readonly port: number },
 ): Promise<StunServer> {
   const counters: StunCounters = { answered: 0, ignored: 0, limited: 0, unsent: 0 };
   const handlers = {
     data(socket: udp.Socket<"buffer">, datagram: Uint8Array, port: number, address: string): void {
-      const answer = stunAnswer(datagram, { address, port });
+      const caller = limitKey(parseIp(address));
+      // Who is over the limit has no key computed.
+      const users = deps.limit.waitMs(caller) > 0 ? null : deps.users;
+      const answer = stunAnswer(datagram, { address, port }, users);
       if (answer === null) {
         counters.ignored++;
-      } else if (deps.limit.take(limitKey(parseIp(address))) > 0) {
+      } else if (deps.limit.take(caller) > 0) {
         counters.limited++;
       } else if (socket.send(answer, port, address)) {
         counters.answered++;
@@ -86,17 +127,36 @@ export async function stunServer(
       deps.log.debug({ error: error.message }, "stun socket error");
     },
   };
-  const socket = await bind(options, handlers);
+  const first = await bind(options, handlers);
+  const second = await bindSecond({ host: options.host, port: options.port }, handlers, deps.log);
+  const sockets = second === null ? [first] : [first, second];
   let isClosed = false;
   return {
-    port: socket.port,
+    port: first.port,
+    ports: sockets.map((socket) => socket.port),
     counters,
     [Symbol.asyncDispose]() {
-      if (!isClosed) socket.close();
+      if (!isClosed) for (const socket of sockets) socket.close();
       isClosed = true;
       return Promise.resolve();
     },
   };
+}
+
+/** The port after the first one. Without it machines cannot tell what kind of router they are behind, and all else works. */
+async function bindSecond(
+  first: { readonly host: string; readonly port: number },
+  socket: udp.SocketHandler<"buffer">,
+  log: Logger,
+): Promise<udp.Socket<"buffer"> | null> {
+  const port = first.port === 0 ? 0 : first.port + 1;
+  if (port > 65_535) return null;
+  try {
+    return await bind({ host: first.host, port }, socket);
+  } catch (thrown) {
+    log.warn({ port, error: errorText(thrown) }, "no second STUN port");
+    return null;
+  }
 }
 
 async function bind(

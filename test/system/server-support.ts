@@ -30,6 +30,7 @@ import { openServerState } from "../../src/server/first-start.ts";
 import type { InviteRequest } from "../../src/server/invites.ts";
 import type { Limits, ServerOptions } from "../../src/server/options.ts";
 import { type HiggsServer, higgsServer } from "../../src/server/server.ts";
+import type { UdpRelay } from "../../src/server/udp-relay/service.ts";
 
 /** Several servers start in one test, each a second when it has to wait for a lock; and the machine may be busy. */
 setDefaultTimeout(60_000);
@@ -75,7 +76,12 @@ export async function temporaryDir(): Promise<string> {
 }
 
 export async function startServer(
-  options: { readonly stateDir?: string; readonly server?: Partial<ServerOptions>; readonly keepState?: boolean } = {},
+  options: {
+    readonly stateDir?: string;
+    readonly server?: Partial<ServerOptions>;
+    readonly keepState?: boolean;
+    readonly udpRelay?: UdpRelay;
+  } = {},
 ): Promise<TestServer> {
   const stateDir = options.stateDir ?? (await temporaryDir());
   const state = await openServerState({
@@ -88,7 +94,13 @@ export async function startServer(
   let server: HiggsServer;
   try {
     server = await higgsServer(
-      { database: state.database, identity: state.identity, tls: state.tls, log: silentLogger },
+      {
+        database: state.database,
+        identity: state.identity,
+        tls: state.tls,
+        udpRelay: options.udpRelay ?? null,
+        log: silentLogger,
+      },
       {
         listen: { host: "127.0.0.1", port: 0 },
         publicNames: [{ host: "127.0.0.1", port: 0 }],

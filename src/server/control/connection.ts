@@ -11,6 +11,7 @@ import {
 import type { MachineId } from "../../proto/keys.ts";
 import { type Rate, RateLimit } from "../rate-limit.ts";
 import { type Socket, type SocketEvents, shut } from "../socket.ts";
+import { RoundTrip } from "./round-trip.ts";
 
 /** A machine that connects to all its peers at once, and then some. */
 const MESSAGES: Rate = { burst: 256, perMs: 30_000 };
@@ -41,6 +42,7 @@ export class ControlConnection implements SocketEvents {
   readonly #limit = new RateLimit([MESSAGES], 1);
   readonly #dirty = new Set<MachineId>();
   readonly #waiting: string[] = [];
+  readonly #roundTrip = new RoundTrip();
   #socket: Socket | null = null;
   #pending = 0;
   #blockedSince: number | null = null;
@@ -52,13 +54,30 @@ export class ControlConnection implements SocketEvents {
     this.address = address;
   }
 
+  /** Null before it was measured. */
+  get roundTripMs(): number | null {
+    return this.#roundTrip.ms;
+  }
+
   get isOver(): boolean {
     return this.#isOver;
   }
 
   open(socket: Socket): void {
     this.#socket = socket;
+    // Before the welcome, which may be long and would be waited for.
+    this.#ping();
     this.#owner.opened(this);
+  }
+
+  pong(payload: Uint8Array): void {
+    const isFirst = this.#roundTrip.ms === null;
+    // The first one waited for the machine to get ready.
+    if (this.#roundTrip.answered(payload, performance.now()) && isFirst) this.#ping();
+  }
+
+  #ping(): void {
+    if (!this.#isOver) this.#socket?.ping(this.#roundTrip.ask(performance.now()));
   }
 
   message(data: string | Uint8Array<ArrayBuffer>): void {
@@ -127,8 +146,9 @@ export class ControlConnection implements SocketEvents {
     for (const text of texts) this.#write(text);
   }
 
-  /** Cuts it when the reader has taken nothing for too long; call it every few seconds. */
+  /** Cuts it when the reader has taken nothing for too long, and measures its round trip; call it every few seconds. */
   check(now: number): void {
+    if (this.#roundTrip.isDue(performance.now())) this.#ping();
     if (this.#blockedSince !== null && now - this.#blockedSince > MOST_BLOCKED_MS) {
       this.end(CLOSE.tooSlow, "nothing was read for too long");
     }

@@ -22,6 +22,8 @@ export interface HubDeps {
   readonly epoch: number;
   readonly commons: () => WelcomeCommons;
   readonly sessionsOf: (machine: MachineId) => Session[];
+  /** By which the machine's STUN requests are known. */
+  readonly stunCredentialOf?: (machine: MachineId) => Welcome["stunCredential"];
   readonly onMessage: (machine: MachineId, message: MachineMessage, connection: ControlConnection) => Promise<void>;
   /** A machine came or went; the change was told to the others already. */
   readonly onPresence: (machine: MachineId, online: boolean) => void;
@@ -188,9 +190,11 @@ export class ControlHub implements ControlOwner {
       const text = this.#textFor(machine, other.id);
       if (text !== null) peers.push(text);
     }
+    const stunCredential = this.#deps.stunCredentialOf?.(id);
     const head: Omit<Welcome, "at" | "peers"> = {
       type: "welcome",
       ...this.#deps.commons(),
+      ...(stunCredential === undefined ? {} : { stunCredential }),
       self: { id, name, role, tags: [...tags], ipv4, ipv6 },
       recordSerial: String(machine.record?.opened.serial ?? 0n),
       observedAddress: connection.address,

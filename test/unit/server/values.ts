@@ -92,6 +92,12 @@ export class FakeSocket implements Socket {
     return this.buffered;
   }
 
+  readonly pings: Uint8Array[] = [];
+
+  ping(payload: Uint8Array<ArrayBuffer>): void {
+    this.pings.push(payload);
+  }
+
   /** The text messages, parsed. */
   messages(): Record<string, unknown>[] {
     return this.sent
