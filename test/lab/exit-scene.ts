@@ -15,6 +15,7 @@ import {
   invite,
   leaseLeftS,
   nodeStatus,
+  RELAYED_FLAGS,
   startNetworkLab,
   startNode,
   startServer,
@@ -103,7 +104,11 @@ export async function startScene(prepare: (homePc: LabHost) => Promise<void> = a
     await startServer(lab);
     await prepare(lab.host("home-pc"));
     const node = await startNode(lab.host("home-pc"), { join: await invite(lab, "node"), flags: NODE_FLAGS });
-    await Promise.all([connectClient(lab, "laptop"), connectClient(lab, "tablet"), serveAll(lab)]);
+    await Promise.all([
+      connectClient(lab, "laptop", ...RELAYED_FLAGS),
+      connectClient(lab, "tablet", ...RELAYED_FLAGS),
+      serveAll(lab),
+    ]);
     const [home, laptop, tablet] = await Promise.all([
       nodeStatus(lab.host("home-pc")),
       clientStatus(lab.host("laptop")),

@@ -70,8 +70,8 @@ export function clientUp(host: LabHost, ...flags: readonly string[]): Promise<Ex
 }
 
 /** Joins and connects. Throws with what `up` said unless it is connected. */
-export async function connectClient(lab: Lab, name: string): Promise<void> {
-  const up = await clientUp(lab.host(name), "--join", await invite(lab, "client"));
+export async function connectClient(lab: Lab, name: string, ...flags: readonly string[]): Promise<void> {
+  const up = await clientUp(lab.host(name), "--join", await invite(lab, "client"), ...flags);
   if (up.code !== 0) throw new Error(`"${name}" did not connect (exit code ${up.code}): ${up.stderr}${up.stdout}`);
 }
 
@@ -134,8 +134,10 @@ export async function leaseLeftS(host: LabHost): Promise<number> {
 }
 
 const WIREGUARD_PORT = 51_999;
+/** Nothing but the way by the server: it is the test that leads a tunnel elsewhere. */
+export const RELAYED_FLAGS: readonly string[] = ["--paths", "wss"];
 /** For `startNode`: the home's router has to forward this UDP port to it. */
-export const DIRECT_FLAGS: readonly string[] = ["--port", String(WIREGUARD_PORT)];
+export const DIRECT_FLAGS: readonly string[] = ["--port", String(WIREGUARD_PORT), ...RELAYED_FLAGS];
 export const DIRECT_FORWARD = {
   protocol: "udp",
   port: WIREGUARD_PORT,

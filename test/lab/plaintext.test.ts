@@ -4,7 +4,7 @@ import type { Packet } from "../../src/lab/pcap.ts";
 import { smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
 import { askDns, dns } from "./dns-hosts.ts";
 import { until } from "./harness.ts";
-import { connectClient, HIGGS, invite, startNetworkLab, startNode, startServer } from "./network.ts";
+import { connectClient, HIGGS, invite, RELAYED_FLAGS, startNetworkLab, startNode, startServer } from "./network.ts";
 import { isInMemory, pidIn } from "./process-memory.ts";
 
 const MARKER = "marker-7f3a9c51-of-this-very-page";
@@ -34,7 +34,7 @@ test("the server sees ciphertext alone: no page, no HTTP, no name, neither on it
   await startServer(lab);
   const serverPid = pidIn(vps, [HIGGS, "server"]);
   await startNode(lab.host("home-pc"), { join: await invite(lab, "node") });
-  await connectClient(lab, "laptop");
+  await connectClient(lab, "laptop", ...RELAYED_FLAGS);
 
   await using atServer = await vps.sniff("any");
   await using atWeb = await lab.host("web").sniff("eth0");
