@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import type { Cidr } from "../../src/base/ip.ts";
-import { enrolAt, startNode } from "./machine-support.ts";
+import { type Cidr, parseHostPort } from "../../src/base/ip.ts";
+import { askedToWaitMs } from "../../src/peer/reconnect.ts";
+import { openDoor } from "../../src/peer/server-door.ts";
+import { enrolAt, NEVER, startNode } from "./machine-support.ts";
 import {
   codeOf,
   enrolMachine,
@@ -124,4 +126,18 @@ test("a control stream without a version, or with one that is none, changes noth
     expect(server.server.machines().find((machine) => machine.name === "versionless")?.version).toBe("0.0.0-test");
     ws.close();
   }
+});
+
+test("openDoor() hands on how long the server says to wait, and tries no other address of it", async () => {
+  await using limited = await startServer({
+    server: { limits: { ...NO_LIMITS, proof: [{ burst: 1, perMs: 90_000 }] } },
+  });
+  const [name = ""] = limited.server.names;
+  const target = parseHostPort(name, 0) ?? { host: "", port: 0 };
+  const open = () => openDoor(target, limited.server.network, { addresses: [], pin: null }, NEVER);
+  const door = await open();
+  expect(door.names).toEqual([name]);
+  const refused = await open().catch((thrown: unknown) => thrown);
+  expect(refused).toMatchObject({ name: "ServerRefused", code: "rate-limited", detail: { status: 429 } });
+  expect(askedToWaitMs(refused)).toBeGreaterThan(60_000);
 });
