@@ -25,8 +25,8 @@ CREATE TABLE machines (
   revoked_at INTEGER
 ) STRICT;
 
--- A revoked machine gives its name and its WireGuard key free, its identity and its addresses never.
-CREATE UNIQUE INDEX machines_name ON machines (name) WHERE revoked_at IS NULL;
+-- A revoked machine gives its WireGuard key free; its name, its identity and its addresses never: others hold on to them.
+CREATE UNIQUE INDEX machines_name ON machines (name);
 CREATE UNIQUE INDEX machines_wireguard ON machines (wireguard) WHERE revoked_at IS NULL;
 
 CREATE TABLE records (

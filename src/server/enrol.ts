@@ -153,17 +153,20 @@ async function insertMachine(
 
 const LONGEST_NAME = 63;
 
-/** `wanted`, or where nobody chose it `wanted-2`, `wanted-3` and so on. */
+/**
+ * `wanted`, or where nobody chose it `wanted-2`, `wanted-3` and so on. The name of a machine that left is taken for ever: others hold on
+ * to its identity by that name, and would refuse whoever came next.
+ */
 async function freeName(queries: Queries, wanted: MachineName, isChosen: boolean): Promise<MachineName> {
   // Room for a hyphen and four digits; a name has no character that LIKE treats otherwise.
   const stem = wanted.slice(0, LONGEST_NAME - 5).replace(/-+$/, "");
   const rows = await queries
     .select({ name: machines.name })
     .from(machines)
-    .where(and(isNull(machines.revokedAt), or(eq(machines.name, wanted), like(machines.name, `${stem}-%`))));
+    .where(or(eq(machines.name, wanted), like(machines.name, `${stem}-%`)));
   const taken = new Set<string>(rows.map((row) => row.name));
   if (!taken.has(wanted)) return wanted;
-  if (isChosen) throw refused("name-taken", `the name "${wanted}" is taken`, "Choose another one with --name.");
+  if (isChosen) throw refused("name-taken", `the name "${wanted}" is, or was, another machine's`, "Choose another one with --name.");
   for (let number = 2; ; number++) {
     const candidate = `${stem}-${number}`;
     if (!taken.has(candidate)) return candidate as MachineName;

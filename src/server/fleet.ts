@@ -150,7 +150,7 @@ export class Fleet {
 
   /**
    * Takes a machine out of the network, at once: its tokens, connections and sessions end, and its peers are told.
-   * Its name becomes free; its identity and addresses never do.
+   * Neither its name nor its identity nor its addresses become free: others hold on to them.
    */
   async remove(machine: Machine, event: "machine-revoked" | "machine-left"): Promise<void> {
     const revokedAt = Date.now();
@@ -190,7 +190,7 @@ export class Fleet {
       const taken = await queries
         .select({ id: machines.id })
         .from(machines)
-        .where(and(eq(machines.name, name), isNull(machines.revokedAt), ne(machines.id, machine.id)))
+        .where(and(eq(machines.name, name), ne(machines.id, machine.id)))
         .get();
       if (taken !== undefined) {
         throw new FleetError(`Cannot name a machine "${name}": there is one.`, {
@@ -302,9 +302,6 @@ export class Fleet {
         case "record":
           await this.#acceptRecord(machine, message.record);
           return;
-        case "candidates":
-        case "punch-request":
-          return; // a machine that looks for a direct path; nobody is told yet
         case "presence":
           // A client offers no exit, whatever it says.
           if (this.presence.setExit(id, machine.role === "node" ? message.exit : null)) this.hub.changed(machine);

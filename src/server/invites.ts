@@ -100,7 +100,7 @@ export async function makeInvite(
       const taken = await queries
         .select({ id: machines.id })
         .from(machines)
-        .where(and(eq(machines.name, name), isNull(machines.revokedAt)))
+        .where(eq(machines.name, name))
         .get();
       if (taken !== undefined) {
         throw new InviteRefused(`Cannot invite a machine named "${name}": there is one.`, {

@@ -114,13 +114,16 @@ describe("enrolment", () => {
     expect((await register(server, invite, who)).status).toBe(200);
   });
 
-  test("gives each machine its own addresses for life, and a revoked one's to nobody", async () => {
+  test("gives each machine its own addresses and name for life, and a revoked one's to nobody", async () => {
     const first = await enrolMachine(server, "node", "addressed");
     await server.server.revoke("addressed");
-    const second = await enrolMachine(server, "node", "addressed");
+    const invite = await server.invite({ role: "node", uses: 2 });
+    const again = (nameIsChosen: boolean) => register(server, invite, newcomer(), { name: "addressed", nameIsChosen });
+    expect((await again(true)).body.code).toBe("name-taken");
+    const second = (await again(false)).body;
+    expect(second.name).toBe("addressed-2");
     expect(second.ipv4).not.toBe(first.ipv4);
     expect(second.ipv6).not.toBe(first.ipv6);
-    expect(second.name).toBe(first.name);
   });
 
   test("numbers a name that nobody chose, refuses a chosen one that is taken, and lets the invite's own win", async () => {
