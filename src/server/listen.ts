@@ -59,6 +59,8 @@ export function listen(
       // Bodies are bounded as they are read, with an answer that says so; this is for whoever goes on regardless.
       maxRequestBodySize: 1024 * 1024,
       development: false,
+      // Without development Bun would share the port with another server, and each would get some of the connections.
+      reusePort: false,
       async fetch(request, server) {
         try {
           const address = callerAddress(
