@@ -88,11 +88,12 @@ async function fromRunning(
 export function stateCommand({ term }: Context): Command {
   const command = new Command("state").description("what higgs changed on this machine");
   command.addCommand(
-    placed(new Command("clean"), ["node", "client"])
-      .description("puts back what a node or client that is gone has left")
+    placed(new Command("clean"), ["server", "node", "client"])
+      .description("puts back what a server, node or client that is gone has left")
       .action(async (flags: Place) => {
-        const roles: readonly ("node" | "client")[] =
-          flags.role === "node" || flags.role === "client" ? [flags.role] : ["node", "client"];
+        const { role: only } = flags;
+        const roles: readonly ("server" | "node" | "client")[] =
+          only === "server" || only === "node" || only === "client" ? [only] : ["node", "client"];
         for (const role of roles) {
           const lines = await cleanState(role, {
             stateDir: stateDirOf(role, flags),

@@ -25,7 +25,7 @@ export interface JournalFile extends Journal {
 
 export interface JournalOptions {
   readonly path: string;
-  readonly role: Role;
+  readonly role: Role | "server";
   readonly log: Logger;
 }
 
@@ -61,7 +61,7 @@ const undoEntry = z.discriminatedUnion("kind", [
 ]);
 const journalSchema = z.strictObject({
   version: z.literal(VERSION),
-  role: z.enum(["node", "client"]),
+  role: z.enum(["node", "client", "server"]),
   bootId: z.string().regex(/^[0-9a-f-]{36}$/),
   pid: z.int().min(1).max(0x7fff_ffff),
   startTime: z.string().regex(/^\d{1,20}$/),

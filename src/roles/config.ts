@@ -40,6 +40,12 @@ const pathList = z
   .transform((kinds) => kinds.split(",").map((kind) => kind.trim()))
   .pipe(z.array(z.enum(["direct", "udp-relay", "wss"])))
   .refine((kinds) => kinds.includes("wss"), { error: "must have wss, by which every session starts" });
+const portRange = z
+  .string()
+  .regex(/^\d{1,5}-\d{1,5}$/, { error: "is no range such as 40000-40999" })
+  .transform((range) => range.split("-").map(Number))
+  .transform(([first = 0, last = 0]) => ({ first, last }))
+  .refine(({ first, last }) => first >= 1 && first <= last && last <= 65_535, { error: "is no range of ports" });
 const optional = <T extends z.ZodType>(schema: T) => schema.nullable();
 
 function common(role: AnyRole) {
@@ -127,6 +133,12 @@ const SERVER = {
     about: "whose X-Forwarded-For is believed",
     schema: list,
     default: [],
+  },
+  relayPorts: {
+    flags: "--relay-ports <range>",
+    about: "UDP ports of the relay, one for each session: FIRST-LAST",
+    schema: portRange,
+    default: "40000-40999",
   },
   stunPort: { flags: "--stun-port <n>", about: "UDP port of the STUN responder", schema: port, default: 3478 },
   db: {

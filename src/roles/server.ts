@@ -10,6 +10,7 @@ import { type Config, UsageError } from "./config.ts";
 import { bodyOf } from "./machine-verbs.ts";
 import { startRuntime } from "./runtime.ts";
 import { listenAddress, publicNames, stunHost, trustedProxies } from "./server-addresses.ts";
+import { openServerRelay } from "./server-relay.ts";
 import { VERSION } from "./version.ts";
 
 export interface ServerReady {
@@ -48,8 +49,13 @@ export async function runServer(config: Config<"server">, callbacks: ServerCallb
     ...(process.env.LIBSQL_AUTH_TOKEN === undefined ? {} : { databaseToken: process.env.LIBSQL_AUTH_TOKEN }),
   });
   await using _database = state.database;
+  await using udpRelay = await openServerRelay(
+    { names, interfaces, ports: config.relayPorts, stateDir: config.state },
+    log,
+    signal,
+  );
   await using server = await higgsServer(
-    { database: state.database, identity: state.identity, tls: state.tls, log },
+    { database: state.database, identity: state.identity, tls: state.tls, udpRelay, log },
     {
       listen,
       publicNames: names,

@@ -5,14 +5,31 @@ import { removeSocket } from "../net/local-api.ts";
 import { machineSystem } from "../net/os.ts";
 import { sweepHalfWritten } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
+import type { Role } from "../proto/role.ts";
 import { SOCKET } from "./runtime.ts";
+import { cleanServerRelay } from "./server-relay.ts";
 
 /** Throws AlreadyRunning while the role's process lives. Resolves with a sentence for each thing that was put back. */
 export async function cleanState(
-  role: "node" | "client",
+  role: Role | "server",
   dirs: { readonly stateDir: string; readonly runDir: string },
 ): Promise<readonly string[]> {
   await using _lock = await acquireInstanceLock({ runDir: dirs.runDir, role });
+  const { signal } = new AbortController();
+  const said =
+    role === "server"
+      ? await cleanServerRelay(dirs.stateDir, silentLogger, signal)
+      : await undoMachine(role, dirs, signal);
+  for (const name of Object.values(SOCKET)) await removeSocket(join(dirs.runDir, name));
+  await sweepHalfWritten(dirs.stateDir);
+  return said;
+}
+
+async function undoMachine(
+  role: Role,
+  dirs: { readonly stateDir: string },
+  signal: AbortSignal,
+): Promise<readonly string[]> {
   const os = await machineSystem(role, {
     stateDir: dirs.stateDir,
     libexecDir: "/var/lib/higgs/libexec",
@@ -20,8 +37,5 @@ export async function cleanState(
     command: "higgs state clean",
     log: silentLogger,
   });
-  const said = await os.undoAll(new AbortController().signal);
-  for (const name of Object.values(SOCKET)) await removeSocket(join(dirs.runDir, name));
-  await sweepHalfWritten(dirs.stateDir);
-  return said;
+  return os.undoAll(signal);
 }

@@ -1,9 +1,12 @@
 // Runs on a lab host and does what a test asks over a socket in the file system: an end of relayed sessions, or the server's relay.
-import { rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { parseIp } from "../../src/base/ip.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { systemExec } from "../../src/net/exec.ts";
+import { openJournal } from "../../src/net/journal-file.ts";
+import { prepareKernelRelay, resetKernelRelay } from "../../src/net/relay-system.ts";
 import { nftRelayTable } from "../../src/net/relay-table.ts";
+import { linuxSysctl } from "../../src/net/sysctl.ts";
 import { bindingRequest, bindingSuccess, checkIntegrity, decodeStun, encodeStun } from "../../src/proto/stun.ts";
 import { KernelRelay } from "../../src/server/udp-relay/kernel.ts";
 import { sessionName } from "../../src/server/udp-relay/messages.ts";
@@ -13,6 +16,7 @@ import { type ActorOrder, relayKeys } from "./relay-actor.ts";
 const [mode = "", socketPath = "", argument = ""] = process.argv.slice(2);
 
 if (mode === "end") await end(Number(argument) as 0 | 1);
+else if (mode === "system") await system(argument);
 else await server(argument);
 
 /** Answers what is made with the relay's key, as an end does; everything else it keeps. */
@@ -117,6 +121,22 @@ async function server(text: string): Promise<void> {
       default:
         throw new Error(`A server cannot ${order.do}.`);
     }
+  });
+}
+
+/** The operating system's part alone, as the server's role has it done. */
+async function system(text: string): Promise<void> {
+  const log = createLogger({ level: "debug", write: (line) => console.error(line) });
+  const addresses = text.split(",").flatMap((one) => parseIp(one) ?? []);
+  await mkdir("/var/lib/relay", { recursive: true });
+  const journal = await openJournal({ path: "/var/lib/relay/journal.json", role: "server", log });
+  const deps = { exec: systemExec(), journal, sysctl: linuxSysctl({ journal, log }), netAdmin: true, log };
+  const signal = AbortSignal.timeout(60_000);
+  listen(async (order) => {
+    if (order.do === "reset") return resetKernelRelay(deps, signal);
+    if (order.do !== "prepare") throw new Error(`A system cannot ${order.do}.`);
+    const prepared = await prepareKernelRelay(deps, { addresses, trialPort: 40_000 }, signal);
+    return "reason" in prepared ? prepared : { families: [...prepared.families] };
   });
 }
 

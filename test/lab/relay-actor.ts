@@ -20,7 +20,7 @@ export type ActorOrder =
       readonly forged?: boolean;
     }
   | { readonly do: "mute"; readonly mute: boolean }
-  | { readonly do: "received" | "status" }
+  | { readonly do: "received" | "status" | "prepare" | "reset" }
   | { readonly do: "open" | "close"; readonly session: number };
 
 export interface RelayStatus {
@@ -46,7 +46,7 @@ export interface Actor extends AsyncDisposable {
 
 export interface RelayLab extends AsyncDisposable {
   readonly lab: Lab;
-  actor(host: string, mode: "end" | "server", argument: string): Promise<Actor>;
+  actor(host: string, mode: "end" | "server" | "system", argument: string): Promise<Actor>;
 }
 
 const NAMES = ["server", "left", "right", "stranger"] as const;
