@@ -166,7 +166,12 @@ async function freeName(queries: Queries, wanted: MachineName, isChosen: boolean
     .where(or(eq(machines.name, wanted), like(machines.name, `${stem}-%`)));
   const taken = new Set<string>(rows.map((row) => row.name));
   if (!taken.has(wanted)) return wanted;
-  if (isChosen) throw refused("name-taken", `the name "${wanted}" is, or was, another machine's`, "Choose another one with --name.");
+  if (isChosen)
+    throw refused(
+      "name-taken",
+      `the name "${wanted}" is, or was, another machine's`,
+      "Choose another one with --name.",
+    );
   for (let number = 2; ; number++) {
     const candidate = `${stem}-${number}`;
     if (!taken.has(candidate)) return candidate as MachineName;

@@ -97,11 +97,7 @@ export async function makeInvite(
   const expiresAt = createdAt + expiresInMs;
   await database.write(async (queries) => {
     if (name !== null) {
-      const taken = await queries
-        .select({ id: machines.id })
-        .from(machines)
-        .where(eq(machines.name, name))
-        .get();
+      const taken = await queries.select({ id: machines.id }).from(machines).where(eq(machines.name, name)).get();
       if (taken !== undefined) {
         throw new InviteRefused(`Cannot invite a machine named "${name}": there is one.`, {
           code: "name-taken",

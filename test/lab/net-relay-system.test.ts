@@ -29,6 +29,7 @@ afterEach(async () => {
   await host.exec(["nft", "flush", "ruleset"]);
 });
 
+const refusal = async () => ((await system.ask({ do: "prepare" })) as { reason: string }).reason;
 const forwards = async () => (await host.readFile("/proc/sys/net/ipv4/ip_forward")).trim();
 
 /** A table of somebody else's. */
@@ -83,14 +84,12 @@ test(
 
     await host.execOrThrow(["nft", "add", "rule", "inet", "theirs", "forward", "meta", "l4proto", "udp", "drop"]);
     const dropping = await snapshot(host, WITHOUT);
-    expect(await system.ask({ do: "prepare" })).toMatchObject({
-      reason: expect.stringContaining("drops what it forwards"),
-    });
+    expect(await refusal()).toContain("drops what it forwards");
     expect(await snapshot(host, WITHOUT)).toBe(dropping);
 
     await host.execOrThrow(["nft", "flush", "ruleset"]);
     await foreign("accept", "drop");
-    expect(await system.ask({ do: "prepare" })).toMatchObject({ reason: expect.stringContaining("theirs") });
+    expect(await refusal()).toContain("theirs");
     expect(await forwards()).toBe("0");
   },
   MINUTE,

@@ -206,7 +206,7 @@ class RelayedSession {
   step(body: EventBody): void {
     if (this.#isClosed) return;
     const base = { at: performance.now(), nextId: () => crypto.getRandomValues(new Uint8Array(12)) };
-    const { state, effects } = stepRelay(this.#state, { ...body, ...base } as RelayEvent);
+    const { state, effects } = stepRelay(this.#state, { ...body, ...base });
     this.#state = state;
     for (const effect of effects) this.#do(effect);
   }
