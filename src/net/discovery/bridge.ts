@@ -13,11 +13,14 @@ import {
   type PeerRoute,
   type PeerSocket,
 } from "./discovery.ts";
+import { enlargeReceiveBuffer } from "../udp-options.ts";
 import { openPortSockets } from "./port-sockets.ts";
 
 const LOOPBACK = "127.0.0.1";
 /** A burst of WireGuard's, and more; beyond it, packets of one turn of the event loop are dropped. */
 const MOST_WAITING = 1024;
+/** WireGuard sends hundreds of packets in one go. */
+const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
 
 /** WireGuard listens on a port of its own, which the world need not reach. */
 export function bridgeDiscovery(): DiscoveryPort {
@@ -52,6 +55,7 @@ async function open(options: DiscoveryOptions, signal: AbortSignal): Promise<Dis
       else options.onMessage(bytes, { address, port });
     },
     onError: () => drop(1),
+    receiveBufferBytes: RECEIVE_BUFFER_BYTES,
   });
   let isOver = false;
   return {
@@ -151,6 +155,7 @@ async function openPeer(options: {
     throw failed(`Cannot open a loopback socket for ${formatEndpoint(options.route.to)}.`, cause);
   });
   if (address === null) throw failed("Cannot name the loopback address.");
+  await enlargeReceiveBuffer(socket, RECEIVE_BUFFER_BYTES);
   const peer: Peer = {
     endpoint: { address, port: socket.port },
     to: options.route.to,

@@ -3,7 +3,7 @@ import type { udp } from "bun";
 import { type Endpoint, type Family, familyOf } from "../../base/ip.ts";
 import type { Service } from "../../base/service.ts";
 import { NEVER_FRAGMENT, setSocketOption } from "../socket-option.ts";
-import { fdOf } from "../udp-options.ts";
+import { enlargeReceiveBuffer, fdOf } from "../udp-options.ts";
 import { DiscoveryFailed } from "./discovery.ts";
 
 export interface PortSockets extends Service {
@@ -22,6 +22,8 @@ export interface PortSocketsOptions {
   readonly onDatagram: (bytes: Uint8Array, address: string, port: number) => void;
   /** A datagram was refused somewhere (ICMP). */
   readonly onError: () => void;
+  /** Room for bursts, where more than checks arrives. */
+  readonly receiveBufferBytes?: number;
 }
 
 type Socket = udp.Socket<"uint8array">;
@@ -37,7 +39,9 @@ export async function openPortSockets(options: PortSocketsOptions): Promise<Port
     const four = await bind(4, options.port, options);
     try {
       const six = await bindIpv6(four.port, options);
-      return await portSockets(six === null ? new Map([[4, four]]) : new Map([[4, four] as const, [6, six] as const]));
+      const sockets = new Map<Family, Socket>([[4, four]]);
+      if (six !== null) sockets.set(6, six);
+      return await portSockets(sockets, options.receiveBufferBytes ?? 0);
     } catch (thrown) {
       four.close();
       if (options.port !== 0 || attempt === ATTEMPTS) throw thrown;
@@ -45,8 +49,11 @@ export async function openPortSockets(options: PortSocketsOptions): Promise<Port
   }
 }
 
-async function portSockets(sockets: ReadonlyMap<Family, Socket>): Promise<PortSockets> {
-  for (const [family, socket] of sockets) await setSocketOption(fdOf(socket) ?? -1, NEVER_FRAGMENT[family]);
+async function portSockets(sockets: ReadonlyMap<Family, Socket>, receiveBufferBytes: number): Promise<PortSockets> {
+  for (const [family, socket] of sockets) {
+    await setSocketOption(fdOf(socket) ?? -1, NEVER_FRAGMENT[family]);
+    if (receiveBufferBytes > 0) await enlargeReceiveBuffer(socket, receiveBufferBytes);
+  }
   let isClosed = false;
   return {
     port: sockets.get(4)?.port ?? 0,
