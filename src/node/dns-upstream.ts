@@ -1,7 +1,7 @@
 // Where the node's resolver asks: DNS over HTTPS (RFC 8484), or plain DNS where a person asked for it.
 import { isIP } from "node:net";
 import { HiggsError, errorText } from "../base/errors.ts";
-import { withDeadline } from "../base/async.ts";
+import { DeadlineExceeded, withDeadline } from "../base/async.ts";
 import { type Endpoint, formatEndpoint, parseEndpoint, parseIp } from "../base/ip.ts";
 
 export type UpstreamSpec =
@@ -64,6 +64,10 @@ export function openUpstream(spec: UpstreamSpec, options: { readonly caPem: stri
       } catch (thrown) {
         signal.throwIfAborted();
         if (thrown instanceof UpstreamError) throw thrown;
+        // Its sentence already says who was asked.
+        if (thrown instanceof DeadlineExceeded) {
+          throw new UpstreamError(thrown.message, { code: "dns-upstream", cause: thrown });
+        }
         throw new UpstreamError(`Cannot ask ${name}: ${errorText(thrown)}`, { code: "dns-upstream", cause: thrown });
       }
     },

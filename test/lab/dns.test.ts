@@ -76,6 +76,7 @@ describe("names through the exit", () => {
     const status = await host("home-pc").exec([HIGGS, "node", "status"]);
     expect(status.stdout).toContain("exit not ready");
     expect(status.stdout).toMatch(/Names cannot be resolved: Cannot ask https:\/\/203\.0\.113\.53\/dns-query/);
+    expect(status.stdout.match(/Cannot ask/g)).toHaveLength(1);
     expect(status.code).toBe(6);
     const up = await clientUp(host("laptop"), "--join", await invite(lab, "client"), "--timeout", "2s");
     expect(up.code).not.toBe(0);
