@@ -11,7 +11,7 @@ import {
 } from "../base/ip.ts";
 import type { Links } from "../net/links.ts";
 import { type Candidate, MOST_CANDIDATES } from "../proto/path.ts";
-import type { PathTarget } from "./path-state.ts";
+import type { PathTarget } from "./path-info.ts";
 
 export interface Gathered {
   readonly links: Links;

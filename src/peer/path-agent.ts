@@ -6,17 +6,9 @@ import type { Session } from "../proto/control.ts";
 import type { Probe } from "../proto/path.ts";
 import type { Discovery } from "../net/discovery/discovery.ts";
 import { type CheckKeys, checkAnswer, checkRequest, type Incoming, isFromPeer, sessionName } from "./path-check.ts";
+import type { PathInfo, PathKind, PathTarget } from "./path-info.ts";
 import type { PathMover } from "./path-mover.ts";
-import {
-  type PathEffect,
-  type PathEvent,
-  type PathInfo,
-  type PathKind,
-  type PathState,
-  type PathTarget,
-  startPaths,
-  stepPaths,
-} from "./path-state.ts";
+import { BURST_MS, type PathEffect, type PathEvent, type PathState, startPaths, stepPaths } from "./path-state.ts";
 
 export interface PathView {
   readonly kind: PathKind;
@@ -39,12 +31,15 @@ export interface PathAgentDeps {
   /** Which kinds a person allows. */
   readonly allowed: ReadonlySet<PathKind>;
   readonly peerName: string;
-  readonly onMoved: () => void;
+  /** `lost`: the path before it is dead. */
+  readonly onMoved: (lost: boolean) => void;
   readonly log: Logger;
 }
 
 interface Pending {
   readonly key: string;
+  /** Those under which it was asked; nobody else's word is an answer. */
+  readonly keys: CheckKeys;
   readonly sentAt: number;
   /** 0 for a small check; null for a request to the server's relay, whose answer says only that it is there. */
   readonly sizeBytes: number | null;
@@ -53,6 +48,8 @@ interface Pending {
 /** An answer that comes later says nothing about now. */
 const ANSWER_MS = 3_000;
 const MOST_PENDING = 256;
+/** Transaction ids of the peer's checks, some minutes of them: what comes again was recorded by somebody. */
+const MOST_SEEN = 1_024;
 
 export class PathAgent {
   readonly session: number;
@@ -60,7 +57,10 @@ export class PathAgent {
   readonly #deps: PathAgentDeps;
   readonly #keys: CheckKeys;
   readonly #relayKeys: CheckKeys | null;
+  readonly #relays: ReadonlySet<string>;
   readonly #pending = new Map<string, Pending>();
+  readonly #seen = new Set<string>();
+  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
   readonly #startedMs = Date.now() - performance.now();
   #state: PathState;
 
@@ -74,6 +74,7 @@ export class PathAgent {
       probe.relay === null
         ? null
         : { session: session.id, send: bytes(probe.relay.sendKey), receive: bytes(probe.relay.receiveKey) };
+    this.#relays = new Set(probe.relay?.endpoints ?? []);
     this.#state = startPaths(session.initiator, performance.now());
   }
 
@@ -108,9 +109,28 @@ export class PathAgent {
     });
   }
 
+  /** On timers of its own: ticks are too coarse for routers that want both ends to start within some 20 ms. */
   punch(inMs: number): void {
     const at = performance.now();
+    this.#clearTimers();
     this.#step({ kind: "punch", at, startAt: at + inMs });
+    for (const offset of BURST_MS) {
+      const timer = setTimeout(() => {
+        this.#timers.delete(timer);
+        this.tick({ sent: false, received: false });
+      }, inMs + offset);
+      this.#timers.add(timer);
+    }
+  }
+
+  close(): void {
+    this.#clearTimers();
+    this.#pending.clear();
+  }
+
+  #clearTimers(): void {
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
   }
 
   tick(traffic: { readonly sent: boolean; readonly received: boolean }): void {
@@ -133,11 +153,34 @@ export class PathAgent {
     if (message.user !== this.user) return false;
     const keys = this.#keysFor(bytes);
     if (keys === null) return false;
-    this.#deps.discovery.send(checkAnswer(keys, { transactionId: message.transactionId, mapped: from }), from);
-    if (keys === this.#relayKeys) return true; // the server's challenge: answering it is all
-    const target = this.#state.paths.get(formatEndpoint(from))?.target ?? this.#deps.target(from);
+    if (!this.#isNew(message.transactionId)) return true;
+    const answer = { transactionId: message.transactionId, mapped: from, sizeBytes: bytes.length };
+    if (keys === this.#relayKeys) {
+      this.#deps.discovery.send(checkAnswer(keys, answer), from); // the server's challenge: answering it is all
+      return true;
+    }
+    const target = this.#targetAt(from);
+    // An answer would tell the peer that it may come this way.
     if (target === null || !this.#deps.allowed.has(target.kind)) return true;
+    this.#deps.discovery.send(checkAnswer(keys, answer), from);
     this.#step({ kind: "asked", at: performance.now(), target, nominated: message.nominated && !this.#state.chooses });
+    return true;
+  }
+
+  #targetAt(from: Endpoint): PathTarget | null {
+    const key = formatEndpoint(from);
+    if (this.#relays.has(key)) return { key, kind: "udp-relay", endpoint: from, lan: false };
+    return this.#state.paths.get(key)?.target ?? this.#deps.target(from);
+  }
+
+  #isNew(transactionId: Uint8Array): boolean {
+    const id = toHex(transactionId);
+    if (this.#seen.has(id)) return false;
+    this.#seen.add(id);
+    for (const oldest of this.#seen) {
+      if (this.#seen.size <= MOST_SEEN) break;
+      this.#seen.delete(oldest);
+    }
     return true;
   }
 
@@ -149,14 +192,16 @@ export class PathAgent {
   #takeAnswer(bytes: Uint8Array, message: Incoming, from: Endpoint): boolean {
     const id = toHex(message.transactionId);
     const pending = this.#pending.get(id);
-    if (pending === undefined || this.#keysFor(bytes) === null) return false;
+    if (pending === undefined || !isFromPeer(bytes, pending.keys)) return false;
     // An answer from elsewhere shows that packets get there, not that they come back the same way.
     if (formatEndpoint(from) !== pending.key) return true;
     this.#pending.delete(id);
     if (pending.sizeBytes === null) return true;
     this.#deps.mover.confirmed(from);
     const at = performance.now();
-    const { key, sentAt, sizeBytes } = pending;
+    const { key, sentAt } = pending;
+    // One that comes back smaller shows nothing of the way back.
+    const sizeBytes = bytes.length >= pending.sizeBytes ? pending.sizeBytes : 0;
     this.#step({ kind: "answered", at, key, rttMs: at - sentAt, sizeBytes });
     return true;
   }
@@ -178,7 +223,7 @@ export class PathAgent {
       { peer: this.#deps.peerName, path: to?.target.kind ?? "wss", endpoint: short(to?.target.key ?? "relay"), reason },
       "path changed",
     );
-    this.#deps.onMoved();
+    this.#deps.onMoved(from !== null && fromDead);
   }
 
   #check(effect: Extract<PathEffect, { kind: "check" }>): void {
@@ -195,10 +240,13 @@ export class PathAgent {
     target: PathTarget,
     what: { readonly nominate: boolean; readonly sizeBytes: number | null; readonly counts: boolean },
   ): void {
-    if (this.#pending.size >= MOST_PENDING) return;
+    for (const oldest of this.#pending.keys()) {
+      if (this.#pending.size < MOST_PENDING) break;
+      this.#pending.delete(oldest);
+    }
     const transactionId = crypto.getRandomValues(new Uint8Array(12));
     const sizeBytes = what.counts ? (what.sizeBytes ?? 0) : null;
-    this.#pending.set(toHex(transactionId), { key: target.key, sentAt: performance.now(), sizeBytes });
+    this.#pending.set(toHex(transactionId), { key: target.key, keys, sentAt: performance.now(), sizeBytes });
     this.#deps.discovery.send(checkRequest(keys, { transactionId, ...what }), target.endpoint);
   }
 }

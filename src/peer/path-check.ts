@@ -1,7 +1,7 @@
 // Path checks: STUN Binding messages between the two ends of a session, under a key for each direction.
 //
 // Request     USERNAME = session id, 8 hex digits · USE-CANDIDATE when the sender has chosen this path · PADDING for a size
-// Success     XOR-MAPPED-ADDRESS = where the request came from
+// Success     XOR-MAPPED-ADDRESS = where the request came from · PADDING up to the size of the request
 //
 // Both end with MESSAGE-INTEGRITY-SHA256 under the sender's key (RFC 8489 section 14.6); whatever lacks it is not acted on.
 import type { Endpoint } from "../base/ip.ts";
@@ -39,11 +39,13 @@ export function checkRequest(
   });
 }
 
+/** `sizeBytes`: of the request, so that the answer shows what passes on the way back, too. */
 export function checkAnswer(
   keys: CheckKeys,
-  answer: { readonly transactionId: Uint8Array; readonly mapped: Endpoint },
-) {
-  return encodeStun(bindingSuccess(answer.transactionId, { mapped: answer.mapped }), { integrityKey: keys.send });
+  answer: { readonly transactionId: Uint8Array; readonly mapped: Endpoint; readonly sizeBytes: number },
+): Uint8Array {
+  const { transactionId, mapped, sizeBytes } = answer;
+  return encodeStun(bindingSuccess(transactionId, { mapped }), { integrityKey: keys.send, sizeBytes });
 }
 
 export type Incoming =

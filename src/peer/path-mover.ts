@@ -26,14 +26,23 @@ export class RedirectBoard {
   }
 
   send(from: Endpoint, to: Endpoint): void {
-    this.#drops.delete(formatEndpoint(to));
-    this.#redirects.set(formatEndpoint(from), { from, to });
+    const [fromKey, toKey] = [formatEndpoint(from), formatEndpoint(to)];
+    this.#drops.delete(toKey);
+    this.#redirects.delete(toKey);
+    // What was led to the old path goes on to the new one: no packet passes two redirects.
+    for (const [key, one] of this.#redirects) {
+      if (formatEndpoint(one.to) === fromKey) this.#redirects.set(key, { from: one.from, to });
+    }
+    this.#redirects.set(fromKey, { from, to });
     this.#apply();
   }
 
   drop(from: Endpoint): void {
-    this.#redirects.delete(formatEndpoint(from));
-    this.#drops.set(formatEndpoint(from), from);
+    const key = formatEndpoint(from);
+    this.#redirects.delete(key);
+    // Nothing may be led into it either; the endpoint is told where to instead.
+    for (const [old, one] of this.#redirects) if (formatEndpoint(one.to) === key) this.#redirects.delete(old);
+    this.#drops.set(key, from);
     this.#apply();
   }
 
@@ -78,6 +87,8 @@ const LINGER_MS = 5_000;
 export class PathMover {
   readonly #deps: MoverDeps;
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  /** Paths that were left: what the board may still say of them. */
+  readonly #left = new Map<string, Endpoint>();
   #moves = 0;
   #socket: PeerSocket | null = null;
 
@@ -89,6 +100,7 @@ export class PathMover {
   move(to: Endpoint | null, from: Endpoint | null, fromDead: boolean): void {
     const { bridge, board, discovery } = this.#deps;
     const move = ++this.#moves;
+    if (from !== null) this.#left.set(formatEndpoint(from), from);
     if (to === null) {
       bridge.divert(null);
       if (from !== null && fromDead) board.drop(from);
@@ -110,7 +122,10 @@ export class PathMover {
       this.#point(bridge.endpoint); // which diverts to the new family
     }
     this.#later(SETTLE_MS, () => void this.#settle(move, to));
-    if (from !== null && !fromDead) this.#later(LINGER_MS, () => board.clear(from));
+    if (from !== null && !fromDead)
+      this.#later(LINGER_MS, () => {
+        if (move === this.#moves) board.clear(from);
+      });
   }
 
   /** The path answers again: what it brings is welcome. */
@@ -150,10 +165,15 @@ export class PathMover {
     this.#timers.add(timer);
   }
 
-  async close(): Promise<void> {
+  /** `toRelay`: the session is over, and WireGuard shall not go on sending to where it was. */
+  async close({ toRelay }: { readonly toRelay: boolean }): Promise<void> {
+    const { bridge, board } = this.#deps;
+    if (toRelay && this.#moves > 0) this.#point(bridge.endpoint);
     this.#moves++;
     for (const timer of this.#timers) clearTimeout(timer);
-    this.#deps.bridge.divert(null);
+    bridge.divert(null);
+    for (const endpoint of this.#left.values()) board.clear(endpoint);
+    this.#left.clear();
     await this.#socket?.[Symbol.asyncDispose]();
   }
 }

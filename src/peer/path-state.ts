@@ -5,36 +5,23 @@
 //    └──────────── no answers while traffic waits, or none for too long ────────────────────────┘
 //
 // The end that asked for the session chooses; the other follows its nominated checks, and falls back by itself when it is cut off.
+// An answer is as large as its request, so a path is alive, and wide enough, in both directions or in none.
 // Every path but `wss` counts only while checks of full size are answered on it.
-import type { Endpoint } from "../base/ip.ts";
-import { FULL_BYTES, SMALLER_BYTES } from "./path-check.ts";
-
-export type PathKind = "direct" | "udp-relay" | "wss";
-
-export interface PathTarget {
-  /** The endpoint as text. */
-  readonly key: string;
-  readonly kind: "direct" | "udp-relay";
-  readonly endpoint: Endpoint;
-  /** Both ends in one LAN, by the look of the address. */
-  readonly lan: boolean;
-}
-
-export interface PathInfo {
-  readonly target: PathTarget;
-  readonly rttMs: number | null;
-  readonly answeredAt: number | null;
-  /** Largest check that was answered, in bytes of UDP payload; 0 for none of the sizes that count. */
-  readonly sizeBytes: number;
-  /** Since the last answer. */
-  readonly unanswered: number;
-  readonly firstUnansweredAt: number | null;
-  readonly checkedAt: number;
-  /** Checks of full size that went unanswered while small ones were answered. */
-  readonly sizeMisses: number;
-  /** The peer chose it, at that time. */
-  readonly nominatedAt: number | null;
-}
+import { FULL_BYTES } from "./path-check.ts";
+import {
+  CHECK_IDLE_MS,
+  forgotten,
+  fresh,
+  isAlive,
+  isAnswering,
+  isBetter,
+  isNarrow,
+  isUsable,
+  type PathInfo,
+  type PathTarget,
+  TRUST_MS,
+  wantedSize,
+} from "./path-info.ts";
 
 export interface PathState {
   readonly chooses: boolean;
@@ -44,10 +31,14 @@ export interface PathState {
   /** Why the current path was taken, for people. */
   readonly reason: string;
   readonly paths: ReadonlyMap<string, PathInfo>;
-  /** Start of the burst that is under way, and how much of it was sent. */
-  readonly burst: { readonly startAt: number; readonly sent: number } | null;
+  /** Start of the burst that is under way, how much of it was sent, and how much of it there is. */
+  readonly burst: { readonly startAt: number; readonly sent: number; readonly rounds: number } | null;
   /** Packets go out and none come back, since then. */
   readonly silentSince: number | null;
+  /** Packets of the session last came in over the WebSocket: what is received then shows nothing of the current path. */
+  readonly relayedAt: number;
+  readonly trafficAt: number;
+  /** More than a lone keepalive went through. */
   readonly activeAt: number;
 }
 
@@ -91,26 +82,37 @@ export interface Stepped {
 }
 
 /** Offsets of a burst (RFC 8445 paces at 50 ms and more; both ends start together, so a few rounds do). */
-const BURST_MS: readonly number[] = [0, 100, 200, 400, 800, 1600, 3200];
-/** An answered path is believed for this long without another answer. */
-const TRUST_MS = 6_500;
+export const BURST_MS: readonly number[] = [0, 100, 200, 400, 800, 1600, 3200];
+/** Rounds of a burst while a direct path of full size is in use already. */
+const CONTENT_ROUNDS = 3;
 const CHECK_ACTIVE_MS = 3_000;
-/** Shorter than the 30 s after which home routers forget (Linux's own default for one-way UDP), with room for one lost check. */
-const CHECK_IDLE_MS = 12_000;
+/** After a check that was not answered in time. */
+const CHECK_MISSED_MS = 1_000;
 const ACTIVE_MS = 45_000;
+/** Two packets further apart than this are keepalives (WireGuard's come every 25 s), not traffic. */
+const LONE_MS = 10_000;
 /** Traffic that waits this long for any answer makes the path suspect; then it is checked at every tick. */
 const SUSPECT_MS = 250;
+const SUSPECT_CHECK_MS = 90;
 /** A suspect path is dead after so many checks, over at least so long, without an answer. */
 const DEAD_CHECKS = 3;
 const DEAD_MS = 300;
 /** Packets under way on the old path arrive after a move; they are no sign of another. */
 const MOVE_GRACE_MS = 1_000;
-/** Another direct path must be better by this much, so that two alike do not alternate. */
-const BETTER_MS = 1;
-const BETTER_RATIO = 0.85;
-const MOST_PATHS = 32;
-/** Full-size checks that may be lost before a smaller size is tried. */
-const SIZE_TRIES = 3;
+/** A choice is told again so often, for so long: one lost check must not keep the ends apart. */
+const TELL_MS = 300;
+const TELL_FOR_MS = 1_500;
+/** What the peer's checks may make us send, so that neither a replay nor an echo of the two ends becomes a flood. */
+const ASKED_GAP_MS = 50;
+/** Only a path that answered just now is moved to. */
+const FRESH_MS = 1_000;
+/** A path that was given up is tried so often, for so long. */
+const LOST_CHECK_MS = 5_000;
+const LOST_MS = 300_000;
+export const MOST_PATHS = 32;
+const SIZE_PACE_MS = 200;
+/** A path that once lost full packets may carry them later. */
+const GROW_MS = 60_000;
 
 export function startPaths(chooses: boolean, at: number): PathState {
   return {
@@ -121,6 +123,8 @@ export function startPaths(chooses: boolean, at: number): PathState {
     paths: new Map(),
     burst: null,
     silentSince: null,
+    relayedAt: Number.NEGATIVE_INFINITY,
+    trafficAt: Number.NEGATIVE_INFINITY,
     activeAt: at,
   };
 }
@@ -135,56 +139,44 @@ export function stepPaths(before: PathState, event: PathEvent): Stepped {
 function apply(state: PathState, event: PathEvent, effects: PathEffect[]): PathState {
   switch (event.kind) {
     case "targets":
-      return withTargets(state, event.targets);
-    case "punch":
-      return { ...state, burst: { startAt: event.startAt, sent: 0 } };
+      return withTargets(state, event.targets, event.at);
+    case "punch": {
+      const rounds = isContent(state, event.at) ? CONTENT_ROUNDS : BURST_MS.length;
+      return { ...state, burst: { startAt: event.startAt, sent: 0, rounds } };
+    }
     case "answered":
-      return answered(state, event);
+      return answered(state, event, effects);
     case "asked":
       return asked(state, event, effects);
     case "relayed":
-      // The choosing end has gone back to the relay, or lost us: our own way out must be checked, and its choice followed.
+      // The peer has gone back to the relay, or lost us. Our own checks show which: the path is dead for both ends or for none.
       if (state.current === "wss" || event.at - state.since < MOVE_GRACE_MS) return state;
-      if (!state.chooses && !nominatedLately(state, event.at))
-        return fallBack(state, "the peer uses the relay", event.at, effects);
-      return { ...state, silentSince: state.silentSince ?? event.at - SUSPECT_MS };
+      return { ...state, relayedAt: event.at, silentSince: state.silentSince ?? event.at - SUSPECT_MS };
     case "tick":
       return tick(state, event, effects);
     case "network-changed":
       return {
         ...state,
-        paths: new Map([...state.paths].map(([key, info]) => [key, forgotten(info)])),
-        silentSince: event.at - SUSPECT_MS,
+        paths: new Map([...state.paths].map(([key, info]) => [key, forgotten(info, event.at)])),
+        silentSince: state.current === "wss" ? null : event.at - SUSPECT_MS,
       };
   }
 }
 
-function fresh(target: PathTarget): PathInfo {
-  return {
-    target,
-    rttMs: null,
-    answeredAt: null,
-    sizeBytes: 0,
-    unanswered: 0,
-    firstUnansweredAt: null,
-    checkedAt: Number.NEGATIVE_INFINITY,
-    sizeMisses: 0,
-    nominatedAt: null,
-  };
-}
-
-function forgotten(info: PathInfo): PathInfo {
-  return { ...fresh(info.target), nominatedAt: info.nominatedAt };
+/** Nothing is left to wish for but a LAN. */
+function isContent(state: PathState, at: number): boolean {
+  const info = state.paths.get(state.current);
+  return info?.target.kind === "direct" && info.sizeBytes === FULL_BYTES && isUsable(info, at);
 }
 
 function withInfo(state: PathState, info: PathInfo): PathState {
   return { ...state, paths: new Map(state.paths).set(info.target.key, info) };
 }
 
-/** New targets join; those that answer, and the current one, stay whatever the peer says. */
-function withTargets(state: PathState, targets: readonly PathTarget[]): PathState {
+/** New targets join; the current one, those that answer and those from which the peer spoke just now stay whatever the peer says. */
+function withTargets(state: PathState, targets: readonly PathTarget[], at: number): PathState {
   const paths = new Map<string, PathInfo>();
-  for (const [key, info] of state.paths) if (key === state.current || info.answeredAt !== null) paths.set(key, info);
+  for (const [key, info] of state.paths) if (key === state.current || isAlive(info, at)) paths.set(key, info);
   for (const target of targets) {
     if (paths.size >= MOST_PATHS) break;
     if (!paths.has(target.key)) paths.set(target.key, state.paths.get(target.key) ?? fresh(target));
@@ -192,61 +184,83 @@ function withTargets(state: PathState, targets: readonly PathTarget[]): PathStat
   return { ...state, paths };
 }
 
-function answered(state: PathState, event: Extract<PathEvent, { kind: "answered" }>): PathState {
+function answered(state: PathState, event: Extract<PathEvent, { kind: "answered" }>, effects: PathEffect[]): PathState {
   const info = state.paths.get(event.key);
   if (info === undefined) return state;
-  const smoothed = info.rttMs === null ? event.rttMs : info.rttMs * 0.75 + event.rttMs * 0.25;
-  const silentSince = event.key === state.current ? null : state.silentSince;
-  return {
-    ...withInfo(state, {
-      ...info,
-      rttMs: smoothed,
-      answeredAt: event.at,
-      sizeBytes: Math.max(info.sizeBytes, event.sizeBytes),
-      unanswered: 0,
-      firstUnansweredAt: null,
-      sizeMisses: event.sizeBytes > 0 ? 0 : info.sizeMisses,
-    }),
-    silentSince,
+  const isFirst = info.rttMs === null || info.answeredAt === null;
+  const sizeBytes = Math.max(info.sizeBytes, event.sizeBytes);
+  const next: PathInfo = {
+    ...info,
+    rttMs: isFirst ? event.rttMs : (info.rttMs ?? 0) * 0.75 + event.rttMs * 0.25,
+    answeredAt: event.at,
+    sizeBytes,
+    unanswered: 0,
+    firstUnansweredAt: null,
+    sizeMisses: event.sizeBytes > 0 ? 0 : info.sizeMisses,
+    grownAt: sizeBytes === info.sizeBytes ? info.grownAt : event.at,
+    lostAt: null,
   };
+  const silentSince = event.key === state.current ? null : state.silentSince;
+  const known = { ...withInfo(state, next), silentSince };
+  // The way is open: now whether full packets pass it.
+  return info.answeredAt === null && sizeBytes === 0 ? check(known, next, event.at, effects) : known;
 }
 
 /** A check from where nobody said the peer would be is an address that its router gave it: it is checked in turn. */
 function asked(state: PathState, event: Extract<PathEvent, { kind: "asked" }>, effects: PathEffect[]): PathState {
-  const known = state.paths.get(event.target.key);
-  if (known === undefined && state.paths.size >= MOST_PATHS) return state;
-  let info = known ?? fresh(event.target);
-  if (event.nominated) info = { ...info, nominatedAt: event.at };
-  const next = withInfo(state, info);
-  return isUsable(info, event.at) ? next : check(next, info, event.at, effects);
+  const { at, target, nominated } = event;
+  const room = state.paths.has(target.key) ? state : withRoom(state, at);
+  if (room === null) return state;
+  let info: PathInfo = { ...(room.paths.get(target.key) ?? fresh(target)), askedAt: at };
+  if (nominated) info = { ...info, nominatedAt: at };
+  const next = withInfo(room, info);
+  if (isAnswering(info, at) || at - info.checkedAt < ASKED_GAP_MS) return next;
+  return check(next, info, at, effects);
 }
 
+/** Without the path that was of use longest ago; null when all are of use. */
+function withRoom(state: PathState, at: number): PathState | null {
+  if (state.paths.size < MOST_PATHS) return state;
+  const age = ({ answeredAt, askedAt }: PathInfo): number => Math.max(answeredAt ?? -1, askedAt ?? -1);
+  const idle = [...state.paths.values()].filter((info) => info.target.key !== state.current && !isAlive(info, at));
+  const [oldest] = idle.toSorted((a, b) => age(a) - age(b));
+  if (oldest === undefined) return null;
+  const paths = new Map(state.paths);
+  paths.delete(oldest.target.key);
+  return { ...state, paths };
+}
+
+/** One check in the size that is known to pass; before there is such a size a small one and, once that is answered, one of each size. */
 function check(state: PathState, info: PathInfo, at: number, effects: PathEffect[]): PathState {
-  const nominate = state.chooses && info.target.key === state.current;
-  const sizeBytes = info.sizeBytes > 0 ? null : wantedSize(info);
-  effects.push({ kind: "check", target: info.target, nominate, sizeBytes: null });
-  if (sizeBytes !== null) effects.push({ kind: "check", target: info.target, nominate, sizeBytes });
+  const { target } = info;
+  const nominate = state.chooses && target.key === state.current;
+  const send = (sizeBytes: number | null): void => void effects.push({ kind: "check", target, nominate, sizeBytes });
+  const grows = info.sizeBytes > 0 && info.sizeBytes < FULL_BYTES && at - info.grownAt >= GROW_MS;
+  const sizing = info.sizeBytes === 0 && info.answeredAt !== null;
+  if (info.sizeBytes > 0) send(info.sizeBytes);
+  else send(null);
+  if (sizing) send(wantedSize(info));
+  if (grows) send(FULL_BYTES);
   return withInfo(state, {
     ...info,
     checkedAt: at,
     unanswered: info.unanswered + 1,
     firstUnansweredAt: info.firstUnansweredAt ?? at,
-    sizeMisses: sizeBytes !== null && info.answeredAt !== null ? info.sizeMisses + 1 : info.sizeMisses,
+    sizeMisses: sizing ? info.sizeMisses + 1 : info.sizeMisses,
+    grownAt: grows ? at : info.grownAt,
   });
-}
-
-/** Full size first; smaller ones once small checks are answered and full ones are not. */
-function wantedSize(info: PathInfo): number {
-  const sizes = [FULL_BYTES, ...SMALLER_BYTES];
-  return sizes[Math.min(Math.floor(info.sizeMisses / SIZE_TRIES), sizes.length - 1)] ?? FULL_BYTES;
 }
 
 function tick(state: PathState, event: Extract<PathEvent, { kind: "tick" }>, effects: PathEffect[]): PathState {
   const { at } = event;
   let next = state;
-  if (event.sent || event.received) next = { ...next, activeAt: at };
-  if (event.received) next = { ...next, silentSince: null };
-  else if (event.sent) next = { ...next, silentSince: next.silentSince ?? at };
+  if (event.sent || event.received) {
+    const isLone = at - state.trafficAt > LONE_MS;
+    next = { ...next, trafficAt: at, activeAt: isLone ? next.activeAt : at };
+  }
+  const isElsewhere = state.current === "wss" || at - state.relayedAt < MOVE_GRACE_MS;
+  if (event.received && !isElsewhere) next = { ...next, silentSince: null };
+  else if (event.sent && state.current !== "wss") next = { ...next, silentSince: next.silentSince ?? at };
   next = burst(next, at, effects);
   for (const info of [...next.paths.values()]) {
     if (isDue(next, info, at)) next = check(next, info, at, effects);
@@ -256,22 +270,27 @@ function tick(state: PathState, event: Extract<PathEvent, { kind: "tick" }>, eff
 
 function burst(state: PathState, at: number, effects: PathEffect[]): PathState {
   if (state.burst === null) return state;
-  const { startAt, sent } = state.burst;
-  const due = BURST_MS.filter((offset) => at >= startAt + offset).length;
+  const { startAt, sent, rounds } = state.burst;
+  const due = BURST_MS.filter((offset, i) => i < rounds && at >= startAt + offset).length;
   if (due <= sent) return state;
-  let next: PathState = { ...state, burst: due >= BURST_MS.length ? null : { startAt, sent: due } };
-  for (const info of [...next.paths.values()]) if (!isUsable(info, at)) next = check(next, info, at, effects);
+  let next: PathState = { ...state, burst: due >= rounds ? null : { startAt, sent: due, rounds } };
+  for (const info of [...next.paths.values()]) if (!isAnswering(info, at)) next = check(next, info, at, effects);
   return next;
 }
 
-/** Keepalives of the current path and of those that may have to take over; at every tick while the current one is suspect. */
+/** Keepalives of the current path and of those that may have to take over; often while the current one is suspect. */
 function isDue(state: PathState, info: PathInfo, at: number): boolean {
   const since = at - info.checkedAt;
   const isCurrent = info.target.key === state.current;
-  if (isCurrent && isSuspect(state, at)) return since >= 90;
-  if (info.answeredAt === null || at - info.answeredAt > 2 * CHECK_IDLE_MS) return false;
-  // A path that answers small checks is tried in full size soon.
-  if (info.sizeBytes === 0) return since >= 200;
+  if (isSuspect(state, at) && (isCurrent || isUsable(info, at))) return since >= SUSPECT_CHECK_MS;
+  if (!isAnswering(info, at)) {
+    return info.lostAt !== null && at - info.lostAt < LOST_MS && since >= LOST_CHECK_MS;
+  }
+  if (info.sizeBytes === 0 && !isNarrow(info)) {
+    return since >= Math.max(SIZE_PACE_MS, 1.2 * (info.rttMs ?? 0));
+  }
+  if (isCurrent && state.chooses && at - state.since < TELL_FOR_MS) return since >= TELL_MS;
+  if (info.unanswered > 0 && since >= Math.max(CHECK_MISSED_MS, 3 * (info.rttMs ?? 0))) return true;
   const isActive = at - state.activeAt < ACTIVE_MS;
   return since >= (isCurrent && isActive ? CHECK_ACTIVE_MS : CHECK_IDLE_MS);
 }
@@ -280,33 +299,29 @@ function isSuspect(state: PathState, at: number): boolean {
   return state.silentSince !== null && at - state.silentSince >= SUSPECT_MS;
 }
 
-export function isUsable(info: PathInfo, at: number): boolean {
-  return info.sizeBytes > 0 && info.answeredAt !== null && at - info.answeredAt <= 2 * CHECK_IDLE_MS + TRUST_MS;
-}
-
 function isDead(state: PathState, info: PathInfo, at: number): boolean {
   if (info.unanswered < DEAD_CHECKS || info.firstUnansweredAt === null) return false;
   const waited = at - info.firstUnansweredAt;
   const patience = Math.max(DEAD_MS, 3 * (info.rttMs ?? 100));
-  if (isSuspect(state, at)) return waited >= patience;
-  return waited >= TRUST_MS;
+  return waited >= (isSuspect(state, at) ? patience : Math.max(TRUST_MS, patience));
 }
 
-function nominatedLately(state: PathState, at: number): boolean {
-  const info = state.paths.get(state.current);
-  return info?.nominatedAt != null && at - info.nominatedAt < MOVE_GRACE_MS;
-}
-
+/** To the best path that answered while the current one did not, or to the relay; what else was known is in doubt. */
 function fallBack(state: PathState, reason: string, at: number, effects: PathEffect[]): PathState {
   const from = state.paths.get(state.current) ?? null;
-  const rest = [...state.paths.values()].filter(
-    (info) => info !== from && isUsable(info, at) && !isDead(state, info, at) && info.target.kind === "udp-relay",
-  );
-  const to = state.chooses ? (rest[0] ?? null) : null;
+  const doubtAt = from?.firstUnansweredAt ?? at;
+  const paths = new Map<string, PathInfo>();
+  let to: PathInfo | null = null;
+  for (const [key, info] of state.paths) {
+    const isSure = info !== from && isUsable(info, at) && (info.answeredAt ?? 0) >= doubtAt;
+    if (isSure && state.chooses && (to === null || isBetter(info, to))) to = info;
+    paths.set(key, isSure || (info !== from && info.sizeBytes === 0) ? info : forgotten(info, at));
+  }
   effects.push({ kind: "use", to, from, fromDead: true, reason });
-  const paths = new Map(state.paths);
-  if (from !== null) paths.set(from.target.key, forgotten(from));
-  return { ...state, paths, current: to?.target.key ?? "wss", since: at, reason, silentSince: null };
+  const current = to?.target.key ?? "wss";
+  const again = { startAt: at, sent: 0, rounds: BURST_MS.length };
+  const next = { ...state, paths, current, since: at, reason, silentSince: null, burst: state.burst ?? again };
+  return to === null ? next : check(next, to, at, effects);
 }
 
 function choose(state: PathState, at: number, effects: PathEffect[]): PathState {
@@ -336,16 +351,8 @@ function nominated(state: PathState, at: number): PathInfo | null {
 function bestPath(state: PathState, current: PathInfo | null, at: number): PathInfo | null {
   let best = current;
   for (const info of state.paths.values()) {
-    if (info === best || !isUsable(info, at) || isDead(state, info, at)) continue;
+    if (info === best || !isUsable(info, at) || at - (info.answeredAt ?? 0) > FRESH_MS) continue;
     if (best === null || isBetter(info, best)) best = info;
   }
   return best;
-}
-
-function isBetter(a: PathInfo, b: PathInfo): boolean {
-  if (a.target.kind !== b.target.kind) return a.target.kind === "direct";
-  if (a.sizeBytes !== b.sizeBytes) return a.sizeBytes > b.sizeBytes;
-  if (a.target.lan !== b.target.lan) return a.target.lan;
-  const [rttA, rttB] = [a.rttMs ?? 1e9, b.rttMs ?? 1e9];
-  return rttA < rttB * BETTER_RATIO && rttA < rttB - BETTER_MS;
 }

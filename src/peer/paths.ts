@@ -16,7 +16,7 @@ import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candid
 import { PathAgent, type PathView } from "./path-agent.ts";
 import { readIncoming } from "./path-check.ts";
 import { PathMover, RedirectBoard } from "./path-mover.ts";
-import type { PathKind } from "./path-state.ts";
+import type { PathKind } from "./path-info.ts";
 import { type NatView, natView, type Reflexive, type StunCredential, StunClient } from "./stun-client.ts";
 
 export interface PathSession {
@@ -80,10 +80,13 @@ type PathMessage = Extract<ServerMessage, { type: "candidates" | "punch" }>;
 /** Messages for sessions that are not set up yet. */
 const MOST_EARLY = 32;
 const BUSY_MS = 100;
-const CALM_MS = 1_000;
+/** Traffic that starts on a path that died in silence waits for this, and then for what a dead path takes to be known as one. */
+const CALM_MS = 250;
 /** A better path may have opened. */
 const SEARCH_MS = 60_000;
 const GATHER_SETTLE_MS = 100;
+/** However often paths are lost. */
+const GATHER_AGAIN_MS = 5_000;
 const RANDOM_SPREAD_MS = 5_000;
 
 /** Throws nothing: where the port cannot be shared, sessions stay on the relay, and `discoveryPort` is null. */
@@ -97,6 +100,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   let answers: readonly Reflexive[] = [];
   let own: readonly Candidate[] = [];
   let round = 0;
+  let gatheredAt = Number.NEGATIVE_INFINITY;
   let before: DeviceCounters | null = null;
   const early: PathMessage[] = [];
 
@@ -122,6 +126,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
 
   async function gather(): Promise<void> {
     if (discovery === null) return;
+    gatheredAt = performance.now();
     links = await deps.readLinks(alive);
     const stun = deps.stun();
     if (stun !== null && stunClient !== null) {
@@ -178,7 +183,11 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
         },
         allowed: options.allowed,
         peerName: wanted.peerName,
-        onMoved: options.onChange,
+        onMoved: (lost) => {
+          // A router may have got another address without a link of ours changing.
+          if (lost && performance.now() - gatheredAt > GATHER_AGAIN_MS) gathering.poke();
+          options.onChange();
+        },
         log: deps.log,
       },
       wanted.session,
@@ -214,10 +223,14 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     gathering.poke();
   }
 
-  function closeEntry(peer: MachineId): void {
+  /** `toRelay` false leaves a tunnel that outlives this process where it is. */
+  async function closeEntry(peer: MachineId, { toRelay }: { readonly toRelay: boolean }): Promise<void> {
     const entry = entries.get(peer);
     entries.delete(peer);
-    void entry?.mover.close();
+    entry?.agent.close();
+    await entry?.mover.close({ toRelay }).catch((thrown: unknown) => {
+      deps.log.warn({ reason: errorText(thrown) }, "path not closed");
+    });
   }
 
   async function tick(): Promise<void> {
@@ -232,12 +245,13 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     while (!alive.aborted) {
       const busy = [...entries.values()].some(({ agent }) => agent.isBusy);
       await sleep(busy ? BUSY_MS : CALM_MS, alive).catch(() => undefined); // the loop ends on abort
-      if (!alive.aborted) await tick();
+      if (alive.aborted) break;
+      await tick().catch((thrown: unknown) => deps.log.warn({ reason: errorText(thrown) }, "paths not looked at"));
     }
   }
 
   const loops = [
-    ticking().catch((thrown: unknown) => deps.log.error({ reason: errorText(thrown) }, "paths are no longer watched")),
+    ticking(),
     repeat(gather, {
       everyMs: SEARCH_MS,
       jitterMs: RANDOM_SPREAD_MS,
@@ -257,7 +271,8 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       const wanted = new Map(sessions.map((one) => [one.peer, one]));
       for (const [peer, entry] of entries) {
         const now = wanted.get(peer);
-        if (now?.session.id !== entry.of.session.id || now.bridge !== entry.of.bridge) closeEntry(peer);
+        if (now?.session.id !== entry.of.session.id || now.bridge !== entry.of.bridge)
+          void closeEntry(peer, { toRelay: true });
       }
       for (const one of sessions) if (!entries.has(one.peer)) openEntry(one);
     },
@@ -274,7 +289,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       controller.abort(new Stopped());
       gathering.cancel();
       await Promise.all(loops);
-      for (const peer of [...entries.keys()]) closeEntry(peer);
+      for (const peer of [...entries.keys()]) await closeEntry(peer, { toRelay: false });
       await board.idle();
       await discovery?.[Symbol.asyncDispose]();
     },

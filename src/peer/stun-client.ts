@@ -18,8 +18,11 @@ export interface Reflexive {
 }
 
 /** RFC 8489 section 6.2.1 starts at 500 ms; a path that is needed now is asked sooner, and given up sooner. */
-const SEND_MS: readonly number[] = [0, 100, 200, 400];
-const GIVE_UP_MS = 600;
+const SEND_MS: readonly number[] = [0, 100, 200, 400, 800];
+/** Twice the round trip by a satellite. */
+const GIVE_UP_MS = 1_500;
+/** Once one server has answered, the others have this much longer: one that is silent must not hold the rest up. */
+const OTHERS_MS = 300;
 
 export interface StunTransport {
   send(bytes: Uint8Array, to: Endpoint): void;
@@ -50,10 +53,29 @@ export class StunClient {
 
   /** Asks all servers side by side. Throws only the signal's reason. */
   async ask(servers: readonly Endpoint[], credential: StunCredential, signal: AbortSignal): Promise<Reflexive[]> {
-    return await Promise.all(servers.map((server) => this.#askOne(server, credential, signal)));
+    const late = new AbortController();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const onAnswer = (): void => {
+      timer ??= setTimeout(() => late.abort(), OTHERS_MS);
+    };
+    try {
+      const asking = servers.map((server) => this.#askOne({ server, credential, late: late.signal, onAnswer }, signal));
+      return await Promise.all(asking);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
-  async #askOne(server: Endpoint, credential: StunCredential, signal: AbortSignal): Promise<Reflexive> {
+  async #askOne(
+    question: {
+      readonly server: Endpoint;
+      readonly credential: StunCredential;
+      readonly late: AbortSignal;
+      readonly onAnswer: () => void;
+    },
+    signal: AbortSignal,
+  ): Promise<Reflexive> {
+    const { server, credential, late, onAnswer } = question;
     const key = fromBase64Url(credential.key) ?? new Uint8Array(32);
     const transactionId = crypto.getRandomValues(new Uint8Array(12));
     const id = toHex(transactionId);
@@ -65,15 +87,17 @@ export class StunClient {
     let found: Reflexive = { server, mapped: null, rttMs: null };
     this.#keys.set(id, key);
     this.#waiting.set(id, (mapped) => {
+      if (found.mapped !== null) return;
       found = { server, mapped, rttMs: performance.now() - started };
+      onAnswer();
       over.abort();
     });
     try {
-      const either = AbortSignal.any([signal, over.signal]);
+      const any = AbortSignal.any([signal, over.signal, late]);
       for (const at of [...SEND_MS, GIVE_UP_MS]) {
-        await sleep(Math.max(0, started + at - performance.now()), either).catch(() => undefined); // looked at below
+        await sleep(Math.max(0, started + at - performance.now()), any).catch(() => undefined); // looked at below
         signal.throwIfAborted();
-        if (found.mapped !== null || at === GIVE_UP_MS) break;
+        if (found.mapped !== null || late.aborted || at === GIVE_UP_MS) break;
         this.#transport.send(request, server);
       }
       return found;

@@ -4,7 +4,7 @@ import type { MachineSystem } from "../net/os.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import { openPaths, type Paths } from "../peer/paths.ts";
-import type { PathKind } from "../peer/path-state.ts";
+import type { PathKind } from "../peer/path-info.ts";
 
 /** Null where a person allows nothing but the WebSocket. */
 export function machinePaths(

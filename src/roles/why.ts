@@ -1,7 +1,7 @@
 // Why a session uses the path that it uses, as a chain of causes from evidence, and what would mend it: pure.
 import { formatEndpoint } from "../base/ip.ts";
 import type { PathView } from "../peer/path-agent.ts";
-import { type PathInfo, isUsable } from "../peer/path-state.ts";
+import { type PathInfo, isUsable } from "../peer/path-info.ts";
 import type { NatView } from "../peer/stun-client.ts";
 
 export interface Evidence {

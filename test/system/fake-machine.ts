@@ -6,7 +6,7 @@ import type { Links } from "../../src/net/links.ts";
 import type { Redirect, RedirectPolicy } from "../../src/net/redirect.ts";
 import type { WireGuardDevice } from "../../src/net/wg/device.ts";
 import type { Bridge } from "../../src/peer/bridge.ts";
-import type { PathKind } from "../../src/peer/path-state.ts";
+import type { PathKind } from "../../src/peer/path-info.ts";
 import { openPaths, type Paths } from "../../src/peer/paths.ts";
 import type { MachineId, WireGuardKey } from "../../src/proto/keys.ts";
 import type { EndName, FakeHost, FakeInternet, FakeServer } from "./fake-internet.ts";
