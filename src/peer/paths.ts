@@ -1,5 +1,5 @@
 // The paths of all sessions: one discovery socket, the gathering of candidates, and an agent for each session.
-import { Debounce, repeat, sleep, Stopped } from "../base/async.ts";
+import { Debounce, repeat, SerialQueue, sleep, Stopped } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type Cidr, type Endpoint, parseHostPort, parseIp } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
@@ -7,6 +7,7 @@ import type { Service } from "../base/service.ts";
 import type { Discovery, DiscoveryPort } from "../net/discovery/discovery.ts";
 import type { Links } from "../net/links.ts";
 import type { Redirect } from "../net/redirect.ts";
+import type { PeerMtus } from "../net/routes/peer-mtu.ts";
 import type { DeviceCounters, WireGuardDevice } from "../net/wg/device.ts";
 import type { MachineMessage, ServerMessage, Session } from "../proto/control.ts";
 import type { MachineId, WireGuardKey } from "../proto/keys.ts";
@@ -14,7 +15,7 @@ import type { Candidate } from "../proto/path.ts";
 import type { Bridge } from "./bridge.ts";
 import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candidates.ts";
 import { PathAgent, type PathView } from "./path-agent.ts";
-import { readIncoming } from "./path-check.ts";
+import { FULL_BYTES, readIncoming } from "./path-check.ts";
 import { PathMover, RedirectBoard } from "./path-mover.ts";
 import type { PathKind } from "./path-info.ts";
 import { type NatView, natView, type Reflexive, type StunCredential, StunClient } from "./stun-client.ts";
@@ -23,6 +24,8 @@ export interface PathSession {
   readonly peer: MachineId;
   readonly peerName: string;
   readonly wireGuard: WireGuardKey;
+  /** What is sent to the peer, and gets smaller where its path is narrow. */
+  readonly allowedIps: readonly Cidr[];
   readonly session: Session;
   readonly bridge: Bridge;
 }
@@ -36,6 +39,7 @@ export interface PathsDeps {
   readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
   readonly redirect: Redirect;
   readonly device: WireGuardDevice;
+  readonly peerMtus: PeerMtus;
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** False when the control stream is down; then it is sent after the next welcome. */
   readonly send: (message: MachineMessage) => boolean;
@@ -69,7 +73,7 @@ export interface Paths extends Service {
 }
 
 interface Entry {
-  readonly of: PathSession;
+  of: PathSession;
   readonly agent: PathAgent;
   readonly mover: PathMover;
   remote: readonly Candidate[];
@@ -77,6 +81,8 @@ interface Entry {
 
 type PathMessage = Extract<ServerMessage, { type: "candidates" | "punch" }>;
 
+/** What WireGuard adds to an inner packet: header of 16 bytes, tag of 16. */
+const WIREGUARD_BYTES = 32;
 /** Messages for sessions that are not set up yet. */
 const MOST_EARLY = 32;
 const BUSY_MS = 100;
@@ -103,6 +109,8 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   let gatheredAt = Number.NEGATIVE_INFINITY;
   let before: DeviceCounters | null = null;
   const early: PathMessage[] = [];
+  const mtuQueue = new SerialQueue();
+  let mtusBefore = "[]";
 
   if (options.allowed.has("direct") || options.allowed.has("udp-relay")) {
     try {
@@ -186,6 +194,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
         onMoved: (lost) => {
           // A router may have got another address without a link of ours changing.
           if (lost && performance.now() - gatheredAt > GATHER_AGAIN_MS) gathering.poke();
+          fit();
           options.onChange();
         },
         log: deps.log,
@@ -198,6 +207,23 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     if (round === 0) gathering.poke();
     else offer(entry);
     for (const message of early.splice(0)) take(message);
+  }
+
+  /** Peers on narrow paths get smaller packets; all others keep the device's size. */
+  function fit(): void {
+    const peers = [...entries.values()].flatMap(({ of, agent }) => {
+      const { sizeBytes } = agent.view;
+      if (sizeBytes === null || sizeBytes === 0 || sizeBytes >= FULL_BYTES || of.allowedIps.length === 0) return [];
+      return [{ prefixes: of.allowedIps, mtu: sizeBytes - WIREGUARD_BYTES }];
+    });
+    const text = JSON.stringify(peers);
+    if (text === mtusBefore) return;
+    mtusBefore = text;
+    mtuQueue
+      .run(() => deps.peerMtus.apply(peers, alive))
+      .catch((thrown: unknown) => {
+        if (!alive.aborted) deps.log.warn({ reason: errorText(thrown) }, "packets not made smaller");
+      });
   }
 
   /** What comes before its session has an agent waits for it: the server tells both ends at once. */
@@ -239,6 +265,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     const received = now !== null && before !== null && now.rxPackets !== before.rxPackets;
     before = now;
     for (const { agent } of entries.values()) agent.tick({ sent, received });
+    fit(); // a path may have grown
   }
 
   async function ticking(): Promise<void> {
@@ -274,7 +301,12 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
         if (now?.session.id !== entry.of.session.id || now.bridge !== entry.of.bridge)
           void closeEntry(peer, { toRelay: true });
       }
-      for (const one of sessions) if (!entries.has(one.peer)) openEntry(one);
+      for (const one of sessions) {
+        const entry = entries.get(one.peer);
+        if (entry === undefined) openEntry(one);
+        else entry.of = one;
+      }
+      fit();
     },
     take,
     relayed: (peer) => entries.get(peer)?.agent.relayed(),
@@ -291,6 +323,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       await Promise.all(loops);
       for (const peer of [...entries.keys()]) await closeEntry(peer, { toRelay: false });
       await board.idle();
+      await mtuQueue.idle();
       await discovery?.[Symbol.asyncDispose]();
     },
   };

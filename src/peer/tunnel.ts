@@ -144,5 +144,6 @@ export async function openTunnel(
 
 function pathSession({ peer, bridge }: Live): PathSession[] {
   if (peer.session === null) return [];
-  return [{ peer: peer.id, peerName: peer.name, wireGuard: peer.wireGuard, session: peer.session, bridge }];
+  const { id, name, wireGuard, allowedIps, session } = peer;
+  return [{ peer: id, peerName: name, wireGuard, allowedIps, session, bridge }];
 }

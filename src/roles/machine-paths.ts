@@ -27,6 +27,7 @@ export function machinePaths(
         discovery: os.discovery,
         redirect: os.redirect,
         device: os.wireGuard,
+        peerMtus: os.peerMtus,
         readLinks: os.readLinks,
         send: (message) => membership.send(message),
         stun: () => membership.stun,

@@ -37,6 +37,8 @@ export class FakeMachine {
   /** Every move, as text. */
   readonly moves: string[] = [];
   other: FakeMachine | null = null;
+  /** Of the routes to the peer; null for the device's own. */
+  mtu: number | null = null;
   wssDelayMs = 40;
   wssWorks = true;
   links: Links;
@@ -128,6 +130,12 @@ export class FakeMachine {
         discovery: () => Promise.resolve(this.#discoveryPort()),
         redirect,
         device: this.#device(),
+        peerMtus: {
+          apply: (peers) => {
+            this.mtu = peers[0]?.mtu ?? null;
+            return Promise.resolve();
+          },
+        },
         readLinks: () => Promise.resolve(this.links),
         send: (message) => this.#server.hear(this.end, message),
         stun: () => ({ credential: { user: this.end, key: STUN_KEY }, servers: this.#server.stun }),
@@ -148,6 +156,7 @@ export class FakeMachine {
         peer: this.#peer,
         peerName: this.#peer,
         wireGuard: `key of ${this.#peer}` as WireGuardKey,
+        allowedIps: [parseCidr("10.77.0.2/32") ?? fail()],
         session: {
           id: SESSION,
           peer: this.#peer,

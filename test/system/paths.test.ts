@@ -365,6 +365,10 @@ describe("openPaths() and the size of packets", () => {
     await until(() => kinds(made) === "direct direct", 10_000);
     expect(kinds(made)).toBe("direct direct");
     expect([made.a.view.sizeBytes, made.b.view.sizeBytes]).toEqual([1_372, 1_372]);
+    expect([made.a.mtu, made.b.mtu]).toEqual([1_340, 1_340]);
+    made.net.sizeLimit = () => 1_472;
+    await advance(90_000, 20);
+    expect([made.a.view.sizeBytes, made.b.view.sizeBytes, made.a.mtu, made.b.mtu]).toEqual([1_452, 1_452, null, null]);
   });
 
   test("finds the smaller size when only one direction is narrow", async () => {
