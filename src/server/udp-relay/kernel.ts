@@ -41,6 +41,10 @@ export class KernelRelay {
     return this.#isOn;
   }
 
+  get families(): ReadonlySet<Family> {
+    return this.#deps.families;
+  }
+
   isReserved(port: number): boolean {
     return this.#isOn && this.#deps.reserved.has(port);
   }

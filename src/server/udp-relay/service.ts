@@ -18,7 +18,16 @@ import {
   sessionName,
 } from "./messages.ts";
 import { type ForwardCounters, forwardCounters, ProcessForwarding, type RelaySocket } from "./process.ts";
-import { type End, FRESH, type Link, type RelayEffect, type RelayEvent, sameEndpoint, stepRelay } from "./state.ts";
+import {
+  type End,
+  freshRelay,
+  type Link,
+  type RelayEffect,
+  type RelayEvent,
+  type RelayState,
+  sameEndpoint,
+  stepRelay,
+} from "./state.ts";
 
 /** An address of this machine, and by which the world reaches it. */
 export interface RelayPlace {
@@ -65,6 +74,7 @@ const TEND_MS = 10_000;
 const ATTEMPTS = 16;
 /** Bursts of all that two ends send; a few milliseconds at a gigabit a second. */
 const RECEIVE_BYTES = 4 * 1024 * 1024;
+const BOTH: ReadonlySet<Family> = new Set([4, 6]);
 const COOKIE = 0x2112_a442;
 
 export function udpRelay(deps: UdpRelayDeps, options: UdpRelayOptions): UdpRelay {
@@ -169,11 +179,12 @@ class RelayedSession {
   readonly #deps: SessionDeps;
   readonly #sockets = new Map<Family, udp.Socket<"uint8array">>();
   readonly #forwarding: ProcessForwarding;
-  #state = FRESH;
+  #state: RelayState;
   #isClosed = false;
 
   constructor(deps: SessionDeps) {
     this.#deps = deps;
+    this.#state = freshRelay(deps.kernel?.families ?? BOTH);
     this.#forwarding = new ProcessForwarding({
       socketFor: (family) => this.#outlet(family),
       counters: deps.forwarded,

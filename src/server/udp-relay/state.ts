@@ -48,6 +48,8 @@ interface ActiveLink extends Link {
 }
 
 export interface RelayState {
+  /** What the mechanism relays best: others are linked only where no such link can be had. */
+  readonly native: ReadonlySet<Family>;
   readonly latches: PerEnd<Latches>;
   readonly suitors: PerEnd<readonly Suitor[]>;
   /** By transaction id in hex, oldest first. */
@@ -100,17 +102,14 @@ const CHALLENGE_MS = 5_000;
 const MOST_CHALLENGES = 24;
 const SUITOR_MS = 10_000;
 const MOST_SUITORS = 4;
-/** Ends that have only different families wait this long for a common one, which the kernel could relay. */
+/** Ends that have no native family in common wait this long for one. */
 export const MIXED_MS = 1_000;
 
 const NOWHERE: Latches = { 4: null, 6: null };
-export const FRESH: RelayState = {
-  latches: [NOWHERE, NOWHERE],
-  suitors: [[], []],
-  challenges: new Map(),
-  wanted: [],
-  active: [],
-};
+
+export function freshRelay(native: ReadonlySet<Family>): RelayState {
+  return { native, latches: [NOWHERE, NOWHERE], suitors: [[], []], challenges: new Map(), wanted: [], active: [] };
+}
 
 export interface RelayStepped {
   readonly state: RelayState;
@@ -144,16 +143,28 @@ export function sameLink(a: Link, b: Link): boolean {
   return sameEndpoint(a.ends[0], b.ends[0]) && sameEndpoint(a.ends[1], b.ends[1]);
 }
 
-/** One link for each family in which both ends are latched; without such a family, one between the two. */
-function linksOf([a, b]: PerEnd<Latches>, at: number): readonly Link[] {
+/**
+ * One link for each native family in which both ends are latched. Where there is none, after a while one in another family, or
+ * between two; a link in one family that is there stays, also when a native one comes, as the ends may be using it.
+ */
+function linksOf({ latches: [a, b], native, wanted }: RelayState, at: number): readonly Link[] {
   const links: Link[] = [];
+  const later: Link[] = [];
   for (const family of [4, 6] as const) {
     const [one, other] = [a[family], b[family]];
-    if (one !== null && other !== null) links.push({ ends: [one.endpoint, other.endpoint] });
+    if (one === null || other === null) continue;
+    const link: Link = { ends: [one.endpoint, other.endpoint] };
+    if (native.has(family) || wanted.some((known) => sameLink(known, link))) links.push(link);
+    else if (at - Math.max(one.since, other.since) >= MIXED_MS) later.push(link);
   }
+  if (links.length > 0) return links;
   const [one, other] = [a[4] ?? a[6], b[4] ?? b[6]];
-  if (links.length > 0 || one === null || other === null) return links;
+  if (later.length > 0 || one === null || other === null || hasCommon(a, b)) return later;
   return at - Math.max(one.since, other.since) < MIXED_MS ? [] : [{ ends: [one.endpoint, other.endpoint] }];
+}
+
+function hasCommon(a: Latches, b: Latches): boolean {
+  return ([4, 6] as const).some((family) => a[family] !== null && b[family] !== null);
 }
 
 /** A copy of the state that one event works on. */
@@ -164,12 +175,14 @@ class Step {
   readonly #suitors: [readonly Suitor[], readonly Suitor[]];
   readonly #challenges: Map<string, Challenge>;
   readonly #effects: RelayEffect[] = [];
+  readonly #native: ReadonlySet<Family>;
   #wanted: readonly Link[];
   #active: readonly ActiveLink[];
 
   constructor(state: RelayState, event: EventBase) {
     this.#at = event.at;
     this.#nextId = event.nextId;
+    this.#native = state.native;
     this.#latches = [...state.latches];
     this.#suitors = [...state.suitors];
     this.#challenges = new Map(state.challenges);
@@ -226,20 +239,24 @@ class Step {
   }
 
   done(): RelayStepped {
-    const wanted = linksOf(this.#latches, this.#at);
+    const wanted = linksOf(this.#state(), this.#at);
     if (wanted.length !== this.#wanted.length || !wanted.every((link, i) => sameLink(link, this.#wanted[i] ?? link))) {
       this.#wanted = wanted;
       this.#active = this.#active.filter((link) => wanted.some((one) => sameLink(one, link)));
       this.#effects.push({ kind: "forward", links: wanted });
     }
-    const state: RelayState = {
+    return { state: this.#state(), effects: this.#effects };
+  }
+
+  #state(): RelayState {
+    return {
+      native: this.#native,
       latches: this.#latches,
       suitors: this.#suitors,
       challenges: this.#challenges,
       wanted: this.#wanted,
       active: this.#active,
     };
-    return { state, effects: this.#effects };
   }
 
   #latchOf(end: End, at: Endpoint): Latch | null {

@@ -4,7 +4,7 @@ import { type Endpoint, parseEndpoint } from "../../../../src/base/ip.ts";
 import {
   DOUBT_MS,
   type End,
-  FRESH,
+  freshRelay,
   LEASE_MS,
   type Link,
   MIXED_MS,
@@ -28,7 +28,7 @@ type Body = RelayEvent extends infer E ? (E extends RelayEvent ? Omit<E, "at" | 
 
 /** A session whose ends are where they are told to be: those of `reachable` answer every challenge. */
 class Scene {
-  state: RelayState = FRESH;
+  state: RelayState;
   now = 1000;
   readonly reachable = new Set<Endpoint>();
   readonly challenged: Endpoint[] = [];
@@ -36,6 +36,10 @@ class Scene {
   readonly renewed: (readonly Link[])[] = [];
   answered = 0;
   #ids = 0;
+
+  constructor(native: readonly (4 | 6)[] = [4, 6]) {
+    this.state = freshRelay(new Set(native));
+  }
 
   step(body: Body): readonly RelayEffect[] {
     const nextId = (): Uint8Array => {
@@ -183,6 +187,24 @@ describe("stepRelay()", () => {
     expect(scene.links).toEqual([{ ends: [A4, B6] }]);
     scene.ask(1, B4);
     expect(scene.links).toEqual([{ ends: [A4, B4] }]);
+  });
+
+  test("waits for a native family before it takes another, and leaves that one alone once it is there", () => {
+    const quick = new Scene([4]);
+    quick.reachable.add(A4).add(B4).add(A6).add(B6);
+    for (const [end, place] of [[0, A6] as const, [1, B6] as const]) quick.ask(end, place);
+    expect(quick.links).toEqual([]);
+    for (const [end, place] of [[0, A4] as const, [1, B4] as const]) quick.ask(end, place);
+    quick.wait(5000);
+    expect(quick.links).toEqual([{ ends: [A4, B4] }]);
+
+    const late = new Scene([4]);
+    late.reachable.add(A4).add(B4).add(A6).add(B6);
+    for (const [end, place] of [[0, A6] as const, [1, B6] as const]) late.ask(end, place);
+    late.wait(MIXED_MS);
+    expect(late.links).toEqual([{ ends: [A6, B6] }]);
+    for (const [end, place] of [[0, A4] as const, [1, B4] as const]) late.ask(end, place);
+    expect(late.links).toEqual([{ ends: [A4, B4] }, { ends: [A6, B6] }]);
   });
 
   test("does not count on a mechanism that has not said that it forwards, nor on one that is late", () => {
