@@ -2,7 +2,7 @@
 import { errorText } from "../../base/errors.ts";
 import { type Family, familyOf } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
-import { leaseKey, type RelayLink, type RelayTable } from "../../net/relay-table.ts";
+import { type LeaseCount, leaseKey, type RelayLink, type RelayTable } from "../../net/relay-table.ts";
 import { type Link, sameLink } from "./state.ts";
 
 export interface KernelRelayDeps {
@@ -14,6 +14,12 @@ export interface KernelRelayDeps {
   readonly log: Logger;
 }
 
+interface Count {
+  readonly packets: number;
+  readonly bytes: number;
+}
+
+const NOTHING: Count = { packets: 0, bytes: 0 };
 /** So many packets that came in and none that went out mean that something on this machine swallows them. */
 const SWALLOWED = 16;
 
@@ -25,9 +31,11 @@ export class KernelRelay {
   readonly #loaded = new Map<number, readonly Link[]>();
   readonly #dirty = new Set<number>();
   readonly #renewals = new Map<number, readonly Link[]>();
-  /** Bytes of a lease that are counted already. */
-  readonly #seen = new Map<string, number>();
+  /** What of a lease is counted already. */
+  readonly #seen = new Map<string, Count>();
+  /** Packets that came in since the last one went out. */
   #entered = 0;
+  /** Null before the first look: the table may be an earlier process'. */
   #passed: number | null = null;
   #pump: Promise<void> | null = null;
   #isOn = true;
@@ -72,10 +80,8 @@ export class KernelRelay {
     if (!this.#isOn || this.#loaded.size === 0) return;
     await this.#guarded(async (signal) => {
       const { leases, passed } = await this.#deps.table.read(signal);
-      this.#count(leases);
-      const kernelOnly = new Set([...this.#links()].filter((link) => this.#isInKernel(link)).flatMap(keysOf));
-      this.#entered += leases.reduce((sum, lease) => sum + (kernelOnly.has(lease.key) ? lease.packets : 0), 0);
-      if (this.#passed !== null && passed !== this.#passed) this.#entered = 0;
+      const entered = this.#count(leases);
+      this.#entered = passed === this.#passed ? this.#entered + entered : 0;
       this.#passed = passed;
       if (this.#entered >= SWALLOWED) {
         this.#off("packets come in and do not leave: another table, or the routing, swallows them");
@@ -149,12 +155,19 @@ export class KernelRelay {
     this.#deps.log.warn({ reason }, "the kernel does not relay any more; this process does");
   }
 
-  #count(leases: readonly { readonly key: string; readonly bytes: number }[]): void {
-    for (const { key, bytes } of leases) {
-      const before = this.#seen.get(key) ?? 0;
-      this.bytes += bytes >= before ? bytes - before : bytes;
-      this.#seen.set(key, bytes);
+  /** The packets that are new, of links that the kernel turns round. */
+  #count(leases: readonly LeaseCount[]): number {
+    const turnedRound = new Set([...this.#links()].filter((link) => this.#isInKernel(link)).flatMap(keysOf));
+    let entered = 0;
+    for (const { key, packets, bytes } of leases) {
+      const known = this.#seen.get(key) ?? NOTHING;
+      // One that was made anew in between counts from zero.
+      const before = bytes >= known.bytes && packets >= known.packets ? known : NOTHING;
+      this.bytes += bytes - before.bytes;
+      if (turnedRound.has(key)) entered += packets - before.packets;
+      this.#seen.set(key, { packets, bytes });
     }
+    return entered;
   }
 
   *#links(): Iterable<RelayLink> {

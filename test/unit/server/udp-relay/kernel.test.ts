@@ -77,9 +77,19 @@ test("KernelRelay renews only what is in the table, and counts what leases let i
 test("KernelRelay gives up when packets come in and none goes out", async () => {
   const { table, relay } = made();
   await relay.set(1, [AB]);
-  const leases = [{ key: leaseKey(1, A), packets: 10, bytes: 1000 }];
-  table.reading = { leases, passed: 5 };
-  await relay.tend();
+  const lease = (packets: number) => [{ key: leaseKey(1, A), packets, bytes: 100 * packets }];
+  // What happened before the first look, and what went out again, says nothing.
+  for (const [packets, passed] of [
+    [500, 5],
+    [505, 5],
+    [600, 6],
+    [615, 6],
+  ] as const) {
+    table.reading = { leases: lease(packets), passed };
+    await relay.tend();
+    expect(relay.isOn).toBe(true);
+  }
+  table.reading = { leases: lease(616), passed: 6 };
   await relay.tend();
   expect(relay.isOn).toBe(false);
   expect(table.resets).toBe(1);
