@@ -149,8 +149,10 @@ function apply(state: PathState, event: PathEvent, effects: PathEffect[]): PathS
     case "asked":
       return asked(state, event, effects);
     case "relayed":
-      // The peer has gone back to the relay, or lost us. Our own checks show which: the path is dead for both ends or for none.
       if (state.current === "wss" || event.at - state.since < MOVE_GRACE_MS) return state;
+      // The end that chooses has gone back to the relay: its packets come that way only then. It is followed at once.
+      if (!state.chooses) return follow(state, event.at, effects);
+      // The other end has lost us; our own checks show whether the path is dead for us too.
       return { ...state, relayedAt: event.at, silentSince: state.silentSince ?? event.at - SUSPECT_MS };
     case "tick":
       return tick(state, event, effects);
@@ -304,6 +306,14 @@ function isDead(state: PathState, info: PathInfo, at: number): boolean {
   const waited = at - info.firstUnansweredAt;
   const patience = Math.max(DEAD_MS, 3 * (info.rttMs ?? 100));
   return waited >= (isSuspect(state, at) ? patience : Math.max(TRUST_MS, patience));
+}
+
+/** To the relay, until the peer chooses anew; what is known of the paths stays. */
+function follow(state: PathState, at: number, effects: PathEffect[]): PathState {
+  const reason = "the peer uses the relay";
+  effects.push({ kind: "use", to: null, from: state.paths.get(state.current) ?? null, fromDead: false, reason });
+  const paths = new Map([...state.paths].map(([key, info]) => [key, { ...info, nominatedAt: null }]));
+  return { ...state, paths, current: "wss", since: at, reason, silentSince: null, relayedAt: at };
 }
 
 /** To the best path that answered while the current one did not, or to the relay; what else was known is in doubt. */
