@@ -49,7 +49,7 @@ const NEVER: readonly Cidr[] = [
   "127.0.0.0/8",
   "169.254.0.0/16",
   "224.0.0.0/3",
-  "::/127",
+  "::/80", // the unspecified address, loopback, and IPv4 in the clothes of IPv6
   "fe80::/10",
   "ff00::/8",
 ].flatMap((text) => parseCidr(text) ?? []);
