@@ -8,11 +8,13 @@ import { until } from "./harness.ts";
 import {
   clientUp,
   connectClient,
+  DNS_FLAGS,
   fetchPage,
   HIGGS,
   invite,
   nodeDown,
   nodeStatus,
+  RELAYED_FLAGS,
   spawnNode,
   startNetworkLab,
   startNode,
@@ -70,7 +72,7 @@ describe("names through the exit", () => {
 
   test("a node whose DNS over HTTPS is dead offers no exit, and says why to itself and to the client", async () => {
     await host("dns").powerOff();
-    const address = ["--dns", "https://203.0.113.53/dns-query", "--dns-ca", "/etc/lab/ca.pem"];
+    const address = ["--dns", "https://203.0.113.53/dns-query", "--dns-ca", "/etc/lab/ca.pem", ...RELAYED_FLAGS];
     node = await spawnNode(host("home-pc"), { join: await invite(lab, "node"), flags: address });
     await node.waitForLine(/Names cannot be resolved: Cannot ask .*exit not offered/, { timeoutMs: 20_000 });
     const status = await host("home-pc").exec([HIGGS, "node", "status"]);
@@ -78,7 +80,14 @@ describe("names through the exit", () => {
     expect(status.stdout).toMatch(/Names cannot be resolved: Cannot ask https:\/\/203\.0\.113\.53\/dns-query/);
     expect(status.stdout.match(/Cannot ask/g)).toHaveLength(1);
     expect(status.code).toBe(6);
-    const up = await clientUp(host("laptop"), "--join", await invite(lab, "client"), "--timeout", "2s");
+    const up = await clientUp(
+      host("laptop"),
+      "--join",
+      await invite(lab, "client"),
+      "--timeout",
+      "2s",
+      ...RELAYED_FLAGS,
+    );
     expect(up.code).not.toBe(0);
     expect(up.stderr).toMatch(/home-pc/);
     expect(up.stderr).toMatch(/Names cannot be resolved/);
@@ -93,11 +102,11 @@ describe("names through the exit", () => {
       await host("laptop").execOrThrow([HIGGS, "client", "wait", "--timeout", "15s"]);
       expect(await fetchPage(host("laptop"), `http://${WEB4}/`)).toBe("203.0.113.7");
       await nodeDown(host("home-pc"), node);
-      node = await startNode(host("home-pc"));
+      node = await startNode(host("home-pc"), { flags: [...DNS_FLAGS, ...RELAYED_FLAGS] });
       const { tunnel } = await nodeStatus(host("home-pc"));
       node4 = tunnel.ipv4;
       node6 = tunnel.ipv6;
-      await connectClient(lab, "tablet");
+      await connectClient(lab, "tablet", ...RELAYED_FLAGS);
     },
     START_MS,
   );
@@ -182,7 +191,7 @@ describe("names through the exit", () => {
   test("plain DNS is asked where a person chose udp://, and nowhere else", async () => {
     await nodeDown(host("home-pc"), node);
     await forgetQueries(lab);
-    node = await startNode(host("home-pc"), { flags: ["--dns", "udp://203.0.113.53"] });
+    node = await startNode(host("home-pc"), { flags: ["--dns", "udp://203.0.113.53", ...RELAYED_FLAGS] });
     const asked = dns("udp", "8.8.8.8", WEB_NAME);
     await until(async () => (await askDns(host("laptop"), [asked]))[0]?.failure === "", { timeoutMs: 15_000 });
     const stats = await dnsStats(lab);
