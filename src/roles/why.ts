@@ -67,7 +67,7 @@ function triedText(info: PathInfo, at: number): string {
   const { key } = info.target;
   if (isUsable(info, at)) return `${key} answers in ${(info.rttMs ?? 0).toFixed(1)} ms.`;
   if (info.answeredAt !== null && info.sizeBytes === 0) return `${key} answers small packets, and full ones are lost.`;
-  if (info.answeredAt !== null) return `${key} answered before, and does no more.`;
+  if (info.answeredAt !== null || info.lostAt !== null) return `${key} answered before, and does no more.`;
   return `${key} does not answer (${info.unanswered} checks).`;
 }
 

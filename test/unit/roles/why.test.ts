@@ -1,0 +1,99 @@
+import { describe, expect, test } from "bun:test";
+import type { Endpoint, IpAddress } from "../../../src/base/ip.ts";
+import type { PathView } from "../../../src/peer/path-agent.ts";
+import { FULL_BYTES } from "../../../src/peer/path-check.ts";
+import { fresh, type PathInfo } from "../../../src/peer/path-info.ts";
+import type { NatView } from "../../../src/peer/stun-client.ts";
+import { explain } from "../../../src/roles/why.ts";
+
+const place = (address: string, port = 51_820): Endpoint => ({ address: address as IpAddress, port });
+const AT = 100_000;
+const NAT: NatView = { udp: true, mapped4: place("198.51.100.1", 40_000), mapped6: null, varies: false };
+
+function tried(address: string, more: Partial<PathInfo> = {}): PathInfo {
+  const endpoint = place(address);
+  return { ...fresh({ key: `${address}:51820`, kind: "direct", endpoint, lan: false }), unanswered: 7, ...more };
+}
+
+function view(more: Partial<PathView> = {}): PathView {
+  return {
+    kind: "wss",
+    endpoint: null,
+    sinceMs: 0,
+    rttMs: null,
+    reason: "the relay carries every session first",
+    sizeBytes: null,
+    tried: [],
+    ...more,
+  };
+}
+
+const why = (seen: PathView | null, nat: NatView | null = NAT) => explain({ peer: "home", view: seen, nat, at: AT });
+
+describe("explain()", () => {
+  test("a direct path needs no remedy", () => {
+    const got = why(view({ kind: "direct", endpoint: place("198.51.100.2"), rttMs: 3.14, reason: "it answered" }));
+    expect(got).toEqual({
+      path: "direct",
+      causes: ["Packets to home go directly by 198.51.100.2:51820, round trip 3.1 ms: it answered."],
+      remedies: [],
+    });
+  });
+
+  test("no search for paths", () => {
+    const got = why(null);
+    expect(got.path).toBe("wss");
+    expect(got.causes).toHaveLength(1);
+    expect(got.remedies[0]).toContain("--paths");
+  });
+
+  test("UDP that does not get out, and nothing else to mend", () => {
+    const got = why(view(), { udp: false, mapped4: null, mapped6: null, varies: null });
+    expect(got.causes.some((cause) => cause.includes("UDP does not get out"))).toBe(true);
+    expect(got.remedies).toEqual(["Let UDP out of this network, or use another one."]);
+  });
+
+  test("a router that nobody can foresee, and every address that was tried", () => {
+    const seen = view({
+      kind: "udp-relay",
+      endpoint: place("203.0.113.10"),
+      tried: [
+        tried("198.51.100.2"),
+        tried("198.51.100.3", { answeredAt: AT - 100_000 }),
+        tried("198.51.100.4", { answeredAt: AT, sizeBytes: FULL_BYTES, rttMs: 12 }),
+      ],
+    });
+    const got = why(seen, { ...NAT, varies: true });
+    expect(got.causes[0]).toStartWith("Packets to home go through the server's UDP relay by 203.0.113.10:51820");
+    expect(got.causes).toContain("The server sees this machine at 198.51.100.1:40000.");
+    expect(got.causes.some((cause) => cause.includes("nobody can foresee"))).toBe(true);
+    expect(got.causes).toContain("198.51.100.2:51820 does not answer (7 checks).");
+    expect(got.causes.some((cause) => cause.startsWith("198.51.100.3:51820 answers small packets"))).toBe(true);
+    expect(got.causes).toContain("198.51.100.4:51820 answers in 12.0 ms.");
+    expect(got.remedies.at(-1)).toContain("--endpoint");
+  });
+
+  test("a path that loses full packets is named first among what can be mended", () => {
+    const got = why(view({ tried: [tried("198.51.100.2", { answeredAt: AT, sizeBytes: 0 })] }));
+    expect(got.causes).toContain("198.51.100.2:51820 answers small packets, and full ones are lost.");
+    expect(got.remedies[0]).toContain("MTU");
+  });
+
+  test("bug: a path that was given up is said to have answered before, not to lose full packets", () => {
+    const got = why(view({ tried: [tried("198.51.100.2", { lostAt: AT - 5_000 })] }));
+    expect(got.causes).toContain("198.51.100.2:51820 answered before, and does no more.");
+    expect(got.remedies.some((remedy) => remedy.includes("MTU"))).toBe(false);
+  });
+
+  test("a peer without addresses, and a server that was not asked", () => {
+    const got = why(view(), null);
+    expect(got.causes).toContain("home has told no address that could be tried.");
+    expect(got.causes).toContain("The server was not asked yet how it sees this machine.");
+  });
+
+  test("both families, and every sentence is one", () => {
+    const got = why(view({ tried: [tried("198.51.100.2")] }), { ...NAT, mapped6: place("2001:db8::1", 1) });
+    expect(got.causes).toContain("The server sees this machine at [2001:db8::1]:1.");
+    for (const sentence of got.causes) expect(sentence).toMatch(/^\S.*\.$/);
+  });
+});
