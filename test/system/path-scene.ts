@@ -1,7 +1,8 @@
 // Two machines, a server and routers of any kind on the little internet, and what tests ask of them.
 import { afterEach, beforeEach, expect, jest } from "bun:test";
 import type { IpAddress } from "../../src/base/ip.ts";
-import { FakeInternet, FakeServer, until } from "./fake-internet.ts";
+import type { PathKind } from "../../src/peer/path-info.ts";
+import { type EndName, FakeInternet, FakeServer, until } from "./fake-internet.ts";
 import { FakeMachine, type MachineOptions } from "./fake-machine.ts";
 import { FakeNat, type NatKind } from "./fake-nat.ts";
 
@@ -28,6 +29,7 @@ export interface Scene {
 
 export type SceneOptions = Partial<Pick<MachineOptions, "relay" | "allowed">> & {
   readonly sameLan?: boolean;
+  readonly allowedAt?: Partial<Record<EndName, readonly PathKind[]>>;
   readonly before?: (scene: Scene) => void;
 };
 
@@ -36,12 +38,17 @@ export async function scene(natA: NatKind, natB: NatKind, options: SceneOptions 
   const server = new FakeServer(net);
   const now = (): number => performance.now();
   const { random } = net;
-  const { sameLan, before, ...rest } = options;
+  const { sameLan, before, allowedAt, ...common } = options;
+  const rest = (end: EndName) => ({
+    ...common,
+    end,
+    ...(allowedAt?.[end] === undefined ? {} : { allowed: allowedAt[end] }),
+  });
   const routerA = new FakeNat(natA, { publicAddress: ip("198.51.100.1"), now, random });
   const routerB = sameLan === true ? routerA : new FakeNat(natB, { publicAddress: ip("198.51.100.2"), now, random });
-  const a = new FakeMachine(net, server, { ...rest, end: "a", address: ip("192.168.1.2"), nat: routerA, lan: "a" });
+  const a = new FakeMachine(net, server, { ...rest("a"), address: ip("192.168.1.2"), nat: routerA, lan: "a" });
   const place = sameLan === true ? { address: ip("192.168.1.3"), lan: "a" } : { address: ip("10.0.7.2"), lan: "b" };
-  const b = new FakeMachine(net, server, { ...rest, ...place, end: "b", nat: routerB });
+  const b = new FakeMachine(net, server, { ...rest("b"), ...place, nat: routerB });
   a.other = b;
   b.other = a;
   const made = { net, server, a, b };
