@@ -1,8 +1,8 @@
 // Two machines find their ways to each other over a little internet in which minutes pass in milliseconds.
 import { describe, expect, test } from "bun:test";
-import { advance, until } from "./fake-internet.ts";
+import { advance, SERVER, until } from "./fake-internet.ts";
 import { NAT_KINDS, type NatKind } from "./fake-nat.ts";
-import { checksSince, kinds, scene, type Scene, settled, useLittleInternet } from "./path-scene.ts";
+import { checksSince, kinds, loseDirect, scene, type Scene, settled, useLittleInternet } from "./path-scene.ts";
 
 useLittleInternet();
 
@@ -51,6 +51,22 @@ describe("openPaths() on a path that works", () => {
       expect(end.arrived).toHaveLength(4_000);
       expect(end.ways.at(-1)).not.toBe("wss");
     }
+  });
+
+  test("moves from the UDP relay to a direct path that opens later, without losing a packet", async () => {
+    const made = await scene("port-r", "port-r", { before: (one) => loseDirect(one) });
+    const [fromA, fromB] = [made.a.traffic(5), made.b.traffic(5)];
+    await until(() => kinds(made) === "udp-relay udp-relay", 3_000);
+    await advance(3_000, 5);
+    made.net.delayMs = ({ from, to }) => (from.address === SERVER || to.address === SERVER ? 20 : 5);
+    expect(await until(() => kinds(made) === "direct direct", 70_000, 5)).not.toBeNull();
+    await advance(10_000, 5);
+    fromA.stop();
+    fromB.stop();
+    const last = [made.a.sendPacket(), made.b.sendPacket()];
+    await advance(200, 5);
+    expect([made.b.arrived.length, made.a.arrived.length]).toEqual(last);
+    expect([made.a.policy.redirects, made.a.policy.dropFrom]).toEqual([[], []]);
   });
 
   test("keeps it although the peer is silent", async () => {
