@@ -51,7 +51,10 @@ async function throwOne(index: number): Promise<void> {
 }
 
 if (order.kind === "udp") {
-  const socket = await Bun.udpSocket({ connect: { hostname: order.to, port: order.port }, socket: { error: () => undefined } });
+  const socket = await Bun.udpSocket({
+    connect: { hostname: order.to, port: order.port },
+    socket: { error: () => undefined },
+  });
   for (let index = 0; index < order.count; index++) {
     try {
       socket.send(piece(index));

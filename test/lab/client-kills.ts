@@ -7,11 +7,11 @@ import { snapshot } from "./harness.ts";
 
 /** What a role's journal holds when it is all the way up: device, table, settings, rules, routes, names; at a node no names. */
 export const ROLES = {
-  client: { host: "laptop", command: [HIGGS, "client", "run"], delaysUp: 20, delaysDown: 10 },
+  client: { host: "laptop", command: [HIGGS, "client", "run"], delaysUp: 12, delaysDown: 8 },
   node: { host: "home-pc", command: [HIGGS, "node", ...DNS_FLAGS], delaysUp: 8, delaysDown: 5 },
 } as const;
 /** From the start of the process until some time after all is up, and from the signal until all is undone. */
-const UP_MS = 600;
+const UP_MS = 1200;
 const DOWN_MS = 200;
 
 export async function journalOf(host: LabHost, role: "client" | "node"): Promise<number> {
@@ -26,7 +26,10 @@ export function plans(role: "client" | "node", full: number): KillPlan["at"][] {
     ...counts.map((count) => ({ kind: "entries", count }) as const),
     ...counts.map((count) => ({ kind: "entries-left", full, count: count - 1 }) as const),
     ...Array.from({ length: delaysUp }, (_, i) => ({ kind: "delay", ms: (i * UP_MS) / delaysUp }) as const),
-    ...Array.from({ length: delaysDown }, (_, i) => ({ kind: "delay-down", full, ms: (i * DOWN_MS) / delaysDown }) as const),
+    ...Array.from(
+      { length: delaysDown },
+      (_, i) => ({ kind: "delay-down", full, ms: (i * DOWN_MS) / delaysDown }) as const,
+    ),
   ];
 }
 

@@ -103,6 +103,11 @@ export async function page(host: LabHost, url: string = PAGE): Promise<string> {
   return code === 0 ? stdout.trim() : "";
 }
 
+/** Asks again and again, as a path that is just changing may cost a try. Throws LabTimeout. */
+export async function untilBrowses(host: LabHost): Promise<void> {
+  await until(async () => (await page(host)) === HOME4, { timeoutMs: 40_000, what: "the page through the home PC" });
+}
+
 /** Of the living process of a role, by its lock. */
 export async function pidOf(host: LabHost, role: "server" | "node" | "client"): Promise<number> {
   return (JSON.parse(await host.readFile(`/run/higgs/${role}/lock`)) as { pid: number }).pid;
@@ -117,9 +122,12 @@ export async function wireGuardPids(host: LabHost, interfaceName: string): Promi
 /** Resolves when none of them is left. */
 export async function killNow(host: LabHost, ...pids: readonly number[]): Promise<void> {
   await host.execOrThrow(["kill", "-9", ...pids.map(String)]);
-  await until(async () => (await host.exec(["ps", "-o", "stat=", "-p", pids.join(",")])).stdout.replaceAll(/Z\S*|\s/g, "") === "", {
-    what: `the end of ${pids.join(", ")}`,
-  });
+  await until(
+    async () => (await host.exec(["ps", "-o", "stat=", "-p", pids.join(",")])).stdout.replaceAll(/Z\S*|\s/g, "") === "",
+    {
+      what: `the end of ${pids.join(", ")}`,
+    },
+  );
 }
 
 export interface Probing {

@@ -54,12 +54,17 @@ async function machines(): Promise<readonly { name: string; online: boolean }[]>
 
 /** As the page sees it, asked again and again; each try ends with the connection's own failure. */
 async function browsesAgain(): Promise<void> {
-  await until(async () => (await page(laptop, PAGE4)) === HOME4, { timeoutMs: 40_000, what: "the page through the home PC" });
+  await until(async () => (await page(laptop, PAGE4)) === HOME4, {
+    timeoutMs: 40_000,
+    what: "the page through the home PC",
+  });
   expect(await page(laptop)).toBe(HOME4);
 }
 
 async function healthy(): Promise<void> {
-  await until(async () => (await higgs(laptop, "client", "status")).code === 0, { what: "a client that is connected and not degraded" });
+  await until(async () => (await higgs(laptop, "client", "status")).code === 0, {
+    what: "a client that is connected and not degraded",
+  });
 }
 
 /** The longest time between two replies of a 10 Hz ping to the web page's host, from now to `stop`. */
@@ -84,7 +89,9 @@ test(
     const pinging = await startPinging();
     await killNow(vps, await pidOf(vps, "server"));
     server = await startServer();
-    await until(async () => (await machines()).filter(({ online }) => online).length === 2, { what: "both machines online" });
+    await until(async () => (await machines()).filter(({ online }) => online).length === 2, {
+      what: "both machines online",
+    });
     await browsesAgain();
     const gapS = await pinging.stop();
     console.log(`server killed and started: longest gap of a ping ${gapS.toFixed(2)} s`);
@@ -106,7 +113,9 @@ test(
       const readyMs = performance.now();
       expect(await page(laptop, PAGE4)).toBe(HOME4);
       const pageMs = performance.now();
-      console.log(`node started in ${Math.round(readyMs - startedMs)} ms, page ${Math.round(pageMs - readyMs)} ms later`);
+      console.log(
+        `node started in ${Math.round(readyMs - startedMs)} ms, page ${Math.round(pageMs - readyMs)} ms later`,
+      );
       expect(pageMs - startedMs).toBeLessThan(WIREGUARD_S * 1000);
     }
     await browsesAgain();
@@ -119,7 +128,9 @@ test(
   "a home PC whose power was cut carries traffic again after its boot",
   async () => {
     await home.powerOff();
-    await until(async () => (await machines()).some(({ name, online }) => name === "home-pc" && !online), { timeoutMs: 50_000 });
+    await until(async () => (await machines()).some(({ name, online }) => name === "home-pc" && !online), {
+      timeoutMs: 50_000,
+    });
     expect((await higgs(laptop, "client", "status")).code).toBe(6);
     await home.boot();
     node = await startNode(lab);
@@ -138,7 +149,10 @@ test(
     await vps.boot();
     server = await startServer();
     await until(async () => (await machines()).filter(({ online }) => online).length === 2, { timeoutMs: 30_000 });
-    await until(async () => (await page(laptop, PAGE4)) === HOME4, { timeoutMs: 30_000, what: "the page by its address" });
+    await until(async () => (await page(laptop, PAGE4)) === HOME4, {
+      timeoutMs: 30_000,
+      what: "the page by its address",
+    });
     // A machine that starts anew has the server's address only by what it kept.
     await higgsOrThrow(laptop, "client", "down");
     await killNow(home, await pidOf(home, "node"));

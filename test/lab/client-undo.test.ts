@@ -6,14 +6,13 @@ import type { LabProcess } from "../../src/lab/process.ts";
 import {
   higgs,
   higgsOrThrow,
-  HOME4,
   killNow,
-  page,
   pidOf,
   startClient,
   startClientLab,
   startNetwork,
   startNode,
+  untilBrowses,
   wireGuardPids,
 } from "./client-lab.ts";
 import { snapshot } from "./harness.ts";
@@ -40,7 +39,7 @@ afterAll(async () => {
 
 /** Shows that there was something to undo. */
 async function connected(host: LabHost, before: string): Promise<void> {
-  expect(await page(host)).toBe(HOME4);
+  await untilBrowses(host);
   expect(await snapshot(host)).not.toBe(before);
 }
 
@@ -177,6 +176,7 @@ describe("resolv.conf is as it was", () => {
           await higgsOrThrow(laptop, "state", "clean", "--role", "client");
           expect(await snapshot(laptop)).toBe(before);
         } finally {
+          await higgs(laptop, "client", "down"); // still up only where the test has failed
           await laptop.exec(["umount", "/etc/resolv.conf"]);
           await laptop.execOrThrow(["sh", "-ec", "rm -rf /etc/resolv.conf /etc/names; mv /root/kept /etc/resolv.conf"]);
         }
@@ -210,7 +210,7 @@ describe("resolv.conf is as it was", () => {
         if (how === "state clean") await higgsOrThrow(laptop, "state", "clean", "--role", "client");
         else {
           await higgsOrThrow(laptop, "client", "up");
-          expect(await page(laptop)).toBe(HOME4);
+          await untilBrowses(laptop);
           await higgsOrThrow(laptop, "client", "down");
         }
         expect(await laptop.readFile("/etc/resolv.conf")).toBe(before);
@@ -279,7 +279,7 @@ describe("the home PC is as it was", () => {
       await killNow(home, await pidOf(home, "node"));
       node = await startNode(lab);
       await higgsOrThrow(laptop, "client", "up");
-      expect(await page(laptop)).toBe(HOME4);
+      await untilBrowses(laptop);
       await higgsOrThrow(laptop, "client", "down");
       node.kill("SIGTERM");
       expect(await node.exited).toBe(0);
