@@ -24,7 +24,6 @@ const MINUTE = 60_000;
 const WIREGUARD_S = 15;
 let lab: Lab;
 let server: LabProcess;
-let node: LabProcess;
 let laptop: LabHost;
 let home: LabHost;
 let vps: LabHost;
@@ -39,7 +38,7 @@ beforeAll(async () => {
   lab = await startClientLab();
   [laptop, home, vps] = [lab.host("laptop"), lab.host("home-pc"), lab.host("vps")];
   server = await startServer();
-  node = await startNode(lab, "--join", inviteIn(await server.waitForLine(/higgs node --join/)));
+  await startNode(lab, "--join", inviteIn(await server.waitForLine(/higgs node --join/)));
   await higgsOrThrow(laptop, "client", "up", "--join", inviteIn(await server.waitForLine(/higgs client up --join/)));
 }, MINUTE);
 
@@ -109,7 +108,7 @@ test(
     for (let round = 0; round < 3; round++) {
       await killNow(home, await pidOf(home, "node"));
       const startedMs = performance.now();
-      node = await startNode(lab);
+      await startNode(lab);
       const readyMs = performance.now();
       expect(await page(laptop, PAGE4)).toBe(HOME4);
       const pageMs = performance.now();
@@ -133,7 +132,7 @@ test(
     });
     expect((await higgs(laptop, "client", "status")).code).toBe(6);
     await home.boot();
-    node = await startNode(lab);
+    await startNode(lab);
     expect(await page(laptop, PAGE4)).toBe(HOME4);
     await browsesAgain();
     await healthy();
@@ -161,7 +160,7 @@ test(
     await until(async () => (await machines()).some(({ name, online }) => name === "home-pc" && online));
     await lab.host("dns").boot();
     await killNow(home, await pidOf(home, "node"));
-    node = await startNode(lab);
+    await startNode(lab);
     await higgsOrThrow(laptop, "client", "up");
     await browsesAgain();
     await healthy();
