@@ -105,7 +105,10 @@ export async function page(host: LabHost, url: string = PAGE): Promise<string> {
 
 /** Asks again and again, as a path that is just changing may cost a try. Throws LabTimeout. */
 export async function untilBrowses(host: LabHost): Promise<void> {
-  await until(async () => (await page(host)) === HOME4, { timeoutMs: 40_000, what: "the page through the home PC" });
+  await until(async () => [HOME4, HOME6].includes(await page(host)), {
+    timeoutMs: 40_000,
+    what: "the page through the home PC",
+  });
 }
 
 /** Of the living process of a role, by its lock. */
