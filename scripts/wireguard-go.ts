@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { buildDir, goModuleVersion, projectDir } from "./project.ts";
 import type { Target } from "./targets.ts";
+import { patchedSource, patchVersion } from "./wireguard-patch.ts";
 
 const modulePath = "golang.zx2c4.com/wireguard";
 /** go.mod's `tool` line is understood from here on. */
@@ -63,9 +64,13 @@ export async function buildWireguardGo(target: Target, go: GoTool): Promise<Buil
   await mkdir(dir, { recursive: true });
   const binaryPath = join(dir, `${target.name}.${String(process.pid)}.tmp`);
   try {
+    const listed = await run([go.path, "list", "-m", "-f", "{{.Dir}}", modulePath]);
+    if (listed.code !== 0) throw new Error(`go list ${modulePath}: ${listed.stderr.trim()}`);
+    // Its own go.mod and go.sum pin what it needs; ours has pinned it.
+    const source = await patchedSource(listed.stdout.trim(), join(dir, `source-${patchVersion}-${target.name}`));
     const { code, stderr } = await run(
-      [go.path, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binaryPath, modulePath],
-      { CGO_ENABLED: "0", GOOS: target.go.os, GOARCH: target.go.arch },
+      [go.path, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binaryPath, "."],
+      { env: { CGO_ENABLED: "0", GOOS: target.go.os, GOARCH: target.go.arch }, cwd: source },
     );
     if (code !== 0) throw new Error(`go build ${modulePath} for ${target.name}: ${stderr.trim()}`);
     const binary = await readFile(binaryPath);
@@ -73,7 +78,7 @@ export async function buildWireguardGo(target: Target, go: GoTool): Promise<Buil
     // The facts go in last: a build that was broken off is not taken for a finished one.
     await rm(factsPath, { force: true });
     await writeWhole(gzPath, gzipSync(binary, { level: 9 }));
-    await writeWhole(factsPath, JSON.stringify({ sha256, go: go.version }));
+    await writeWhole(factsPath, JSON.stringify({ sha256, go: go.version, patch: patchVersion }));
     return { gzPath, sha256, version };
   } finally {
     await rm(binaryPath, { force: true });
@@ -88,6 +93,7 @@ export async function readBuilt(target: Target, go?: GoTool): Promise<BuiltWireg
   const facts: unknown = JSON.parse(await readFile(factsPath, "utf8"));
   if (typeof facts !== "object" || facts === null) return null;
   if (!("sha256" in facts) || typeof facts.sha256 !== "string" || !("go" in facts)) return null;
+  if (!("patch" in facts) || facts.patch !== patchVersion) return null;
   if (go !== undefined && facts.go !== go.version) return null;
   return { gzPath, sha256: facts.sha256, version };
 }
@@ -112,11 +118,11 @@ async function writeWhole(path: string, bytes: Uint8Array | string): Promise<voi
   await rename(temporary, path);
 }
 
-async function run(argv: string[], env: Record<string, string> = {}) {
+async function run(argv: string[], options: { readonly env?: Record<string, string>; readonly cwd?: string } = {}) {
   const child = Bun.spawn(argv, {
-    cwd: projectDir,
+    cwd: options.cwd ?? projectDir,
     // GOTOOLCHAIN: a Go that is too old says so, and does not fetch another one.
-    env: { ...process.env, GOTOOLCHAIN: "local", GOFLAGS: "-mod=readonly", ...env },
+    env: { ...process.env, GOTOOLCHAIN: "local", GOFLAGS: "-mod=readonly", ...options.env },
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
