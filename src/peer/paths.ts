@@ -1,7 +1,7 @@
 // The paths of all sessions: one discovery socket, the gathering of candidates, and an agent for each session.
 import { Debounce, repeat, SerialQueue, sleep, Stopped } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
-import { type Cidr, type Endpoint, parseHostPort, parseIp } from "../base/ip.ts";
+import { type Cidr, type Endpoint, familyOf, parseHostPort, parseIp } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Discovery, DiscoveryPort } from "../net/discovery/discovery.ts";
@@ -17,7 +17,7 @@ import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candid
 import { PathAgent, type PathView } from "./path-agent.ts";
 import { FULL_BYTES, readIncoming } from "./path-check.ts";
 import { PathMover, RedirectBoard } from "./path-mover.ts";
-import type { PathKind } from "./path-info.ts";
+import type { PathKind, PathTarget } from "./path-info.ts";
 import { type NatView, natView, type Reflexive, type StunCredential, StunClient } from "./stun-client.ts";
 
 export interface PathSession {
@@ -54,6 +54,8 @@ export interface PathsOptions {
   readonly allowed: ReadonlySet<PathKind>;
   /** `host:port` that a person forwarded by hand, or null. */
   readonly manual: string | null;
+  /** False where WireGuard cannot be trusted with endpoints of both families; then IPv6 is neither told, tried nor answered. */
+  readonly ipv6: boolean;
   readonly onChange: () => void;
 }
 
@@ -125,7 +127,11 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   }
   const board = new RedirectBoard({ redirect: deps.redirect, wireGuardPort: options.wireGuardPort, log: deps.log });
 
+  const { ranges } = options;
+  const mayUse = ({ endpoint }: PathTarget): boolean => options.ipv6 || familyOf(endpoint.address) === 4;
+
   function receive(bytes: Uint8Array, from: Endpoint): void {
+    if (!options.ipv6 && familyOf(from.address) === 6) return;
     if (stunClient?.take(bytes) === true) return;
     const message = readIncoming(bytes);
     if (message === null) return;
@@ -145,7 +151,9 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     }
     const reflexive = answers.flatMap(({ mapped }) => (mapped === null ? [] : [mapped]));
     const manual = manualEndpoint(options.manual, answers);
-    own = ownCandidates({ links, port: discovery.publicPort, reflexive, mapped: [], manual });
+    own = ownCandidates({ links, port: discovery.publicPort, reflexive, mapped: [], manual }).filter(
+      ({ endpoint }) => options.ipv6 || !endpoint.startsWith("["),
+    );
     round++;
     for (const entry of entries.values()) offer(entry);
     deps.log.debug({ round, candidates: own.map((one) => `${one.kind} ${one.endpoint}`) }, "candidates gathered");
@@ -160,7 +168,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   function aim(entry: Entry): void {
     if (links === null) return;
     const relay = entry.of.session.probe?.relay?.endpoints ?? [];
-    entry.agent.targets(targetsOf(entry.remote, relay, { links, ranges: options.ranges }));
+    entry.agent.targets(targetsOf(entry.remote, relay, { links, ranges }).filter(mayUse));
   }
 
   const gathering = new Debounce(() => {
@@ -186,7 +194,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
         discovery,
         mover,
         target: (endpoint) => {
-          if (links === null || !isWorthAPacket(endpoint.address, { links, ranges: options.ranges })) return null;
+          if (links === null || !isWorthAPacket(endpoint.address, { links, ranges })) return null;
           return directTarget(endpoint, links);
         },
         allowed: options.allowed,

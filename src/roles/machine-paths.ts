@@ -1,6 +1,7 @@
 // Opens the search for paths on this machine, for a node and a client alike.
 import type { Logger } from "../base/log.ts";
 import type { MachineSystem } from "../net/os.ts";
+import { takesBothFamilies } from "../net/wg/device.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import { openPaths, type Paths } from "../peer/paths.ts";
@@ -33,7 +34,7 @@ export function machinePaths(
         stun: () => membership.stun,
         log,
       },
-      { wireGuardPort, ranges, allowed, manual, onChange },
+      { wireGuardPort, ranges, allowed, manual, onChange, ipv6: takesBothFamilies(os.wireGuard.implementation()) },
       signal,
     );
 }

@@ -146,6 +146,7 @@ export class FakeMachine {
         ranges: [parseCidr("10.77.0.0/16") ?? fail()],
         allowed: new Set(allowed ?? ["direct", "udp-relay", "wss"]),
         manual: null,
+        ipv6: true,
         onChange: () => this.moves.push(`${this.kind ?? "none"} ${this.endpoint ?? ""}`.trim()),
       },
       signal,

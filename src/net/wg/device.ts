@@ -54,6 +54,19 @@ export function implementationText(implementation: Implementation | null): strin
   return `${implementation.kind} wireguard-go ${implementation.version}`;
 }
 
+/** The first release of wireguard-go that keeps addresses in a pool; Debian 12's is of 2022. */
+const POOLED_SINCE = "20230223";
+
+/**
+ * False for a wireguard-go on PATH that cuts IPv6 destinations to four bytes once it has sent over IPv4 (its conn/bind_std.go);
+ * the one that higgs carries is mended (scripts/wireguard-patch.ts), and the kernel's never had it.
+ */
+export function takesBothFamilies(implementation: Implementation | null): boolean {
+  if (implementation?.kind !== "path") return true;
+  const date = /\b(20\d{6})/.exec(implementation.version)?.[1];
+  return date !== undefined && date < POOLED_SINCE;
+}
+
 export interface WireGuardDevice {
   /**
    * Makes the device as wanted, or takes over one that lives (its sessions with unchanged peers go on). Resolves when

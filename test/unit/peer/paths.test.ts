@@ -40,7 +40,9 @@ function linksOf(address: string): Links {
 
 const stats = { rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0 };
 
-async function opened(options: { manual?: string; allowed?: readonly PathKind[]; broken?: boolean } = {}) {
+async function opened(
+  options: { manual?: string; allowed?: readonly PathKind[]; broken?: boolean; ipv6?: boolean } = {},
+) {
   const discovery = new FakeDiscovery();
   const sent: Extract<MachineMessage, { type: "candidates" }>[] = [];
   const state = { links: linksOf("192.168.1.2"), counters: () => Promise.resolve(stats) };
@@ -76,6 +78,7 @@ async function opened(options: { manual?: string; allowed?: readonly PathKind[];
       ranges: [],
       allowed: new Set(options.allowed ?? ["direct", "udp-relay", "wss"]),
       manual: options.manual ?? null,
+      ipv6: options.ipv6 ?? true,
       onChange: () => undefined,
     },
     new AbortController().signal,
@@ -108,6 +111,21 @@ describe("openPaths()", () => {
     expect(sent).toEqual([
       { type: "candidates", session: 5, round: 1, candidates: [{ kind: "host", endpoint: "192.168.1.2:51820" }] },
     ]);
+  });
+
+  test("neither tells nor tries IPv6 where WireGuard cannot be trusted with both families", async () => {
+    const six: Candidate = { kind: "host", endpoint: "[2001:db8::3]:51820" };
+    for (const ipv6 of [true, false]) {
+      const { paths, discovery, sent, state } = await opened({ ipv6 });
+      const uplinks = [{ interface: "eth0", family: 6 as const, gateway: null, metric: 1 }];
+      state.links = { ...linksOf("2001:db8::2"), uplinks };
+      paths.sync([sessionOf(5)]);
+      paths.take({ type: "candidates", session: 5, round: 1, candidates: [six] });
+      paths.take({ type: "punch", session: 5, round: 1, inMs: 0 });
+      await pass(1_000);
+      expect(sent[0]?.candidates.length).toBe(ipv6 ? 1 : 0);
+      expect(discovery.sent.some(({ to }) => to === six.endpoint)).toBe(ipv6);
+    }
   });
 
   test("names the endpoint that a person forwarded", async () => {
