@@ -1,6 +1,8 @@
 // `higgs node …`: the exit at home.
 import { Command } from "commander";
 import { z } from "zod";
+import { endRunning } from "./end-running.ts";
+import { interruptSignal } from "./interrupt.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
@@ -57,8 +59,8 @@ export function nodeCommand(context: Context): Command {
       .description("ends the running node and undoes what it changed")
       .action(async (_options, self: Command) => {
         const { run: runDir } = await configOf("node", self);
-        await ask({ role: "node", runDir }, "down");
-        term.out("The node is ending; its machine is put back as it was.");
+        await endRunning({ role: "node", runDir }, "down", interruptSignal());
+        term.out("The node has ended; its machine is as it was.");
       }),
   );
   command.addCommand(leaveCommand("node", context));

@@ -18,7 +18,8 @@ import type { ExitFirewall } from "./firewall/exit.ts";
 import { foreignForwardDrop } from "./firewall/foreign.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
-import { enableForwarding, type ForwardingWanted } from "./forwarding.ts";
+import { removeTable } from "./firewall/nft.ts";
+import { enableForwarding, type Fence, forwardingFence, type ForwardingWanted } from "./forwarding.ts";
 import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
 import { type Links, readLinks } from "./links.ts";
@@ -35,6 +36,7 @@ import type { PeerMtus } from "./routes/peer-mtu.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import { undoAll } from "./undo.ts";
 import { watchLinks } from "./watch-links.ts";
+import { watchRules } from "./watch-rules.ts";
 import type { WireGuardDevice } from "./wg/device.ts";
 import { linuxWireGuard } from "./wg/linux.ts";
 
@@ -63,7 +65,14 @@ export interface MachineSystem {
 export interface NodeSystem extends MachineSystem {
   readonly exitFirewall: ExitFirewall;
   readonly enableForwarding: (wanted: ForwardingWanted) => Promise<readonly string[]>;
+  /** Puts back what `enableForwarding` changed, also in an earlier process. */
+  readonly restoreForwarding: () => Promise<readonly string[]>;
+  readonly fence: (wanted: { readonly ipv6: boolean }) => Promise<Fence>;
   readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
+  /** Calls `onChange` after each burst of changes to the nft rules, our own too. */
+  readonly watchRules: (onChange: () => void) => Service;
+  /** Takes away what an earlier process left of paths that this one does not look for. */
+  readonly forgetPaths: (signal: AbortSignal) => Promise<void>;
 }
 
 export interface ClientSystem extends MachineSystem {
@@ -92,12 +101,20 @@ const TOOLS = ["ip", "wg", "nft"] as const;
 /** Throws PlatformUnsupported, PrivilegeMissing, or ToolMissing for `ip`, `wg` or `nft`; nothing was changed then. */
 export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
   const { machine, deps, sysctl } = await linux("node", options);
-  const { exec, identifiers, log } = deps;
+  const { exec, identifiers, journal, log } = deps;
   return {
     ...machine,
     exitFirewall: nftExitFirewall(deps),
     enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
+    restoreForwarding: () => sysctl.restore(),
+    fence: forwardingFence({ sysctl, journal }),
     foreignDrops: (signal) => foreignForwardDrop(exec, identifiers, signal),
+    watchRules: (onChange) => watchRules({ onChange, log }),
+    async forgetPaths(signal) {
+      await machine.redirect.reset(signal);
+      await removeTable(exec, { table: identifiers.demuxTable }, signal);
+      await journal.remove({ kind: "demux-table" });
+    },
   };
 }
 

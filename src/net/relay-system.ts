@@ -1,10 +1,10 @@
 // Makes this machine relay UDP in its kernel where it may and can, says why where not, and puts everything back.
-import { readdir } from "node:fs/promises";
 import { errorText } from "../base/errors.ts";
 import { type Family, familyOf, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import { type Exec, findTool, ToolMissing } from "./exec.ts";
 import { forwardDropsIn } from "./firewall/foreign.ts";
+import { FORWARD4, FORWARD6, forwardsForUs, interfaceNames } from "./forwarding.ts";
 import type { Journal } from "./journal.ts";
 import { nftRelayTable, removeRelayTables, type RelayTable } from "./relay-table.ts";
 import { removeTrial, tryRelay } from "./relay-trial.ts";
@@ -31,9 +31,6 @@ export interface RelayRefusal {
   readonly remedy: string | null;
 }
 
-const FORWARD4 = "net.ipv4.ip_forward";
-const FORWARD6 = "net.ipv6.conf.all.forwarding";
-
 /**
  * `addresses`: the machine's own, at most one of each family. IPv4's forwarding is switched on where it is off, and then between the
  * interfaces there are nothing else is forwarded. IPv6's is left as it is: switching it on may cost a machine its default route.
@@ -52,8 +49,7 @@ export async function prepareKernelRelay(
     const addresses = options.addresses.filter((address) => six || familyOf(address) === 4);
     const families = new Set(addresses.map(familyOf));
     if (families.size === 0) return { reason: "This machine forwards no IPv6.", remedy: `sysctl -w ${FORWARD6}=1` };
-    const wasOurs = deps.journal.entries().some((entry) => entry.kind === "sysctl" && entry.key === FORWARD4);
-    const fence = families.has(4) && (wasOurs || !four) ? await interfaceNames() : [];
+    const fence = families.has(4) && (await forwardsForUs(FORWARD4, deps)) ? await interfaceNames() : [];
     // The fence stands before anything is forwarded.
     const reserved = await table.apply({ addresses, fence }, signal);
     if (families.has(4) && !four) await deps.sysctl.set(FORWARD4, "1");
@@ -91,11 +87,6 @@ async function foreignDrops(exec: Exec, signal: AbortSignal): Promise<RelayRefus
   if (result.code !== 0) return null;
   const [reason] = forwardDropsIn(JSON.parse(result.stdout), "");
   return reason === undefined ? null : { reason, remedy: "Let it accept UDP from and to the relay's ports." };
-}
-
-/** All but loopback, as they are now: one that comes later belongs to whoever made it. */
-async function interfaceNames(): Promise<readonly string[]> {
-  return (await readdir("/sys/class/net")).filter((name) => name !== "lo").toSorted();
 }
 
 /** By fixed names and the journal; harmless when there is nothing, and where the tools are missing. Resolves with sentences. */

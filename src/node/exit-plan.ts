@@ -1,6 +1,7 @@
 // What an exit's firewall must say, from the machine's links and the clients of the moment.
 import { type Cidr, cidrParts, familyOf, hostCidr, type IpAddress, parseCidr } from "../base/ip.ts";
 import { type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
+import type { Fence } from "../net/forwarding.ts";
 import type { Links } from "../net/links.ts";
 
 export interface ExitInputs {
@@ -11,8 +12,9 @@ export interface ExitInputs {
   /** Tunnel addresses of the machines in session. */
   readonly clients: readonly IpAddress[];
   readonly links: Links;
-  /** As the server sees this node: the router's own address, whose admin page must not open from inside the tunnel. */
-  readonly publicAddress: IpAddress | null;
+  /** As the world sees this node: the router's own addresses, whose admin page must not open from inside the tunnel. */
+  readonly publicAddresses: readonly IpAddress[];
+  readonly fence: Fence;
   /** False for `--no-exit`: isolation alone. */
   readonly offered: boolean;
 }
@@ -21,23 +23,31 @@ export interface ExitInputs {
 const DELEGATED_LENGTH = 56;
 
 export function exitPolicy(inputs: ExitInputs): ExitPolicy {
-  const here = herePrefixes(inputs.links, inputs.publicAddress);
+  const here = herePrefixes(inputs.links, inputs.publicAddresses);
+  const uplinks = [...new Set(inputs.links.uplinks.map((uplink) => uplink.interface))].sort();
   return {
     interface: inputs.interface,
-    uplinks: inputs.offered ? [...new Set(inputs.links.uplinks.map((uplink) => uplink.interface))].sort() : [],
+    uplinks: inputs.offered ? uplinks : [],
     clients4: inputs.clients.filter((address) => familyOf(address) === 4).sort(),
     clients6: inputs.clients.filter((address) => familyOf(address) === 6).sort(),
     addresses: inputs.addresses,
     here4: here.filter((cidr) => familyOf(cidr) === 4),
     here6: here.filter((cidr) => familyOf(cidr) === 6),
+    fence4: fenced(inputs.fence.fence4, uplinks),
+    fence6: fenced(inputs.fence.fence6, uplinks),
     resolverPort: inputs.resolverPort,
     leaseS: LEASE_S,
     open: false,
   };
 }
 
+/** A way out that came later is no way through for neighbours either. */
+function fenced(fence: readonly string[], uplinks: readonly string[]): readonly string[] {
+  return fence.length === 0 ? [] : [...new Set([...fence, ...uplinks])].sort();
+}
+
 /** Everything that is the node's own place, sorted, without repeats. */
-export function herePrefixes(links: Links, publicAddress: IpAddress | null): Cidr[] {
+export function herePrefixes(links: Links, publicAddresses: readonly IpAddress[]): Cidr[] {
   const prefixes = new Set<Cidr>(links.delegated);
   for (const { prefix } of links.connected) {
     prefixes.add(prefix);
@@ -46,7 +56,7 @@ export function herePrefixes(links: Links, publicAddress: IpAddress | null): Cid
   }
   for (const { gateway } of links.uplinks) if (gateway !== null) prefixes.add(hostCidr(gateway));
   for (const { address } of links.addresses) prefixes.add(hostCidr(address));
-  if (publicAddress !== null) prefixes.add(hostCidr(publicAddress));
+  for (const address of publicAddresses) prefixes.add(hostCidr(address));
   return [...prefixes].sort();
 }
 

@@ -1,10 +1,11 @@
 // The exit of a node: holds firewall, forwarding and lease as the moment wants them, and says what is missing.
 import { Debounce, repeat, SerialQueue, Stopped } from "../base/async.ts";
-import { errorText } from "../base/errors.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
 import type { IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import { type ExitFirewall, type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
+import type { Fence } from "../net/forwarding.ts";
 import type { Links } from "../net/links.ts";
 import type { ExitState } from "../proto/control.ts";
 import { exitPolicy, hasIpv6 } from "./exit-plan.ts";
@@ -14,6 +15,9 @@ export interface ExitDeps {
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** Resolves with what is missing, as sentences. */
   readonly enableForwarding: (wanted: { uplinks: readonly string[]; ipv6: boolean }) => Promise<readonly string[]>;
+  /** Puts back what an exit changed that did not end in peace; asked for where none is offered. */
+  readonly restoreForwarding: () => Promise<readonly string[]>;
+  readonly fence: (wanted: { ipv6: boolean }) => Promise<Fence>;
   /** Rules of others that would swallow what is forwarded, as sentences. */
   readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
   /** Why names cannot be resolved, or null. */
@@ -34,12 +38,22 @@ export interface Exit extends Service {
   /** Null with `--no-exit`. */
   readonly state: ExitState | null;
   readonly links: Links | null;
+  /** How the isolation is not as wanted, as sentences, also with `--no-exit`. */
+  readonly breaches: readonly string[];
+  /** Until the first call those of the loaded table may use the exit: a node that starts again keeps its clients. */
   setClients(addresses: readonly IpAddress[]): void;
-  setPublicAddress(address: IpAddress | null): void;
-  /** The machine's links changed, or someone touched the firewall. */
+  /** All that are known, by whoever saw them. */
+  setPublicAddresses(addresses: readonly IpAddress[]): void;
+  /** The machine's links changed. */
   poke(): void;
-  /** The first whole pass is done: nothing passes that should not. */
+  /** Someone touched the firewall, maybe we: looks, and mends it where it is not as wanted. */
+  rulesTouched(): void;
+  /** The first whole pass is done: nothing passes that should not. Throws ExitError `not-isolated`. */
   readonly isolated: Promise<void>;
+}
+
+export class ExitError extends HiggsError {
+  override readonly name = "ExitError";
 }
 
 const RENEW_MS = (LEASE_S * 1000) / 3;
@@ -50,8 +64,11 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   const { signal } = controller;
   const queue = new SerialQueue();
   const isolated = Promise.withResolvers<void>();
-  let clients: readonly IpAddress[] = [];
-  let publicAddress: IpAddress | null = null;
+  let clients: readonly IpAddress[] | null = null;
+  let publicAddresses: readonly IpAddress[] = [];
+  let breaches: readonly string[] = [];
+  let isFirst = true;
+  let lookWaits = false;
   let applied: ExitPolicy | null = null;
   let links: Links | null = null;
   let dnsTrouble: string | null = null;
@@ -77,27 +94,53 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     applied = policy;
   }
 
-  async function mended(policy: ExitPolicy): Promise<readonly string[]> {
-    const differences = await deps.firewall.verify(signal);
-    if (differences.length === 0) return [];
-    deps.log.warn({ differences }, "firewall was changed by others; putting it back");
+  async function mend(policy: ExitPolicy): Promise<void> {
+    breaches = await deps.firewall.verify(signal);
+    if (breaches.length === 0) return;
+    deps.log.warn({ differences: breaches }, "firewall was changed by others; putting it back");
     await deps.firewall.apply(policy, signal);
-    return await deps.firewall.verify(signal);
+    breaches = await deps.firewall.verify(signal);
+    if (breaches.length > 0) deps.log.error({ differences: breaches }, "firewall is not as wanted");
+  }
+
+  /** Those of the loaded table, so that a node whose server does not answer yet holds whom the one before it held. */
+  async function keptClients(): Promise<readonly IpAddress[]> {
+    const loaded = await deps.firewall.loadedClients(signal);
+    return loaded === null ? [] : [...loaded.clients4, ...loaded.clients6];
+  }
+
+  /** With `--no-exit`: an earlier process may have offered one, and left in the middle of it. */
+  async function withdraw(): Promise<void> {
+    for (const line of await deps.restoreForwarding()) deps.log.info({}, line);
   }
 
   async function pass(): Promise<void> {
     links = await deps.readLinks(signal);
     const { interface: name, resolverPort, addresses, offered } = options;
-    const policy = exitPolicy({ interface: name, resolverPort, addresses, offered, clients, links, publicAddress });
-    await applyPolicy(policy);
-    const missing = [...(await mended(policy))];
-    isolated.resolve();
-    if (!offered) return;
     const ipv6 = hasIpv6(links);
-    missing.push(...(await wayOut(links, policy, ipv6)));
+    if (!offered && isFirst) await withdraw();
+    const fence = await deps.fence({ ipv6: offered && ipv6 });
+    const kept = clients ?? (await keptClients());
+    clients ??= kept; // setClients() may have been called meanwhile
+    const inputs = { interface: name, resolverPort, addresses, offered, links, publicAddresses, fence };
+    const policy = exitPolicy({ ...inputs, clients });
+    await applyPolicy(policy);
+    await mend(policy);
+    if (!offered && isFirst) await deps.firewall.closeLease(signal);
+    isFirst = false;
+    if (breaches.length === 0) isolated.resolve();
+    else isolated.reject(notIsolated(breaches));
+    if (!offered) return;
+    const missing = [...breaches, ...(await wayOut(links, policy, ipv6))];
     if (missing.length === 0) await deps.firewall.renewLease(signal);
     else await deps.firewall.closeLease(signal);
     report({ ready: missing.length === 0, ipv6, missing: missing.slice(0, 8).map((text) => text.slice(0, 300)) });
+  }
+
+  async function look(): Promise<void> {
+    lookWaits = false;
+    if (applied !== null && (await deps.firewall.verify(signal)).length === 0) return;
+    await pass();
   }
 
   async function wayOut(now: Links, policy: ExitPolicy, ipv6: boolean): Promise<string[]> {
@@ -110,12 +153,14 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     return missing;
   }
 
-  async function run(): Promise<void> {
+  async function run(work: () => Promise<void>): Promise<void> {
     if (signal.aborted) return; // whoever pokes after the end must not bring the firewall back
     try {
-      await queue.run(pass);
+      await queue.run(work);
     } catch (thrown) {
       if (signal.aborted) return;
+      applied = null; // somebody may have taken the table away: the next pass loads all of it
+      breaches = [errorText(thrown)];
       report(options.offered ? { ready: false, ipv6: false, missing: [errorText(thrown).slice(0, 300)] } : null);
       deps.log.error({ reason: errorText(thrown) }, "exit not as wanted");
       isolated.reject(thrown);
@@ -123,9 +168,9 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   }
 
   isolated.promise.catch(() => undefined); // whoever awaits it has the failure
-  const settle = new Debounce(() => void run(), SETTLE_MS);
-  const loop = repeat(run, { everyMs: RENEW_MS, signal, onError: () => undefined }); // run() has told of every failure
-  const first = run();
+  const settle = new Debounce(() => void run(pass), SETTLE_MS);
+  const loop = repeat(() => run(pass), { everyMs: RENEW_MS, signal, onError: () => undefined }); // run() has told of every failure
+  const first = run(pass);
 
   return {
     get state() {
@@ -134,18 +179,26 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     get links() {
       return links;
     },
+    get breaches() {
+      return breaches;
+    },
     isolated: isolated.promise,
     setClients(next) {
       if (String(next) === String(clients)) return;
       clients = next;
       settle.poke();
     },
-    setPublicAddress(next) {
-      if (next === publicAddress) return;
-      publicAddress = next;
+    setPublicAddresses(next) {
+      if (String(next) === String(publicAddresses)) return;
+      publicAddresses = next;
       settle.poke();
     },
     poke: () => settle.poke(),
+    rulesTouched() {
+      if (lookWaits) return;
+      lookWaits = true;
+      void run(look);
+    },
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
       settle.cancel();
@@ -153,6 +206,14 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
       await queue.idle();
     },
   };
+}
+
+function notIsolated(differences: readonly string[]): ExitError {
+  return new ExitError(`Cannot isolate the tunnel: ${differences.join(" ")}`, {
+    code: "not-isolated",
+    remedy: "See who else changes the nft rules of this machine: sudo nft monitor",
+    detail: { differences },
+  });
 }
 
 /** What makes a whole new ruleset necessary: everything but the clients. */

@@ -35,8 +35,10 @@ const KEEPALIVE_S = 25;
 export const TUNNEL_MTU = 1420;
 
 interface Live {
-  readonly peer: TunnelPeer;
+  peer: TunnelPeer;
   readonly bridge: Bridge;
+  /** What the device has of this peer; null when it has nothing, or nobody knows. */
+  onDevice: readonly Cidr[] | null;
 }
 
 export interface Tunnel extends Service {
@@ -72,27 +74,42 @@ export async function openTunnel(
   async function set(peer: TunnelPeer, applySignal: AbortSignal): Promise<void> {
     const before = live.get(peer.id);
     if (before !== undefined && before.peer.wireGuard !== peer.wireGuard) await remove(peer.id, applySignal);
-    const bridge =
-      live.get(peer.id)?.bridge ??
-      (await openBridge({
-        wireGuardPort: config.listenPort,
-        relay: deps.relay,
-        onRelayed: () => paths?.relayed(peer.id),
-      }));
-    bridge.setSession(peer.session?.id ?? null);
-    const known = live.get(peer.id);
-    live.set(peer.id, { peer, bridge });
-    if (known !== undefined && String(known.peer.allowedIps) === String(peer.allowedIps)) return;
-    deps.log.debug({ peer: short(peer.wireGuard), endpoint: formatEndpoint(bridge.endpoint) }, "peer set");
-    await setOnDevice(peer, bridge, applySignal);
+    const entry = live.get(peer.id) ?? (await enter(peer));
+    entry.peer = peer;
+    entry.bridge.setSession(peer.session?.id ?? null);
+    if (entry.onDevice !== null && String(entry.onDevice) === String(peer.allowedIps)) return;
+    const { wireGuard: publicKey, allowedIps } = peer;
+    const { endpoint } = entry.bridge;
+    deps.log.debug({ peer: short(publicKey), endpoint: formatEndpoint(endpoint) }, "setting a peer");
+    entry.onDevice = null;
+    await deps.device.setPeer({ publicKey, endpoint, allowedIps, keepaliveS: KEEPALIVE_S }, applySignal);
+    entry.onDevice = allowedIps;
   }
 
-  function setOnDevice(peer: TunnelPeer, bridge: Bridge, applySignal: AbortSignal): Promise<void> {
-    const { wireGuard: publicKey, allowedIps } = peer;
-    return deps.device.setPeer(
-      { publicKey, endpoint: bridge.endpoint, allowedIps, keepaliveS: KEEPALIVE_S },
-      applySignal,
-    );
+  async function enter(peer: TunnelPeer): Promise<Live> {
+    const bridge = await openBridge({
+      wireGuardPort: config.listenPort,
+      relay: deps.relay,
+      onRelayed: () => paths?.relayed(peer.id),
+    });
+    const entry: Live = { peer, bridge, onDevice: null };
+    live.set(peer.id, entry);
+    return entry;
+  }
+
+  /** One that cannot be set keeps no other from it. Throws the first failure, after all were tried. */
+  async function setAll(peers: readonly TunnelPeer[], applySignal: AbortSignal): Promise<void> {
+    const failures: unknown[] = [];
+    for (const peer of peers) {
+      try {
+        await set(peer, applySignal);
+      } catch (thrown) {
+        applySignal.throwIfAborted();
+        failures.push(thrown);
+      }
+    }
+    paths?.sync([...live.values()].flatMap(pathSession));
+    if (failures.length > 0) throw failures[0];
   }
 
   async function remove(id: MachineId, applySignal: AbortSignal): Promise<void> {
@@ -116,8 +133,8 @@ export async function openTunnel(
   async function revive(applySignal: AbortSignal): Promise<void> {
     if ((await deps.device.counters()) !== null) return;
     deps.log.warn({}, "the WireGuard device is gone; making it anew");
+    for (const entry of live.values()) entry.onDevice = null; // each is set again, now or at the next sync
     await deps.device.apply({ ...config, mtu: TUNNEL_MTU, peers: "as-they-are" }, applySignal);
-    for (const { peer, bridge } of live.values()) await setOnDevice(peer, bridge, applySignal);
   }
 
   return {
@@ -128,8 +145,7 @@ export async function openTunnel(
         if (!pruned) await prune(peers, applySignal);
         const wanted = new Set(peers.map((peer) => peer.id));
         for (const id of [...live.keys()]) if (!wanted.has(id)) await remove(id, applySignal);
-        for (const peer of peers) await set(peer, applySignal);
-        paths?.sync([...live.values()].flatMap(pathSession));
+        await setAll(peers, applySignal);
       }),
     stats: (statsSignal) => deps.device.stats(statsSignal),
     peers: () => [...live.values()].map((entry) => entry.peer),
@@ -142,8 +158,8 @@ export async function openTunnel(
   };
 }
 
-function pathSession({ peer, bridge }: Live): PathSession[] {
-  if (peer.session === null) return [];
+function pathSession({ peer, bridge, onDevice }: Live): PathSession[] {
+  if (peer.session === null || onDevice === null) return [];
   const { id, name, wireGuard, allowedIps, session } = peer;
   return [{ peer: id, peerName: name, wireGuard, allowedIps, session, bridge }];
 }

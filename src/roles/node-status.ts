@@ -61,6 +61,9 @@ export async function nodeStatus(view: NodeView, signal: AbortSignal) {
 
 function nodeHealth(view: NodeView): HealthEntry[] {
   const entries = membershipHealth(view.joined);
+  if (view.exit.state === null) {
+    for (const text of view.exit.breaches) entries.push({ code: "not-isolated", severity: "high", text, remedy: null });
+  }
   for (const text of view.exit.state?.missing ?? []) {
     entries.push({ code: "exit-not-ready", severity: "high", text, remedy: null });
   }

@@ -1,5 +1,6 @@
 // The role `node`: an exit to the internet behind a router, assembled from its parts and taken apart again.
 import { readFile } from "node:fs/promises";
+import { repeat, Stopped } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import type { Cidr, IpAddress } from "../base/ip.ts";
 import { familyOf } from "../base/ip.ts";
@@ -32,6 +33,7 @@ export interface NodeCallbacks {
   readonly onReady: (name: string) => void;
 }
 
+const RECONCILE_MS = 30_000;
 const DEFAULT_ROUTES: readonly Cidr[] = ["0.0.0.0/0" as Cidr, "::/0" as Cidr];
 
 /** Runs until a signal, `down` or `leave`; then everything is undone. Throws NotEnrolled, AlreadyRunning, PrivilegeMissing, ToolMissing. */
@@ -66,7 +68,9 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
 
   const onChange = (): void => {
     if (membership === null || tunnel === null || exit === null) return;
-    exit.setPublicAddress(membership.observedAddress);
+    exit.setPublicAddresses(publicAddresses(membership, tunnel));
+    // A node that starts again knows its clients from the server alone; until it answers, those of before stay.
+    if (!membership.welcomed) return;
     const peers = sessionPeers.of(membership);
     exit.setClients(peers.flatMap((peer) => peer.addresses));
     tunnel.sync(peers, signal).catch((thrown: unknown) => {
@@ -102,7 +106,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     await exit.isolated;
     const paths = machinePaths(
       { os, membership: joined, log },
-      { enrolment: store.value, allowed: config.paths, manual: config.endpoint, onChange: () => undefined },
+      { enrolment: store.value, allowed: config.paths, manual: config.endpoint, onChange },
     );
     tunnel = await openTunnel(
       { device: os.wireGuard, relay: joined.relay, openPaths: paths, log },
@@ -115,6 +119,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
       signal,
     );
     stack.use(tunnel);
+    if (paths === null) await os.forgetPaths(signal);
     if (config.exit) {
       resolver = await openResolver(
         { upstreams, log },
@@ -130,6 +135,8 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
         tunnel?.paths?.networkChanged();
       }),
     );
+    stack.use(os.watchRules(() => exit?.rulesTouched()));
+    stack.use(reconciling(onChange, signal));
     onChange();
 
     const view = { config, os, store, joined, exit, tunnel, startedAt };
@@ -164,10 +171,33 @@ function exitDeps(os: NodeSystem, resolver: () => Resolver | null) {
     firewall: os.exitFirewall,
     readLinks: os.readLinks,
     enableForwarding: os.enableForwarding,
+    restoreForwarding: os.restoreForwarding,
+    fence: os.fence,
     foreignDrops: os.foreignDrops,
     probeDns: async (signal: AbortSignal) =>
       (await resolver()?.probe(signal)) ?? (resolver() === null ? "the resolver is starting." : null),
     log: os.log,
+  };
+}
+
+/** As the server sees this node, and as whoever it asked for the way through its router does. */
+function publicAddresses(membership: Membership, tunnel: Tunnel): readonly IpAddress[] {
+  const nat = tunnel.paths?.nat ?? null;
+  const all = [membership.observedAddress, nat?.mapped4?.address ?? null, nat?.mapped6?.address ?? null];
+  return [...new Set(all.filter((address) => address !== null))].sort();
+}
+
+/** What could not be done is tried again, whether or not anything changes meanwhile. */
+function reconciling(onChange: () => void, signal: AbortSignal): AsyncDisposable {
+  const controller = new AbortController();
+  const alive = AbortSignal.any([signal, controller.signal]);
+  const task = (): Promise<void> => Promise.resolve(onChange());
+  const loop = repeat(task, { everyMs: RECONCILE_MS, signal: alive, onError: () => undefined }); // onChange() has told of it
+  return {
+    async [Symbol.asyncDispose]() {
+      controller.abort(new Stopped());
+      await loop;
+    },
   };
 }
 

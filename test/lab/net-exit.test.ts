@@ -53,6 +53,8 @@ const POLICY: ExitPolicy = {
   addresses: [ip("10.83.0.1"), ip("fd83:1:2::1")],
   here4: [cidr("192.168.1.0/24"), cidr("203.0.113.7/32")],
   here6: [cidr("2001:db8:7::/48")],
+  fence4: [],
+  fence6: [],
   resolverPort: RESOLVER,
   leaseS: LEASE_S,
   open: true,

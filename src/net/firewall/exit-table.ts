@@ -32,6 +32,8 @@ function exitSets(policy: ExitPolicy): readonly NftSet[] {
   return [
     { name: "lease", type: "ifname", flags: ["timeout"], elements: [] },
     { name: "uplink", type: "ifname", flags: [], elements: [...new Set(policy.uplinks)].map(quotedInterface) },
+    interfaces("fence4", policy.fence4, policy),
+    interfaces("fence6", policy.fence6, policy),
     { name: "clients4", type: "ipv4_addr", flags: [], elements: [...new Set(policy.clients4)] },
     { name: "clients6", type: "ipv6_addr", flags: [], elements: [...new Set(policy.clients6)] },
     prefixes("deny4", DENIED4),
@@ -39,6 +41,11 @@ function exitSets(policy: ExitPolicy): readonly NftSet[] {
     prefixes("here4", policy.here4),
     prefixes("here6", policy.here6),
   ];
+}
+
+function interfaces(name: string, all: readonly string[], policy: ExitPolicy): NftSet {
+  const elements = [...new Set(all)].filter((one) => one !== policy.interface).map(quotedInterface);
+  return { name, type: "ifname", flags: [], elements };
 }
 
 function prefixes(name: string, all: readonly Cidr[]): NftSet {
@@ -54,6 +61,8 @@ function forward(tunnel: string): NftChain {
     priority: BEFORE_FILTER,
     policy: "accept",
     rules: [
+      rule("meta nfproto ipv4 iifname @fence4 oifname @fence4 ct status ! dnat drop", "no router for its neighbours"),
+      rule("meta nfproto ipv6 iifname @fence6 oifname @fence6 ct status ! dnat drop", "no router for its neighbours"),
       rule(`iifname != ${tunnel} oifname != ${tunnel} return`, "not of the tunnel"),
       rule(`iifname ${tunnel} oifname ${tunnel} drop`, "no client reaches another"),
       rule(`oifname ${tunnel} oifname != @lease drop`, "closed without a lease"),

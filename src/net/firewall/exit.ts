@@ -17,6 +17,9 @@ export interface ExitPolicy {
   /** What is the node's own place: connected prefixes, gateways, own and the router's public addresses, the delegated prefix. */
   readonly here4: readonly Cidr[];
   readonly here6: readonly Cidr[];
+  /** Interfaces among which nothing else is forwarded, see `Fence`; what this machine redirects on purpose passes. */
+  readonly fence4: readonly string[];
+  readonly fence6: readonly string[];
   /** Where the node's resolver listens; every DNS query of a client is brought there. */
   readonly resolverPort: number;
   readonly leaseS: number;
@@ -38,6 +41,8 @@ export interface ExitFirewall {
   closeLease(signal: AbortSignal): Promise<void>;
   /** Changes only who may use the exit, in one transaction. */
   setClients(clients: ExitClients, signal: AbortSignal): Promise<void>;
+  /** Who may use the exit by the loaded table, which may be an earlier process's; null without a table. */
+  loadedClients(signal: AbortSignal): Promise<ExitClients | null>;
   /** How the loaded table differs from the policy last applied, as sentences; none when it is as wanted. The lease does not count. */
   verify(signal: AbortSignal): Promise<readonly string[]>;
   /** Takes the table away, and with it the isolation: only after the tunnel's interface is gone. */

@@ -1,6 +1,6 @@
 // The exit's firewall as an nft table: isolation that persists, and a lease on which everything permitted hangs.
 import { SerialQueue } from "../../base/async.ts";
-import type { IpAddress } from "../../base/ip.ts";
+import { type IpAddress, parseIp } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
@@ -75,6 +75,14 @@ class NftExitFirewall implements ExitFirewall {
     });
   }
 
+  loadedClients(signal: AbortSignal): Promise<ExitClients | null> {
+    return this.#queue.run(async () => {
+      const listed = await readTable(this.#deps.exec, this.#table, signal);
+      if (listed === null) return null;
+      return { clients4: addressesIn(listed, "clients4"), clients6: addressesIn(listed, "clients6") };
+    });
+  }
+
   verify(signal: AbortSignal): Promise<readonly string[]> {
     return this.#queue.run(async () => {
       const wanted = exitTable(this.#table, this.#applied());
@@ -137,6 +145,10 @@ function clientsChange(
   // The whole set anew, in one transaction: it does not matter what somebody else did to it.
   const flush = `flush set inet ${table} ${change.set}\n`;
   return after.size === 0 ? flush : `${flush}add element inet ${table} ${change.set} { ${[...after].join(", ")} }\n`;
+}
+
+function addressesIn(listed: ListedTable, set: "clients4" | "clients6"): IpAddress[] {
+  return (listed.sets.get(set)?.elements ?? []).flatMap(({ value }) => parseIp(value) ?? []);
 }
 
 /** The policy for a person, before it is put in place. */

@@ -1,7 +1,8 @@
 // Forwarding over kernel settings in memory.
 import { describe, expect, test } from "bun:test";
 import { silentLogger } from "../../../src/base/log.ts";
-import { enableForwarding } from "../../../src/net/forwarding.ts";
+import { enableForwarding, forwardingFence } from "../../../src/net/forwarding.ts";
+import { memoryJournal } from "./memory-journal.ts";
 import { memorySysctl } from "./memory-sysctl.ts";
 
 const KERNEL = {
@@ -50,5 +51,32 @@ describe("enableForwarding()", () => {
     expect(await enableForwarding(BOTH, { sysctl: four, log: silentLogger })).toEqual([
       "IPv6 is not forwarded: this kernel has none.",
     ]);
+  });
+});
+
+describe("forwardingFence()", () => {
+  const OURS = { kind: "sysctl", key: "net.ipv4.ip_forward", before: "0", ours: "1" } as const;
+  const links = ["docker0", "eth0"];
+
+  test("a home PC that forwards for us alone is no router for its neighbours", async () => {
+    const interfaces = () => Promise.resolve([...links]);
+    const off = forwardingFence({ sysctl: memorySysctl(KERNEL), journal: memoryJournal(), interfaces });
+    expect(await off({ ipv6: false })).toEqual({ fence4: links, fence6: [] });
+    expect(await off({ ipv6: true })).toEqual({ fence4: links, fence6: links });
+    // An earlier process switched IPv4's on.
+    const sysctl = memorySysctl({ ...KERNEL, "net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1" });
+    const again = forwardingFence({ sysctl, journal: memoryJournal([OURS]), interfaces });
+    expect(await again({ ipv6: true })).toEqual({ fence4: links, fence6: [] });
+  });
+
+  test("leaves a machine alone that forwards anyway, and interfaces that come later", async () => {
+    const names = [...links];
+    const journal = memoryJournal();
+    const sysctl = memorySysctl({ ...KERNEL, "net.ipv4.ip_forward": "1" });
+    const fence = forwardingFence({ sysctl, journal, interfaces: () => Promise.resolve([...names]) });
+    expect(await fence({ ipv6: false })).toEqual({ fence4: [], fence6: [] });
+    expect((await fence({ ipv6: true })).fence6).toEqual(links);
+    names.push("virbr0");
+    expect((await fence({ ipv6: true })).fence6).toEqual(links);
   });
 });

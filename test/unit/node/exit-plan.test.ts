@@ -10,7 +10,8 @@ const inputs = {
   addresses: ["10.77.0.2", "fd00:77::2"] as IpAddress[],
   clients: ["10.77.0.9", "fd00:77::9", "10.77.0.10"] as IpAddress[],
   links: homeLinks,
-  publicAddress: "198.51.100.7" as IpAddress,
+  publicAddresses: ["198.51.100.7", "2001:db8:77::7"] as IpAddress[],
+  fence: { fence4: [], fence6: [] },
   offered: true,
 };
 
@@ -26,9 +27,12 @@ test("exitPolicy() says the whole of what an exit's firewall must hold to", () =
       "2001:db8:1:2::/64",
       "2001:db8:1:2::20/128",
       "2001:db8:1::/56",
+      "2001:db8:77::7/128",
       "2001:db8:9::/48",
       "fe80::1/128",
     ].sort() as Cidr[],
+    fence4: [],
+    fence6: [],
     resolverPort: 5300,
     leaseS: 30,
     open: false,
@@ -45,8 +49,8 @@ test("exitPolicy() does not depend on the order in which clients are known", () 
   expect(exitPolicy({ ...inputs, clients: inputs.clients.toReversed() })).toEqual(exitPolicy(inputs));
 });
 
-test("herePrefixes() knows the router's public address only when the server has told it", () => {
-  expect(herePrefixes(homeLinks, null)).not.toContain("198.51.100.7/32" as Cidr);
+test("herePrefixes() knows the router's public addresses only when somebody has told them", () => {
+  expect(herePrefixes(homeLinks, [])).not.toContain("198.51.100.7/32" as Cidr);
 });
 
 test("herePrefixes() widens a home's /64 to the /56 that it is most likely of, and nothing that is not of the internet", () => {
@@ -55,7 +59,7 @@ test("herePrefixes() widens a home's /64 to the /56 that it is most likely of, a
     prefix: prefix as Cidr,
   }));
   const links = { ...homeLinks, connected, addresses: [], uplinks: [], delegated: [] };
-  expect(herePrefixes(links, null)).toEqual(
+  expect(herePrefixes(links, [])).toEqual(
     [
       "10.0.0.0/8",
       "2001:db8:1:ff00::/56",

@@ -1,7 +1,9 @@
 import { afterEach, expect, test } from "bun:test";
 import type { IpAddress } from "../../../src/base/ip.ts";
 import { silentLogger } from "../../../src/base/log.ts";
-import type { ExitPolicy } from "../../../src/net/firewall/exit.ts";
+import { FirewallNotLoaded } from "../../../src/net/firewall/errors.ts";
+import type { ExitClients, ExitPolicy } from "../../../src/net/firewall/exit.ts";
+import type { Fence } from "../../../src/net/forwarding.ts";
 import type { Links } from "../../../src/net/links.ts";
 import { type Exit, openExit } from "../../../src/node/exit.ts";
 import type { ExitState } from "../../../src/proto/control.ts";
@@ -27,6 +29,12 @@ class FakeHome {
   foreign: string[] = [];
   dns: string | null = null;
   differences: string[] = [];
+  /** What stays different however often the rules are loaded. */
+  stubborn: string[] = [];
+  isLoaded = false;
+  /** What a process before this one left. */
+  loaded: ExitClients | null = null;
+  fence: Fence = { fence4: [], fence6: [] };
   fail: Error | null = null;
 
   start(options: { readonly offered?: boolean } = {}): Exit {
@@ -36,15 +44,19 @@ class FakeHome {
           apply: (policy) => {
             if (this.fail !== null) return Promise.reject(this.fail);
             this.policy = policy;
-            this.differences = [];
+            this.isLoaded = true;
+            this.differences = this.stubborn;
             return this.#did("apply");
           },
           setClients: ({ clients4, clients6 }) => {
+            if (!this.isLoaded)
+              return Promise.reject(new FirewallNotLoaded("flushed", { code: "firewall-not-loaded" }));
             if (this.policy !== null) this.policy = { ...this.policy, clients4, clients6 };
             return this.#did("clients");
           },
           renewLease: () => this.#did("renew"),
           closeLease: () => this.#did("close"),
+          loadedClients: () => Promise.resolve(this.loaded),
           verify: () => Promise.resolve(this.differences),
           reset: () => this.#did("reset"),
         },
@@ -53,6 +65,8 @@ class FakeHome {
           this.done.push(`forward ${uplinks.join()} ${ipv6}`);
           return Promise.resolve(this.missing);
         },
+        restoreForwarding: () => this.#did("unforward").then(() => []),
+        fence: () => Promise.resolve(this.fence),
         foreignDrops: () => Promise.resolve(this.foreign),
         probeDns: () => {
           this.done.push("probe");
@@ -91,8 +105,7 @@ test("openExit() with no exit isolates, and forwards nothing", async () => {
   const home = new FakeHome();
   const exit = home.start({ offered: false });
   await exit.isolated;
-  await until(() => home.done.length > 0);
-  expect(home.done).toEqual(["apply"]);
+  expect(home.done).toEqual(["unforward", "apply", "close"]);
   expect(home.policy?.uplinks).toEqual([]);
   expect(exit.state).toBeNull();
   expect(home.states).toEqual([]);
@@ -149,11 +162,12 @@ test("setClients() changes only the clients; a new public address makes a whole 
   expect(home.done.filter((what) => what === "apply" || what === "clients")).toEqual(["clients"]);
   expect(home.policy?.clients4).toEqual(["10.77.0.9" as IpAddress]);
   home.done.length = 0;
-  exit.setPublicAddress("198.51.100.7" as IpAddress);
+  exit.setPublicAddresses(["198.51.100.7" as IpAddress, "198.51.100.8" as IpAddress]);
   await until(() => home.done.includes("renew"));
   expect(home.done.filter((what) => what === "apply" || what === "clients")).toEqual(["apply"]);
   expect(home.policy?.clients4).toEqual(["10.77.0.9" as IpAddress]);
   expect(home.policy?.here4.map(String)).toContain("198.51.100.7/32");
+  expect(home.policy?.here4.map(String)).toContain("198.51.100.8/32");
 });
 
 test("openExit() puts back a firewall that others changed", async () => {
@@ -166,6 +180,66 @@ test("openExit() puts back a firewall that others changed", async () => {
   await until(() => home.done.includes("renew"));
   expect(home.done[0]).toBe("apply");
   expect(exit.state?.ready).toBe(true);
+});
+
+test("a flush of the rules and a change of clients: the next pass loads all of it again", async () => {
+  const home = new FakeHome();
+  const exit = home.start();
+  await until(() => exit.state?.ready === true);
+  home.isLoaded = false;
+  exit.setClients(["10.77.0.9" as IpAddress]);
+  await until(() => exit.state?.ready === false);
+  exit.poke();
+  await until(() => exit.state?.ready === true);
+  expect(home.policy?.clients4).toEqual(["10.77.0.9" as IpAddress]);
+  expect(home.isLoaded).toBe(true);
+});
+
+test("a look at the rules mends what differs, and otherwise does nothing", async () => {
+  const home = new FakeHome();
+  const exit = home.start();
+  await until(() => exit.state?.ready === true);
+  home.done.length = 0;
+  home.differences = ["the chain forward is gone."];
+  exit.rulesTouched();
+  await until(() => home.done.includes("renew"));
+  expect(home.done).toEqual(["apply", "forward eth0 true", "renew"]);
+  exit.rulesTouched();
+  await exit[Symbol.asyncDispose]();
+  expect(home.done).toEqual(["apply", "forward eth0 true", "renew"]);
+});
+
+test("rules that stay otherwise than wanted are no isolation, and are told of without an exit too", async () => {
+  for (const offered of [true, false]) {
+    const home = new FakeHome();
+    home.stubborn = ["the chain forward is gone."];
+    const exit = home.start({ offered });
+    expect(await failureOf(exit.isolated)).toMatchObject({ code: "not-isolated" });
+    expect(exit.breaches).toEqual(home.stubborn);
+    home.stubborn = [];
+    exit.poke();
+    await until(() => exit.breaches.length === 0);
+  }
+});
+
+test("a node that starts again keeps the clients of the loaded table until it knows its own", async () => {
+  const home = new FakeHome();
+  home.loaded = { clients4: ["10.77.0.9" as IpAddress], clients6: [] };
+  const exit = home.start();
+  await until(() => exit.state?.ready === true);
+  expect(home.policy?.clients4).toEqual(["10.77.0.9" as IpAddress]);
+  exit.setClients([]);
+  await until(() => home.done.includes("clients"));
+  expect(home.policy?.clients4).toEqual([]);
+});
+
+test("a home that forwards for us alone is fenced, with a way out that came later", async () => {
+  const home = new FakeHome();
+  home.fence = { fence4: ["wlan0"], fence6: [] };
+  const exit = home.start();
+  await until(() => exit.state?.ready === true);
+  expect(home.policy?.fence4).toEqual(["eth0", "wlan0"]);
+  expect(home.policy?.fence6).toEqual([]);
 });
 
 test("openExit() asks for names again only while they could not be resolved", async () => {

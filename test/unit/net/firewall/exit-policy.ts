@@ -22,6 +22,8 @@ export const EXIT_POLICY: ExitPolicy = {
   addresses: [ip("10.83.0.1"), ip("fd83:1:2::1")],
   here4: [cidr("192.168.1.0/24"), cidr("192.168.1.10/32"), cidr("203.0.113.7/32")],
   here6: [cidr("2001:db8:7::/48"), cidr("2001:db8:7:1::/64"), cidr("fe80::1/128")],
+  fence4: ["eth0", "ppp0"],
+  fence6: [],
   resolverPort: 5300,
   leaseS: LEASE_S,
   open: true,

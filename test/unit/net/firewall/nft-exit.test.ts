@@ -32,7 +32,15 @@ describe("exitTable()", () => {
   });
 
   test("lets nothing pass without an uplink and without clients", () => {
-    const closed: ExitPolicy = { ...EXIT_POLICY, uplinks: [], clients4: [], clients6: [], here4: [], here6: [] };
+    const closed: ExitPolicy = {
+      ...EXIT_POLICY,
+      uplinks: [],
+      fence4: [],
+      clients4: [],
+      clients6: [],
+      here4: [],
+      here6: [],
+    };
     expect(replacementText(exitTable("higgs_node", closed))).toBe(golden("exit-closed.nft"));
   });
 
@@ -133,6 +141,14 @@ describe("nftExitFirewall()", () => {
     nft.tables.clear();
     await refused(firewall.renewLease(signal));
     await refused(firewall.setClients({ clients4: [], clients6: [] }, signal));
+  });
+
+  test("reads back who may use the exit, for a process that starts after another", async () => {
+    const { firewall, again } = exit();
+    expect(await firewall.loadedClients(signal)).toBeNull();
+    await firewall.apply(EXIT_POLICY, signal);
+    const { clients4, clients6 } = EXIT_POLICY;
+    expect(await again().loadedClients(signal)).toEqual({ clients4, clients6 });
   });
 
   test("takes everything away, and twice is harmless", async () => {

@@ -1,0 +1,109 @@
+// The tunnel over a device that fails when it is told to.
+import { afterEach, expect, test } from "bun:test";
+import { silentLogger } from "../../../src/base/log.ts";
+import type { Cidr } from "../../../src/base/ip.ts";
+import type { WireGuardDevice } from "../../../src/net/wg/device.ts";
+import type { RelayLink } from "../../../src/peer/relay-link.ts";
+import { openTunnel, type Tunnel, type TunnelPeer } from "../../../src/peer/tunnel.ts";
+import { newWireGuardSecret, type WireGuardKey } from "../../../src/proto/keys.ts";
+import { failureOf } from "../support/failure.ts";
+import { somebody } from "./machines.ts";
+
+const { signal } = new AbortController();
+const open: Tunnel[] = [];
+afterEach(async () => {
+  for (const tunnel of open.splice(0)) await tunnel[Symbol.asyncDispose]();
+});
+
+const RELAY: RelayLink = {
+  online: false,
+  counters: { framesOut: 0, bytesOut: 0, framesIn: 0, bytesIn: 0, droppedOut: 0, droppedIn: 0 },
+  send: () => undefined,
+  attach: () => undefined,
+  detach: () => undefined,
+  [Symbol.asyncDispose]: () => Promise.resolve(),
+};
+
+/** What a device has of its peers; each key of `refuses` cannot be set. */
+class FakeDevice {
+  readonly peers = new Map<WireGuardKey, string>();
+  readonly refuses = new Set<WireGuardKey>();
+  isGone = false;
+
+  as(): WireGuardDevice {
+    return {
+      apply: () => {
+        this.isGone = false;
+        return Promise.resolve();
+      },
+      setPeer: ({ publicKey, allowedIps }) => {
+        if (this.refuses.has(publicKey)) return Promise.reject(new Error("wg is busy"));
+        this.peers.set(publicKey, allowedIps.join());
+        return Promise.resolve();
+      },
+      setEndpoint: () => Promise.resolve(),
+      removePeer: (key) => {
+        this.peers.delete(key);
+        return Promise.resolve();
+      },
+      stats: () => Promise.resolve([]),
+      counters: () => Promise.resolve(this.isGone ? null : { rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0 }),
+      implementation: () => ({ kind: "kernel" }),
+      reset: () => Promise.resolve(),
+    };
+  }
+}
+
+async function opened(device: FakeDevice): Promise<Tunnel> {
+  const tunnel = await openTunnel(
+    { device: device.as(), relay: RELAY, log: silentLogger },
+    { privateKey: newWireGuardSecret(), listenPort: 9, addresses: [] },
+    signal,
+  );
+  open.push(tunnel);
+  return tunnel;
+}
+
+function peer(name: string, host: number): TunnelPeer {
+  const { id, wireGuard, addresses } = somebody(name, host);
+  return { id, name, wireGuard, allowedIps: [`${addresses[0]}/32` as Cidr], session: null };
+}
+
+test("a peer that could not be set once is set by the next sync, and keeps no other from it", async () => {
+  const device = new FakeDevice();
+  const tunnel = await opened(device);
+  const [laptop, tablet] = [peer("laptop", 3), peer("tablet", 4)];
+  device.refuses.add(laptop.wireGuard);
+  expect(await failureOf(tunnel.sync([laptop, tablet], signal))).toMatchObject({ message: "wg is busy" });
+  expect([...device.peers.keys()]).toEqual([tablet.wireGuard]);
+  device.refuses.clear();
+  await tunnel.sync([laptop, tablet], signal);
+  expect(device.peers.get(laptop.wireGuard)).toBe("10.77.0.3/32");
+});
+
+test("a peer that could not be changed once is changed by the next sync", async () => {
+  const device = new FakeDevice();
+  const tunnel = await opened(device);
+  const before = peer("laptop", 3);
+  await tunnel.sync([before], signal);
+  const after: TunnelPeer = { ...before, allowedIps: ["10.77.0.30/32" as Cidr] };
+  device.refuses.add(before.wireGuard);
+  expect(await failureOf(tunnel.sync([after], signal))).toBeInstanceOf(Error);
+  device.refuses.clear();
+  await tunnel.sync([after], signal);
+  expect(device.peers.get(before.wireGuard)).toBe("10.77.0.30/32");
+});
+
+test("a device made anew gets every peer again, also one that it refused at first", async () => {
+  const device = new FakeDevice();
+  const tunnel = await opened(device);
+  const [laptop, tablet] = [peer("laptop", 3), peer("tablet", 4)];
+  await tunnel.sync([laptop, tablet], signal);
+  device.isGone = true;
+  device.peers.clear();
+  device.refuses.add(laptop.wireGuard);
+  expect(await failureOf(tunnel.sync([laptop, tablet], signal))).toBeInstanceOf(Error);
+  device.refuses.clear();
+  await tunnel.sync([laptop, tablet], signal);
+  expect([...device.peers.keys()].toSorted()).toEqual([laptop.wireGuard, tablet.wireGuard].toSorted());
+});
