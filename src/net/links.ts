@@ -74,6 +74,29 @@ export async function readLinks(exec: Exec, signal: AbortSignal): Promise<Links>
   return linksFrom({ addresses, routes4, routes6 });
 }
 
+/** All that this machine has a way to, but for defaults, link-local networks and higgs's own tunnels: by a gateway too. */
+export async function readPrefixes(exec: Exec, signal: AbortSignal): Promise<readonly ConnectedPrefix[]> {
+  const [addresses, routes4, routes6] = await Promise.all([
+    output(exec, ["ip", "-j", "addr", "show"], { signal }),
+    output(exec, ["ip", "-j", "-4", "route", "show", "table", "main"], { signal }),
+    routesOfIpv6(exec, signal),
+  ]);
+  return prefixesFrom({ addresses, routes4, routes6 });
+}
+
+/** Throws LinksUnreadable for what is not the JSON of `ip`. */
+export function prefixesFrom(json: LinksJson): readonly ConnectedPrefix[] {
+  const routes = [...parsed(shownRoutes, json.routes4), ...parsed(shownRoutes, json.routes6)];
+  return unique([...linksFrom(json).connected, ...routes.flatMap(routedPrefix)]);
+}
+
+function routedPrefix(route: ShownRoute): readonly ConnectedPrefix[] {
+  const dev = route.dev ?? route.nexthops?.find((one) => one.dev !== undefined)?.dev;
+  if (!isUnicast(route) || isDefault(route.dst) || !isForeign(dev)) return [];
+  const prefix = prefixOfDst(route.dst);
+  return prefix === null || isLinkLocal(prefix) ? [] : [{ interface: dev ?? "", prefix }];
+}
+
 /** A kernel without IPv6 refuses the question. */
 async function routesOfIpv6(exec: Exec, signal: AbortSignal): Promise<string> {
   const { code, stdout } = await exec.run(["ip", "-j", "-6", "route", "show", "table", "main"], { signal });
@@ -165,11 +188,16 @@ function prefixOf(one: LocalAddress): readonly ConnectedPrefix[] {
   return prefix === null || isLinkLocal(prefix) ? [] : [{ interface: one.interface, prefix }];
 }
 
-/** Also those without an address of ours in them, as a router may announce. A single host is written without its length. */
+/** A single host is written without its length. */
+function prefixOfDst(dst: string): Cidr | null {
+  return parseCidr(dst.includes("/") ? dst : `${dst}/${dst.includes(":") ? 128 : 32}`);
+}
+
+/** Also those without an address of ours in them, as a router may announce. */
 function onLinkPrefix(route: ShownRoute): readonly ConnectedPrefix[] {
   if (!isUnicast(route) || isDefault(route.dst) || route.nexthops !== undefined) return [];
   if (route.gateway !== undefined || route.via !== undefined || !isForeign(route.dev)) return [];
-  const prefix = parseCidr(route.dst.includes("/") ? route.dst : `${route.dst}/${route.dst.includes(":") ? 128 : 32}`);
+  const prefix = prefixOfDst(route.dst);
   return prefix === null || isLinkLocal(prefix) ? [] : [{ interface: route.dev ?? "", prefix }];
 }
 

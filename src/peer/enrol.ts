@@ -2,10 +2,12 @@
 import { toBase64Url } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
 import { isMachineName, machineNameFrom } from "../base/hostname.ts";
-import { formatHostPort, type HostPort, parseHostPort } from "../base/ip.ts";
-import { registerResponseSchema } from "../proto/api.ts";
+import { type Cidr, cidrContains, cidrsOverlap, formatHostPort, type HostPort, parseHostPort } from "../base/ip.ts";
+import type { ConnectedPrefix } from "../net/links.ts";
+import { type RegisterResponse, registerResponseSchema } from "../proto/api.ts";
 import { DEFAULT_PORT, type Invite } from "../proto/invite.ts";
 import { sign } from "../proto/keys.ts";
+import { isNetworkRange } from "../proto/network-range.ts";
 import { enrolmentMessage } from "../proto/proof.ts";
 import type { Role } from "../proto/role.ts";
 import { type Enrolment, enrolmentSchema, type KnownServer } from "./enrolment.ts";
@@ -24,11 +26,13 @@ export interface JoinOptions {
   readonly hostname: string;
   readonly version: string;
   readonly platform: string;
+  /** What this machine already has a way to; the network's ranges must leave it alone. */
+  readonly prefixes: (signal: AbortSignal) => Promise<readonly ConnectedPrefix[]>;
 }
 
 /**
  * Enrols the machine, and is safe to repeat: after a lost answer the same machine gets the same place again.
- * Throws JoinError `wrong-role` | `already-joined` | `bad-name`, what openDoor throws, or the server's refusal.
+ * Throws JoinError `wrong-role` | `already-joined` | `bad-name` | `range-clash`, what openDoor throws, or the server's refusal.
  */
 export async function join(
   dir: StateDir,
@@ -93,6 +97,7 @@ export async function join(
       code: "server-not-proven",
     });
   }
+  checkRanges(answer, await options.prefixes(signal));
   const enrolment: Enrolment = {
     version: 1,
     network: answer.network,
@@ -109,6 +114,43 @@ export async function join(
   };
   await dir.writeJson("enrolment.json", enrolment);
   return enrolment;
+}
+
+/** Offered when a range clashes: the first that is free here. */
+const OTHER_RANGES = ["10.99.0.0/16", "172.29.0.0/16", "192.168.211.0/24"] as unknown as readonly Cidr[];
+
+/** The ranges become routes and firewall rules: a server may name neither the internet's addresses nor those of this machine's own networks. */
+function checkRanges(answer: RegisterResponse, prefixes: readonly ConnectedPrefix[]): void {
+  const { ipv4, ipv6, range4, range6 } = answer;
+  const isFit =
+    !range4.includes(":") &&
+    range6.includes(":") &&
+    isNetworkRange(range4) &&
+    isNetworkRange(range6) &&
+    cidrContains(range4, ipv4) &&
+    cidrContains(range6, ipv6);
+  if (!isFit) {
+    throw new ServerUntrusted(
+      `Cannot use the server's answer: ${range4} and ${range6} with ${ipv4} and ${ipv6} are no private network.`,
+      {
+        code: "server-not-proven",
+        remedy: "The server's --network-range must be private: a /16 to /24, such as 10.99.0.0/16.",
+      },
+    );
+  }
+  for (const range of [range4, range6]) {
+    const clash = prefixes.find(({ prefix }) => cidrsOverlap(prefix, range));
+    if (clash === undefined) continue;
+    const free = OTHER_RANGES.find((other) => !prefixes.some(({ prefix }) => cidrsOverlap(prefix, other)));
+    throw new JoinError(
+      `Cannot join: the network's range ${range} overlaps ${clash.prefix}, which this machine reaches by ${clash.interface}.`,
+      {
+        code: "range-clash",
+        remedy: `Set the network up with another range: higgs server --network-range ${free ?? "CIDR"}, with an empty --state.`,
+        detail: { range, prefix: clash.prefix, interface: clash.interface },
+      },
+    );
+  }
 }
 
 async function firstDoor(invite: Invite, signal: AbortSignal): Promise<Door> {

@@ -124,7 +124,7 @@ const SERVER = {
   },
   networkRange: {
     flags: "--network-range <cidr>",
-    about: "IPv4 /16 of the tunnel; default: drawn from 10.64.0.0/10 at the first start",
+    about: "private IPv4 prefix of the tunnel, /16 to /24; default: drawn from 10.64.0.0/10 at the first start",
     schema: optional(cidr),
     default: null,
   },

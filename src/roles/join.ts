@@ -1,5 +1,8 @@
 // Enrolling this machine in a network with an invite, for `join` and for the roles' `--join`.
 import { hostname } from "node:os";
+import { HiggsError } from "../base/errors.ts";
+import { systemExec } from "../net/exec.ts";
+import { type ConnectedPrefix, readPrefixes } from "../net/links.ts";
 import type { Invite } from "../proto/invite.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import { join } from "../peer/enrol.ts";
@@ -16,7 +19,17 @@ export async function joinWithInvite(
   return await join(
     dir,
     options.invite,
-    { role, name: options.name, hostname: hostname(), version: VERSION, platform: PLATFORM },
+    { role, name: options.name, hostname: hostname(), version: VERSION, platform: PLATFORM, prefixes: ownPrefixes },
     signal,
   );
+}
+
+/** A machine may join before it has its tools; the role says which are missing when it starts. */
+async function ownPrefixes(signal: AbortSignal): Promise<readonly ConnectedPrefix[]> {
+  try {
+    return await readPrefixes(systemExec(), signal);
+  } catch (thrown) {
+    if (thrown instanceof HiggsError && thrown.code === "tool-missing") return [];
+    throw thrown;
+  }
 }

@@ -1,17 +1,9 @@
 // The network that this server serves: its identity, the ranges its machines get their addresses from, and the epoch of this start.
 import { eq } from "drizzle-orm";
 import { HiggsError } from "../base/errors.ts";
-import {
-  type Cidr,
-  cidrNth,
-  cidrParts,
-  cidrsOverlap,
-  familyOf,
-  type IpAddress,
-  ipFromBytes,
-  parseCidr,
-} from "../base/ip.ts";
+import { type Cidr, cidrNth, cidrParts, familyOf, type IpAddress, ipFromBytes, parseCidr } from "../base/ip.ts";
 import { type IdentityKey, type IdentitySecret, identityKeyOf } from "../proto/keys.ts";
+import { isNetworkRange, PRIVATE4, WIDEST4 } from "../proto/network-range.ts";
 import type { Database, Queries } from "./db/open.ts";
 import { network } from "./db/schema.ts";
 
@@ -27,9 +19,8 @@ export interface Network {
   readonly epoch: number;
 }
 
-/** Carrier-grade NAT's range (RFC 6598): a provider may use it on the very line that a machine is on. */
-const CGNAT = "100.64.0.0/10" as Cidr;
-const LONGEST_RANGE = 28;
+/** 254 machines. */
+const NARROWEST4 = 24;
 
 /** A random /16 out of 10.64.0.0/10, away from the low numbers that home routers and clouds take. */
 export function randomRange4(random: Uint8Array = crypto.getRandomValues(new Uint8Array(1))): Cidr {
@@ -47,11 +38,10 @@ export function randomRange6(random: Uint8Array = crypto.getRandomValues(new Uin
 /** Throws NetworkError `network-range` for what cannot be the range of a network. */
 export function parseNetworkRange(text: string): Cidr {
   const range = parseCidr(text);
-  const length = range === null ? 0 : cidrParts(range).length;
-  if (range === null || familyOf(range) !== 4 || length < 8 || length > LONGEST_RANGE || cidrsOverlap(range, CGNAT)) {
+  if (range === null || familyOf(range) !== 4 || !isNetworkRange(range) || cidrParts(range).length > NARROWEST4) {
     throw new NetworkError(`Cannot use "${text}" as the network's range.`, {
       code: "network-range",
-      remedy: `Name an IPv4 prefix between /8 and /${LONGEST_RANGE} outside ${CGNAT}, such as --network-range 10.99.0.0/16`,
+      remedy: `Name a prefix between /${WIDEST4} and /${NARROWEST4} in ${PRIVATE4.join(", ")}, such as --network-range 10.99.0.0/16`,
     });
   }
   return range;

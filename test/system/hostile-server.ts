@@ -39,6 +39,8 @@ interface SocketData {
 }
 
 export interface HostileChoice {
+  /** What enrolment answers in place of the truth. */
+  readonly enrolment?: Readonly<Record<string, string>>;
   readonly identity?: IdentitySecret;
   /** Its answer to `POST /proof`; by default a sound one. */
   readonly prove?: (nonce: string, sound: ProofResponse) => Response | Promise<Response>;
@@ -218,6 +220,7 @@ export class HostileServer implements AsyncDisposable {
       range4: RANGE4,
       range6: RANGE6,
       servers,
+      ...this.#choice.enrolment,
     });
   }
 

@@ -27,6 +27,9 @@ export const testLog =
 export const NEVER = new AbortController().signal;
 export const EXIT_ROUTES = ["0.0.0.0/0", "::/0"] as Cidr[];
 
+/** The machines of these tests have no networks of their own. */
+const NO_PREFIXES = (): Promise<readonly []> => Promise.resolve([]);
+
 export interface Enrolled extends AsyncDisposable {
   readonly dir: StateDir;
 }
@@ -39,7 +42,7 @@ export async function enrolWith(invite: Invite, name: string): Promise<Enrolled>
     await join(
       dir,
       invite,
-      { role: invite.role, name, hostname: name, version: "0.0.0-test", platform: "test" },
+      { role: invite.role, name, hostname: name, version: "0.0.0-test", platform: "test", prefixes: NO_PREFIXES },
       NEVER,
     );
   } catch (thrown) {
@@ -51,7 +54,14 @@ export async function enrolWith(invite: Invite, name: string): Promise<Enrolled>
 
 /** With the keys that are in the folder, if there are any. */
 export async function joinAgain(dir: StateDir, invite: Invite, name: string | null = null): Promise<void> {
-  const options = { role: invite.role, name, hostname: "machine", version: "0.0.0-test", platform: "test" };
+  const options = {
+    role: invite.role,
+    name,
+    hostname: "machine",
+    version: "0.0.0-test",
+    platform: "test",
+    prefixes: NO_PREFIXES,
+  };
   await join(dir, invite, options, NEVER);
 }
 

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Cidr, IpAddress } from "../../../src/base/ip.ts";
 import type { Exec } from "../../../src/net/exec.ts";
-import { type Links, linksFrom, LinksUnreadable, readLinks } from "../../../src/net/links.ts";
+import { type Links, linksFrom, LinksUnreadable, prefixesFrom, readLinks } from "../../../src/net/links.ts";
 
 /**
  * Recorded from iproute2 6.1.0: eth0 with two addresses, a VLAN eth0.10, br-lan, a PPP link without a gateway, our own higgs0,
@@ -155,5 +155,26 @@ describe("readLinks()", () => {
     const links = await readLinks(answering(without), signal);
     expect(links.uplinks.every((uplink) => uplink.family === 4)).toBeTrue();
     expect(links.uplinks).toHaveLength(3);
+  });
+});
+
+describe("prefixesFrom()", () => {
+  test("has what a gateway leads to as well, but no default, no link-local network and no tunnel of ours", () => {
+    const routes4 = [
+      { dst: "default", gateway: "192.168.1.1", dev: "eth0", flags: [] },
+      { dst: "0.0.0.0/1", dev: "tun0", flags: [] },
+      { dst: "10.20.0.0/16", gateway: "192.168.1.2", dev: "eth0", flags: [] },
+      { dst: "172.16.9.1", nexthops: [{ gateway: "192.168.1.3", dev: "eth0", flags: [] }], flags: [] },
+      { dst: "192.168.1.0/24", dev: "eth0", flags: [] },
+      { dst: "169.254.0.0/16", dev: "eth0", flags: [] },
+      { dst: "10.99.0.0/16", dev: "higgsn0", flags: [] },
+      { type: "unreachable", dst: "10.1.0.0/16", flags: [] },
+    ];
+    const json = { addresses: "[]", routes4: JSON.stringify(routes4), routes6: "[]" };
+    expect(prefixesFrom(json)).toEqual([
+      { interface: "eth0", prefix: "192.168.1.0/24" as Cidr },
+      { interface: "eth0", prefix: "10.20.0.0/16" as Cidr },
+      { interface: "eth0", prefix: "172.16.9.1/32" as Cidr },
+    ]);
   });
 });

@@ -17,8 +17,17 @@ const invite: Invite = {
   tags: [],
 };
 
+const NO_PREFIXES = (): Promise<readonly []> => Promise.resolve([]);
+
 function attempt(dir: StateDir, change: Partial<Invite> = {}, name: string | null = null) {
-  const options = { role: "client", name, hostname: "Laptop.local", version: "0.0.0-test", platform: "test" } as const;
+  const options = {
+    role: "client",
+    name,
+    hostname: "Laptop.local",
+    version: "0.0.0-test",
+    platform: "test",
+    prefixes: NO_PREFIXES,
+  } as const;
   return join(dir, { ...invite, ...change }, options, new AbortController().signal);
 }
 
