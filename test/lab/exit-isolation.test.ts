@@ -15,9 +15,12 @@ import {
   withoutIsolation,
 } from "./exit-scene.ts";
 import { tcp, udp } from "./net-hosts.ts";
+import { leaseLeftS } from "./network.ts";
 import { segmentSizes } from "./segment-size.ts";
 
 const START_MS = 60_000;
+/** From a neighbour at home, which has a route by the home PC for it. */
+const NEIGHBOUR = { internet: tcp(WEB4, PORT) };
 
 describe("the exit", () => {
   let scene: Scene;
@@ -59,6 +62,7 @@ describe("the exit", () => {
         expect([place, await answered(host(place), ways)]).toEqual([place, names(ways)]);
       }
       await until(() => sniffer.packets().some((packet) => packet.text.includes(addresses.laptop4)));
+      expect(await answered(host("home-nas"), NEIGHBOUR)).toEqual(["internet"]);
     });
   });
 
@@ -120,10 +124,33 @@ describe("the exit", () => {
     expect(await answered(host("tablet"), INTERNET)).toEqual(names(INTERNET));
   });
 
-  test("leaves the home's own traffic alone: a neighbour that routes through the home PC reaches the internet", async () => {
+  test("is no router for its neighbours: the home PC forwards for its clients alone", async () => {
     await using sniffer = await host("home-pc").sniff("eth0", `tcp and src host 192.168.1.20 and dst host ${WEB4}`);
-    expect(await answered(host("home-nas"), { internet: tcp(WEB4, PORT) })).toEqual(["internet"]);
-    await until(() => sniffer.packets().length > 0);
+    expect(await answered(host("home-nas"), NEIGHBOUR)).toEqual([]);
+    await until(() => sniffer.packets().length > 0); // they did arrive there
+    expect(await answered(host("laptop"), INTERNET)).toEqual(names(INTERNET));
+  });
+
+  test("is back within moments when somebody takes its rules away", async () => {
+    const pc = host("home-pc");
+    const rules = async () => (await pc.exec(["nft", "list", "chain", "inet", "higgs_node", "forward"])).stdout;
+    const before = await rules();
+    for (const deed of [
+      ["flush", "ruleset"],
+      ["delete", "table", "inet", "higgs_node"],
+      ["flush", "chain", "inet", "higgs_node", "forward"],
+    ]) {
+      await pc.execOrThrow(["nft", ...deed]);
+      const takenAt = performance.now();
+      // Sooner than the next renewal of the lease, which would find it too.
+      await until(async () => (await rules()) === before, {
+        timeoutMs: 3_000,
+        what: `the rules after ${deed.join(" ")}`,
+      });
+      console.log(`${deed.join(" ")}: back after ${Math.round(performance.now() - takenAt)} ms`);
+      await until(async () => (await leaseLeftS(pc)) > 0, { what: "the lease" });
+    }
+    expect(await answered(host("laptop"), { ...INTERNET, ...forbidden(scene.addresses) })).toEqual(names(INTERNET));
   });
 
   test("makes segments fit the tunnel in both directions", async () => {

@@ -227,6 +227,20 @@ describe("nftExitFirewall() on a real node", () => {
   );
 
   test(
+    "is no router for its neighbours where it forwards for us alone",
+    async () => {
+      await exit.apply({ ...POLICY, fence4: ["eth0"], fence6: ["eth0"] }, signal);
+      expect(await exit.verify(signal)).toEqual([]);
+      const neighbour = { internet: tcp(WEB4, HTTP), udp: udp(WEB4, HTTP) };
+      expect(await unanswered(neighbour, "home-nas")).toEqual(all(neighbour));
+      expect(await unanswered({ ...INTERNET, ...DNS })).toEqual([]);
+      await exit.apply(POLICY, signal);
+      expect(await unanswered(neighbour, "home-nas")).toEqual([]);
+    },
+    MINUTE,
+  );
+
+  test(
     "loses no packet while rules and clients change",
     async () => {
       const running = await stream(host("client"), udp(WEB4, HTTP));
