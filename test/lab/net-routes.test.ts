@@ -100,6 +100,15 @@ describe("linuxClientRoutes() on a real client", () => {
   }
   let client: ReturnType<typeof machine>;
 
+  /** From discovery's port; one family after the other, as the probe's socket would have both. */
+  async function askDiscovery(user: number): Promise<readonly string[]> {
+    const answers: string[] = [];
+    for (const to of [VPS4, VPS6]) {
+      answers.push(...(await ask(laptop(), [udp(to, 3478, { fromPort: DISCOVERY })], user)));
+    }
+    return answers;
+  }
+
   /** A cable that needs no ARP, as both its ends have one address: what goes in comes out, like a tunnel. */
   async function layCable(): Promise<void> {
     const mac = "02:00:00:00:83:01";
@@ -206,9 +215,49 @@ describe("linuxClientRoutes() on a real client", () => {
       const rest = [`vps:80 ${HOME4}`, `vps:443 ${HOME4}`, `web:80 ${HOME4}`];
       expect(await ask(laptop(), carrier, HIGGS_UID)).toEqual([...outside, ...rest]);
       expect(await ask(laptop(), carrier, OTHER_UID)).toEqual([`vps:443 ${HOME4}`, `vps:443 ${HOME6}`, ...rest]);
-      expect(await ask(laptop(), [udp(VPS4, 3478, { fromPort: DISCOVERY })])).toEqual([`vps:3478 ${CAFE4}`]);
-      expect(await ask(laptop(), [udp(VPS6, 3478, { fromPort: DISCOVERY })])).toEqual([`vps:3478 ${CAFE6}`]);
-      expect(await ask(laptop(), [udp(VPS4, 3478)])).toEqual([`vps:3478 ${HOME4}`]);
+      expect(await askDiscovery(HIGGS_UID)).toEqual([`vps:3478 ${CAFE4}`, `vps:3478 ${CAFE6}`]);
+      expect(await ask(laptop(), [udp(VPS4, 3478)], HIGGS_UID)).toEqual([`vps:3478 ${HOME4}`]);
+    },
+    MINUTE,
+  );
+
+  test(
+    "keeps another user's packets in the tunnel though they have discovery's port, which a killed client leaves free",
+    async () => {
+      await client.routes.apply(ROUTES, signal);
+      await client.firewall.apply(FIREWALL, signal);
+      await using sniffer = await laptop().sniff("eth0", "udp port 3478");
+      expect(await askDiscovery(OTHER_UID)).toEqual([`vps:3478 ${HOME4}`, `vps:3478 ${HOME6}`]);
+      expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
+      await askDiscovery(HIGGS_UID); // positive control of the sniffer
+      expect(sniffer.packets().length).toBeGreaterThan(0);
+    },
+    MINUTE,
+  );
+
+  test(
+    "keeps a container's packets in the tunnel though they look like discovery's or the carrier's, and root counts as their user",
+    async () => {
+      const { uid: _, ...rest } = ROUTES;
+      const bridge = "172.17.0.1/16";
+      await runOn("laptop", "ip link add docker0 type bridge", `ip addr add ${bridge} dev docker0`);
+      await runOn("laptop", "ip link set docker0 up", "sysctl -qw net.ipv4.ip_forward=1");
+      const asks = [
+        `${VPS4} ipproto udp sport ${DISCOVERY} dport 3478`,
+        `${VPS4} ipproto tcp sport 40000 dport ${CARRIER}`,
+      ];
+      const ways = async (from: string): Promise<string[]> =>
+        await Promise.all(
+          asks.map(async (one) => {
+            const [to = "", ...selectors] = one.split(" ");
+            const argv = ["ip", "route", "get", to, ...from.split(" ").filter((word) => word !== ""), ...selectors];
+            return / dev (\S+)/.exec(await laptop().execOrThrow(argv))?.[1] ?? "";
+          }),
+        );
+      await client.routes.apply({ ...rest, uid: 0, throwPrefixes: [cidr("172.17.0.0/16")] }, signal);
+      expect(await ways("uid 0")).toEqual(["eth0", "eth0"]);
+      expect(await ways("from 172.17.0.2 iif docker0")).toEqual(["higgs0", "higgs0"]);
+      await runOn("laptop", "ip link del docker0", "sysctl -qw net.ipv4.ip_forward=0");
     },
     MINUTE,
   );
@@ -236,10 +285,8 @@ describe("linuxClientRoutes() on a real client", () => {
       await laptop().execOrThrow(["nft", "-f", "-"], { stdin: sockets });
       const past = async (): Promise<readonly string[]> => [
         ...(await ask(laptop(), [tcp(VPS4, CARRIER)], HIGGS_UID)),
-        ...(await ask(laptop(), [
-          udp(VPS4, 3478, { fromPort: DISCOVERY }),
-          udp(VPS4, 3479, { fromPort: 51820, from: "192.168.7.2" }),
-        ])),
+        ...(await ask(laptop(), [udp(VPS4, 3478, { fromPort: DISCOVERY })], HIGGS_UID)),
+        ...(await ask(laptop(), [udp(VPS4, 3479, { fromPort: 51820, from: "192.168.7.2" })])),
       ];
       const answered = [`vps:443 ${CAFE4}`, `vps:3478 ${CAFE4}`, `vps:3479 ${CAFE4}`];
       await client.routes.apply(ROUTES, signal);

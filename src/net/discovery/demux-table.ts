@@ -17,8 +17,15 @@ const AFTER_FILTERS = 100;
 const RAW = -300;
 const BEFORE_FILTERS = -10;
 
-export function demuxTable(name: string, ports: { readonly wireGuard: number; readonly discovery: number }): NftTable {
-  const { wireGuard, discovery } = ports;
+export interface SharedPort {
+  readonly wireGuard: number;
+  readonly discovery: number;
+  /** Whose socket discovery's is: once it is closed, the port may be anybody's. */
+  readonly uid: number;
+}
+
+export function demuxTable(name: string, shared: SharedPort): NftTable {
+  const { wireGuard, discovery, uid } = shared;
   return {
     name,
     sets: [],
@@ -50,7 +57,12 @@ export function demuxTable(name: string, ports: { readonly wireGuard: number; re
         hook: "output",
         priority: RAW,
         policy: "accept",
-        rules: [{ text: `udp sport ${discovery} udp sport set ${wireGuard}`, why: "as if WireGuard had sent it" }],
+        rules: [
+          {
+            text: `meta skuid ${uid} udp sport ${discovery} udp sport set ${wireGuard}`,
+            why: "as if WireGuard had sent it",
+          },
+        ],
       },
     ],
   };

@@ -30,7 +30,7 @@ export async function canShareByNft(
   signal: AbortSignal,
 ): Promise<boolean> {
   const name = `${deps.identifiers.demuxTable}_trial`;
-  const text = `${tableText(demuxTable(name, { wireGuard: 1, discovery: 2 }))}delete table inet ${name}\n`;
+  const text = `${tableText(demuxTable(name, { wireGuard: 1, discovery: 2, uid: 0 }))}delete table inet ${name}\n`;
   return (await deps.exec.run(["nft", "-f", "-"], { stdin: text, signal })).code === 0;
 }
 
@@ -53,7 +53,7 @@ async function open(deps: NftDiscoveryDeps, options: DiscoveryOptions, signal: A
     }),
   );
   const ports = { wireGuard: options.wireGuardPort, discovery: sockets.port };
-  const table = demuxTable(name, ports);
+  const table = demuxTable(name, { ...ports, uid: process.getuid?.() ?? 0 });
   await journal.add({ kind: "demux-table" });
   log.info(ports, "sharing WireGuard's port with discovery");
   try {

@@ -40,7 +40,7 @@ export function clientTable(
       ...policy.carrier.map((endpoint) => rule(`meta skuid ${policy.uid} ${carrier(endpoint)} ${setMark}`, "carrier")),
       ...(policy.discoveryPort === undefined
         ? []
-        : [rule(`udp sport ${policy.discoveryPort} ${setMark}`, "discovery")]),
+        : [rule(`meta skuid ${policy.uid} udp sport ${policy.discoveryPort} ${setMark}`, "discovery")]),
     ],
   };
   const keepMark: NftChain = {

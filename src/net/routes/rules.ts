@@ -37,7 +37,7 @@ const NO_WAY_OUT = 40;
 /**
  * first      WireGuard's own socket, by its mark, uses the main table
  * first+10   so does the carrier, to each server and proxy, for its user alone
- * first+11   and discovery, by the port of its socket
+ * first+11   and discovery, by the port of its socket, for its user alone too: the port may be another's one day
  * first+40   what is marked and found no way must not fall into the tunnel
  * last       everybody else: the tunnel's table, which ends in "unreachable"
  */
@@ -55,7 +55,8 @@ export function wantedLines(
   const rules = [`pref ${numbers.first} ${numbers.mark} lookup main`];
   for (const endpoint of carrier) rules.push(carrierRule(endpoint, { pref: numbers.first + CARRIER, uid: policy.uid }));
   if (policy.discoveryPort !== undefined) {
-    rules.push(`pref ${numbers.first + DISCOVERY} ipproto udp sport ${policy.discoveryPort} lookup main`);
+    const from = `${LOCAL} ipproto udp sport ${policy.discoveryPort} uidrange ${policy.uid}-${policy.uid}`;
+    rules.push(`pref ${numbers.first + DISCOVERY} ${from} lookup main`);
   }
   rules.push(`pref ${numbers.first + NO_WAY_OUT} ${numbers.mark} unreachable`);
   rules.push(`pref ${numbers.last} lookup ${numbers.table}`);
@@ -88,9 +89,11 @@ function wantedRoutes(policy: ClientRoutesPolicy, family: Family, mtus: readonly
 }
 
 const END = "unreachable";
+/** What this machine sends itself. Without it a container's packets would be meant too: they count as root's when they are forwarded. */
+const LOCAL = "iif lo";
 
 function carrierRule({ address, port }: Endpoint, as: { readonly pref: number; readonly uid: number }): string {
-  return `pref ${as.pref} to ${address} ipproto tcp dport ${port} uidrange ${as.uid}-${as.uid} lookup main`;
+  return `pref ${as.pref} to ${address} ${LOCAL} ipproto tcp dport ${port} uidrange ${as.uid}-${as.uid} lookup main`;
 }
 
 function isWithin(prefix: Cidr, wider: Cidr): boolean {

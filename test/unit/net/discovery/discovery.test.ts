@@ -80,7 +80,7 @@ async function bridged() {
 
 describe("demuxTable()", () => {
   test("gives STUN messages to discovery, and discovery WireGuard's port", () => {
-    const table = demuxTable("higgs_client_demux", { wireGuard: 51820, discovery: 51821 });
+    const table = demuxTable("higgs_client_demux", { wireGuard: 51820, discovery: 51821, uid: 997 });
     expect(replacementText(table)).toBe(GOLDEN);
   });
 });
@@ -92,7 +92,8 @@ describe("nftDiscovery()", () => {
     const port = nftDiscovery({ exec: nft, journal, identifiers: IDENTIFIERS.client, log: silentLogger });
     const discovery = await port.open({ wireGuardPort: 51820, onMessage: () => undefined }, signal);
     open.push(discovery);
-    const table = demuxTable("higgs_client_demux", { wireGuard: 51820, discovery: discovery.port });
+    const uid = process.getuid?.() ?? 0;
+    const table = demuxTable("higgs_client_demux", { wireGuard: 51820, discovery: discovery.port, uid });
     expect(nft.loaded).toEqual([replacementText(table)]);
     expect(journal.printed()).toBe("demux-table");
     expect(discovery.publicPort).toBe(51820);

@@ -87,6 +87,7 @@ function ruleJson(line: string): unknown {
     dst: after("to"),
     fwmark,
     fwmask,
+    iif: after("iif"),
     ...(start === undefined ? {} : { uid_start: Number(start), uid_end: Number(end) }),
     ipproto: after("ipproto") === undefined ? undefined : `ipproto-${after("ipproto") === "tcp" ? 6 : 17}`,
     sport: port("sport"),
