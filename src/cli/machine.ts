@@ -6,7 +6,7 @@ import { isMachineName } from "../base/hostname.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
 import { type AnyRole, settingsOf, UsageError } from "../roles/config.ts";
-import { cleanState } from "../roles/state.ts";
+import { cleanState, journalRole } from "../roles/state.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, askStream, chooseRole } from "./local.ts";
 import { logText } from "./log-text.ts";
@@ -91,20 +91,46 @@ export function stateCommand({ term }: Context): Command {
     placed(new Command("clean"), ["server", "node", "client"])
       .description("puts back what a server, node or client that is gone has left")
       .action(async (flags: Place) => {
-        const { role: only } = flags;
-        const roles: readonly ("server" | "node" | "client")[] =
-          only === "server" || only === "node" || only === "client" ? [only] : ["node", "client"];
-        for (const role of roles) {
-          const lines = await cleanState(role, {
-            stateDir: stateDirOf(role, flags),
-            runDir: flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`,
-          });
-          for (const line of lines) term.out(`${role}: ${line}`);
-          if (lines.length === 0) term.out(`${role}: nothing to put back.`);
+        const failures: unknown[] = [];
+        for (const role of await rolesToClean(flags)) {
+          try {
+            const lines = await cleanState(role, {
+              stateDir: stateDirOf(role, flags),
+              runDir: flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`,
+            });
+            for (const line of lines) term.out(`${role}: ${line}`);
+            if (lines.length === 0) term.out(`${role}: nothing to put back.`);
+          } catch (thrown) {
+            // Nobody asked for a living role to be undone; the others are none of its business.
+            if (flags.role === undefined && isRunningElsewhere(thrown)) term.out(`${role}: is running: left alone.`);
+            else failures.push(thrown);
+          }
         }
+        if (failures.length > 0) throw failures[0];
       }),
   );
   return command;
+}
+
+const ROLES = ["server", "node", "client"] as const;
+
+/** The named role, or all; a state folder that was named is that role's whose journal is in it. */
+async function rolesToClean(flags: Place): Promise<readonly AnyRole[]> {
+  if (flags.role !== undefined) {
+    const role = ROLES.find((one) => one === flags.role);
+    if (role !== undefined) return [role];
+    throw new UsageError(`Cannot use the role "${flags.role}" here.`, {
+      code: "usage",
+      remedy: `--role ${ROLES.join(" | ")}`,
+    });
+  }
+  const stateDir = flags.state ?? process.env.HIGGS_STATE;
+  const owner = stateDir === undefined ? null : await journalRole(stateDir);
+  return owner === null ? ROLES : [owner];
+}
+
+function isRunningElsewhere(thrown: unknown): boolean {
+  return thrown instanceof HiggsError && thrown.code === "already-running" && thrown.detail.pid !== undefined;
 }
 
 export function logsCommand({ term }: Context): Command {

@@ -2,6 +2,7 @@
 import { chmod, lstat, unlink } from "node:fs/promises";
 import { HiggsError } from "../base/errors.ts";
 import type { Service } from "../base/service.ts";
+import { giveToGroup, higgsGroupId } from "./run-dir.ts";
 
 /** Answers with a value that becomes JSON, a promise of one, or lines as they come. */
 export type LocalHandler = (body: unknown, signal: AbortSignal) => unknown;
@@ -17,10 +18,10 @@ export interface LocalErrorBody {
   readonly error: { readonly code: string; readonly message: string; readonly remedy?: string };
 }
 
-/** 0660 for `higgs.sock` (reading and everyday verbs), 0600 for `admin.sock` (what mints invites or weakens safety). */
+/** 0660 for `higgs.sock` (reading and everyday verbs; for the group, if there is one), 0600 for `admin.sock` (what mints invites or weakens safety). */
 export async function serveLocal(
   verbs: LocalVerbs,
-  options: { readonly path: string; readonly mode: 0o600 | 0o660 },
+  options: { readonly path: string; readonly mode: 0o600 | 0o660; readonly groupId: number | null },
 ): Promise<Service> {
   // The role's lock is held by the caller, so a socket that is there belongs to a process that is gone.
   await removeSocket(options.path);
@@ -59,6 +60,7 @@ export async function serveLocal(
   } finally {
     process.umask(before);
   }
+  if (options.groupId !== null) await giveToGroup(options.path, options.groupId); // before the group may do anything
   await chmod(options.path, options.mode);
   let disposed: Promise<void> | undefined;
   return {
@@ -164,7 +166,10 @@ function noAnswer(path: string, cause: unknown): LocalApiError {
   if (code === "EACCES" || code === "EPERM") {
     return new LocalApiError(`Cannot use the control socket ${path}: this user may not.`, {
       code: "not-permitted",
-      remedy: "Run the command with sudo, or join the group higgs.",
+      remedy:
+        higgsGroupId() === null || path.endsWith("/admin.sock")
+          ? "Run the command with sudo."
+          : "Run the command with sudo, or join the group once: sudo usermod -aG higgs $USER, then log in again.",
       cause,
     });
   }

@@ -9,10 +9,11 @@
 // "lock.after-<owner of lock>", "lock.after-<owner of that>" … ends at a living process, or at a name that is free. The
 // chain is read again once the name was won: when the lock has been replaced meanwhile, the name means nothing.
 import { constants, type Stats } from "node:fs";
-import { link, lstat, mkdir, open, readdir, rename, unlink } from "node:fs/promises";
+import { link, lstat, open, readdir, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.ts";
+import { makeRunDir } from "./run-dir.ts";
 
 export class AlreadyRunning extends HiggsError {
   override readonly name = "AlreadyRunning";
@@ -41,14 +42,14 @@ interface Link {
   readonly owner: ProcessIdentity | null;
 }
 
-/** Throws AlreadyRunning (`already-running`, naming the pid). Makes the folder with mode 0750 where there is none. */
+/** Throws AlreadyRunning (`already-running`, naming the pid). Makes the folder where there is none, see makeRunDir. */
 export async function acquireInstanceLock(options: LockOptions): Promise<InstanceLock> {
   const { runDir, role } = options;
   const token = crypto.randomUUID();
   const mine = JSON.stringify({ ...thisProcess(), role, token });
   const ownPath = join(runDir, `${LOCK}.new-${token}`);
   try {
-    await mkdir(runDir, { recursive: true, mode: 0o750 });
+    await makeRunDir(runDir);
     await writeNew(ownPath, mine);
   } catch (thrown) {
     throw new RunDirRefused(`Cannot start the ${role}: nothing can be written to "${runDir}": ${errorText(thrown)}.`, {
@@ -69,12 +70,6 @@ export async function acquireInstanceLock(options: LockOptions): Promise<Instanc
     code: "already-running",
     detail: { runDir },
   });
-}
-
-/** Who holds the lock of this run folder; null when nobody alive does. */
-export async function instanceOwner(runDir: string): Promise<ProcessIdentity | null> {
-  const owner = (await readChain(runDir)).at(-1)?.owner ?? null;
-  return owner !== null && isAlive(owner) ? owner : null;
 }
 
 /** One try: true when the lock is ours, false when another process was faster. */

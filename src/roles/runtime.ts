@@ -1,9 +1,9 @@
 // What every running role has around it: one process per role, its log, its control sockets, and an orderly stop.
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Stopped } from "../base/async.ts";
 import { createLogger, type Logger, type LogLevel, LogRing } from "../base/log.ts";
 import { type LocalVerbs, serveLocal } from "../net/local-api.ts";
+import { higgsGroupId } from "../net/run-dir.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
 
 export interface RuntimeOptions {
@@ -33,7 +33,6 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
   const stack = new AsyncDisposableStack();
   const stop = (): void => controller.abort(new Stopped());
   try {
-    await mkdir(options.runDir, { recursive: true, mode: 0o750 });
     stack.use(await acquireInstanceLock({ runDir: options.runDir, role: options.role }));
   } catch (thrown) {
     await stack.disposeAsync();
@@ -56,8 +55,10 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
         ...verbs.everyday,
         logs: (body, signal) => logLines(ring, (body as { follow?: boolean }).follow === true, signal),
       };
-      stack.use(await serveLocal(everyday, { path: join(options.runDir, SOCKET.everyday), mode: 0o660 }));
-      stack.use(await serveLocal(verbs.admin, { path: join(options.runDir, SOCKET.admin), mode: 0o600 }));
+      const { runDir } = options;
+      const groupId = higgsGroupId();
+      stack.use(await serveLocal(everyday, { path: join(runDir, SOCKET.everyday), mode: 0o660, groupId }));
+      stack.use(await serveLocal(verbs.admin, { path: join(runDir, SOCKET.admin), mode: 0o600, groupId: null }));
     },
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
   };

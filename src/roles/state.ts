@@ -1,5 +1,7 @@
 // Putting a machine back as it was, without the process that changed it.
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { z } from "zod";
 import { silentLogger } from "../base/log.ts";
 import { removeSocket } from "../net/local-api.ts";
 import { machineSystem } from "../net/os.ts";
@@ -38,4 +40,15 @@ async function undoMachine(
     log: silentLogger,
   });
   return os.undoAll(signal);
+}
+
+const journalFacts = z.object({ role: z.enum(["server", "node", "client"]) });
+
+/** Whose journal is in the folder; null for none, or one that nobody can read. */
+export async function journalRole(stateDir: string): Promise<Role | "server" | null> {
+  try {
+    return journalFacts.parse(JSON.parse(await readFile(join(stateDir, "journal.json"), "utf8"))).role;
+  } catch {
+    return null; // undoing goes by fixed names then
+  }
 }

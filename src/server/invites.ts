@@ -97,11 +97,17 @@ export async function makeInvite(
   const expiresAt = createdAt + expiresInMs;
   await database.write(async (queries) => {
     if (name !== null) {
-      const taken = await queries.select({ id: machines.id }).from(machines).where(eq(machines.name, name)).get();
+      const taken = await queries
+        .select({ revokedAt: machines.revokedAt })
+        .from(machines)
+        .where(eq(machines.name, name))
+        .get();
       if (taken !== undefined) {
-        throw new InviteRefused(`Cannot invite a machine named "${name}": there is one.`, {
+        const why =
+          taken.revokedAt === null ? "there is one" : "there was one, and others hold on to its identity by that name";
+        throw new InviteRefused(`Cannot invite a machine named "${name}": ${why}.`, {
           code: "name-taken",
-          remedy: `Choose another --name, or remove that machine first: higgs server revoke ${name}`,
+          remedy: "Choose another --name: a name is never given twice.",
         });
       }
     }

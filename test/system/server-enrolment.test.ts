@@ -4,6 +4,7 @@ import { parseInvite } from "../../src/proto/invite.ts";
 import { type IdentityKey, identityKeyOf, type Signature, type SpkiHash, verify } from "../../src/proto/keys.ts";
 import { serverProofMessage } from "../../src/proto/proof.ts";
 import { DEFAULT_LIMITS } from "../../src/server/options.ts";
+import { failureOf } from "../unit/support/failure.ts";
 import {
   codeOf,
   enrolMachine,
@@ -137,6 +138,13 @@ describe("enrolment", () => {
     const fixed = await server.invite({ role: "client", name: "anna" });
     expect((await register(server, fixed, newcomer(), { name: "laptop", nameIsChosen: true })).body.name).toBe("anna");
     expect(await codeOf(server.server.invite({ role: "client", name: "anna" }))).toBe("name-taken");
+    // Removing the machine would not free its name, so nothing may say so.
+    for (const why of ["there is one", "there was one"]) {
+      const refused = await failureOf(server.server.invite({ role: "client", name: "anna" }));
+      expect(String(refused)).toContain(why);
+      expect(String((refused as { remedy?: string }).remedy)).not.toContain("revoke");
+      if (why === "there is one") await server.server.revoke("anna");
+    }
   });
 
   test("numbers the longest name without making it longer", async () => {

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { acquireInstanceLock } from "../../../src/net/single-instance.ts";
 import { formatInvite } from "../../../src/proto/invite.ts";
 import { NETWORK_KEY } from "../support/keys.ts";
 
@@ -200,4 +201,28 @@ test("trust list and forget work on the file while nothing runs", async () => {
   const forgotten = await higgs(["trust", "forget", "home", "--role", "client"], { env });
   expect([forgotten.code, forgotten.out]).toEqual([1, ""]);
   expect(forgotten.err).toContain('Cannot forget "home"');
+});
+
+test("higgs state clean leaves what runs alone, says so, and fails only when that role was named", async () => {
+  const runDir = join(dir, "run-of-the-living");
+  await using _lock = await acquireInstanceLock({ runDir, role: "node" });
+  const env = { HIGGS_RUN: runDir };
+  const all = await higgs(["state", "clean"], { env });
+  expect(all).toMatchObject({ code: 0, err: "" });
+  expect(all.out.split("\n").slice(0, 3)).toEqual(
+    ["server", "node", "client"].map((role) => `${role}: is running: left alone.`),
+  );
+  const named = await higgs(["state", "clean", "--role", "node"], { env });
+  expect(named.code).toBe(1);
+  expect(named.err).toContain(`with the pid ${process.pid}`);
+});
+
+test("higgs state clean takes a named state folder for that of the role whose journal is in it", async () => {
+  const runDir = join(dir, "run-of-a-client");
+  await using _lock = await acquireInstanceLock({ runDir, role: "client" });
+  const stateDir = join(dir, "state-of-a-client");
+  await mkdir(stateDir, { recursive: true });
+  await writeFile(join(stateDir, "journal.json"), JSON.stringify({ version: 1, role: "client", undo: [] }));
+  const ended = await higgs(["state", "clean", "--state", stateDir], { env: { HIGGS_RUN: runDir } });
+  expect([ended.code, ended.out]).toEqual([0, "client: is running: left alone.\n"]);
 });
