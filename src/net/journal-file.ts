@@ -33,6 +33,11 @@ export class JournalUnreadable extends HiggsError {
   override readonly name = "JournalUnreadable";
 }
 
+/** Nothing was changed then: an entry is on disk before the change that it speaks of. */
+export class JournalUnwritable extends HiggsError {
+  override readonly name = "JournalUnwritable";
+}
+
 const VERSION = 1;
 /** A full journal has about ten entries; root does not read more than this of a file that a lesser user may have written. */
 const LIMIT_BYTES = 64 * 1024;
@@ -99,6 +104,17 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
     undo = next;
     isOurs = true;
   };
+  const forget = async (entry: UndoEntry): Promise<void> => {
+    const next = undo.filter((one) => !isSame(one, entry));
+    try {
+      await save(next);
+    } catch (thrown) {
+      // A file that is there to stay would be taken for what is still to be undone, and that is all that it may stop.
+      if (next.length === 0) throw thrown;
+      options.log.warn({ path: options.path, error: errorText(thrown) }, "the journal still names what was undone");
+      undo = next;
+    }
+  };
 
   return {
     owner,
@@ -110,7 +126,7 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
         if (isOurs && known !== undefined && Bun.deepEquals(known, merged)) return;
         await save([...undo.filter((one) => one !== known), merged]);
       }),
-    remove: (entry) => queue.run(() => save(undo.filter((one) => !isSame(one, entry)))),
+    remove: (entry) => queue.run(() => forget(entry)),
   };
 }
 
@@ -190,8 +206,19 @@ function temporaryPathFor(path: string): string {
 async function writeWhole(path: string, text: string): Promise<void> {
   const temporaryPath = temporaryPathFor(path);
   await unlink(temporaryPath).catch(() => undefined); // of a write that failed
+  try {
+    await writeNew(temporaryPath, text);
+    await rename(temporaryPath, path);
+  } catch (thrown) {
+    await unlink(temporaryPath).catch(() => undefined); // it was not made
+    throw unwritable(path, thrown);
+  }
+  await syncDir(dirname(path));
+}
+
+async function writeNew(path: string, text: string): Promise<void> {
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
-  const file = await open(temporaryPath, flags, 0o600);
+  const file = await open(path, flags, 0o600);
   try {
     await giveToOwnerOf(dirname(path), file);
     await file.writeFile(`${text}\n`);
@@ -199,8 +226,6 @@ async function writeWhole(path: string, text: string): Promise<void> {
   } finally {
     await file.close();
   }
-  await rename(temporaryPath, path);
-  await syncDir(dirname(path));
 }
 
 /** Root may clean up for a service that runs as a lesser user, who must be able to read the file afterwards. */
@@ -213,6 +238,21 @@ async function giveToOwnerOf(dir: string, file: FileHandle): Promise<void> {
 
 function codeOf(thrown: unknown): string {
   return thrown instanceof Error && "code" in thrown && typeof thrown.code === "string" ? thrown.code : "";
+}
+
+function unwritable(path: string, thrown: unknown): JournalUnwritable {
+  const isFull = ["ENOSPC", "EDQUOT"].includes(codeOf(thrown));
+  return new JournalUnwritable(
+    `Cannot write the journal "${path}": ${isFull ? "the disk is full" : errorText(thrown)}.`,
+    {
+      code: isFull ? "storage-full" : "journal-unwritable",
+      remedy: isFull
+        ? `Free some space on that disk, and try again. See: df -h ${dirname(path)}`
+        : `Look at the folder's owner and mode: ls -ld ${dirname(path)}`,
+      detail: { path },
+      cause: thrown,
+    },
+  );
 }
 
 function unreadable(path: string, thrown: unknown): JournalUnreadable {

@@ -121,9 +121,16 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
 
   const down = (): Promise<void> =>
     queue.run(async () => {
-      await connection?.close();
+      const closing = connection;
       connection = null;
-      await undo(os);
+      try {
+        await closing?.close();
+      } catch (thrown) {
+        // What it could not put back itself is put back below, and what remains then is told.
+        log.error({ reason: errorText(thrown) }, "the connection did not close in order");
+      } finally {
+        await undo(os);
+      }
     });
 
   const verbDeps = {

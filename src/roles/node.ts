@@ -68,9 +68,9 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
 
   const onChange = (): void => {
     if (membership === null || tunnel === null || exit === null) return;
-    exit.setPublicAddresses(publicAddresses(membership, tunnel));
-    // A node that starts again knows its clients from the server alone; until it answers, those of before stay.
+    // A node that starts again knows its clients and the router's addresses from the server alone; until it answers, those of before stay.
     if (!membership.welcomed) return;
+    exit.setPublicAddresses(publicAddresses(membership, tunnel));
     const peers = sessionPeers.of(membership);
     exit.setClients(peers.flatMap((peer) => peer.addresses));
     tunnel.sync(peers, signal).catch((thrown: unknown) => {
@@ -161,8 +161,11 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     callbacks.onReady(store.value.name);
     await aborted(signal);
   } finally {
-    await stack.disposeAsync();
-    await undo(os);
+    try {
+      await stack.disposeAsync();
+    } finally {
+      await undo(os);
+    }
   }
 }
 

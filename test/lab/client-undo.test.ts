@@ -61,6 +61,32 @@ describe("the laptop is as it was", () => {
     MINUTE,
   );
 
+  test(
+    "after a down on a full disk, which undid nothing once; an up says then what to do",
+    async () => {
+      const dir = "/var/lib/higgs/client";
+      const sh = (script: string) => laptop.exec(["sh", "-c", script]);
+      // A small disk of its own, to be filled.
+      await sh(
+        `cp -a ${dir} /root/state && mount -t tmpfs -o size=256k,mode=700 none ${dir} && cp -a /root/state/. ${dir}`,
+      );
+      await higgsOrThrow(laptop, "client", "up");
+      await connected(laptop, before);
+      await sh(`cat /dev/zero > ${dir}/fill`);
+      expect((await sh(`echo x > ${dir}/more`)).code).not.toBe(0); // positive control: it is full
+      const { stderr } = await higgs(laptop, "client", "down");
+      expect(stderr).toBe("");
+      expect(await laptop.exec(["test", "-e", `${dir}/journal.json`])).toMatchObject({ code: 1 });
+      const refused = await higgs(laptop, "client", "up", "--timeout", "5s");
+      expect(refused.code).not.toBe(0);
+      expect(refused.stderr).toContain("the disk is full");
+      await higgs(laptop, "client", "down");
+      await sh(`umount ${dir}; rm -r /root/state`);
+      expect(await snapshot(laptop)).toBe(before);
+    },
+    MINUTE,
+  );
+
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     test(
       `after ${signal} to a client in the foreground, which ends with 0`,

@@ -1,6 +1,6 @@
 // Reads and replaces /etc/resolv.conf as what it is: a file, a symbolic link, or nothing.
 import { constants } from "node:fs";
-import { chmod, lstat, type FileHandle, lchown, open, readlink, rename, symlink, unlink } from "node:fs/promises";
+import { lstat, type FileHandle, open, readlink, rename, symlink, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { syncDir } from "../secret-file.ts";
 import { padded } from "./resolv-conf-text.ts";
@@ -58,13 +58,13 @@ export async function isReplaceable(path: string): Promise<boolean> {
 
 /**
  * Whoever looks sees the old state or the new one. A file that is a mount point of its own (containers), or whose folder
- * takes no new files, is written in place; a link or nothing cannot be made there, and the refusal is thrown.
+ * takes no new files or whose disk is full, is written in place; a link or nothing cannot be made there, and the refusal is thrown.
  */
 export async function putState(path: string, state: FileState): Promise<void> {
   try {
     await replace(path, state);
   } catch (thrown) {
-    if (!forbids(thrown) || state.kind !== "file") throw thrown;
+    if (!(forbids(thrown) || isFull(thrown)) || state.kind !== "file") throw thrown;
     await writeInPlace(path, state.bytes);
   } finally {
     await removeTemporary(path);
@@ -96,14 +96,14 @@ async function replace(path: string, state: FileState): Promise<void> {
 async function writeNew(path: string, state: Extract<FileState, { kind: "file" }>): Promise<void> {
   const file = await createNew(path);
   try {
+    // By its handle: a state folder's owner could put a link in its place.
+    if (process.getuid?.() === 0) await file.chown(state.uid, state.gid);
+    await file.chmod(state.mode);
     await file.writeFile(state.bytes);
     await file.sync();
   } finally {
     await file.close();
   }
-  // The name was made by us a moment ago, exclusively, in a folder that only its owner writes to.
-  if (process.getuid?.() === 0) await lchown(path, state.uid, state.gid);
-  await chmod(path, state.mode);
 }
 
 function createNew(path: string): Promise<FileHandle> {
@@ -125,6 +125,10 @@ async function writeInPlace(path: string, bytes: Uint8Array): Promise<void> {
 
 function forbids(thrown: unknown): boolean {
   return ["EROFS", "EACCES", "EPERM", "EBUSY", "EXDEV"].includes(codeOf(thrown));
+}
+
+function isFull(thrown: unknown): boolean {
+  return ["ENOSPC", "EDQUOT"].includes(codeOf(thrown));
 }
 
 export function codeOf(thrown: unknown): string {

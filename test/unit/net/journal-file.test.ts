@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -18,6 +19,7 @@ import { createLogger, silentLogger } from "../../../src/base/log.ts";
 import type { SysctlKey, UndoEntry } from "../../../src/net/journal.ts";
 import { type JournalFile, openJournal } from "../../../src/net/journal-file.ts";
 import { bootId } from "../../../src/net/process-identity.ts";
+import { failureOf } from "../support/failure.ts";
 
 const SHA = "0123456789abcdef".repeat(4);
 const EVERY_KIND: readonly UndoEntry[] = [
@@ -184,6 +186,22 @@ describe("openJournal() of a file that is not to be trusted", () => {
     writeFileSync(`${path}.tmp`, '{"version":1,');
     await (await open()).add({ kind: "nft-table" });
     expect(readdirSync(dir)).toEqual(["journal.json"]);
+  });
+
+  test("refuses an entry that it cannot write, as nothing may be changed then, and forgets what was undone all the same", async () => {
+    const journal = await open();
+    await journal.add({ kind: "nft-table" });
+    await journal.add({ kind: "ip-rules" });
+    mkdirSync(`${path}.tmp`); // in the way of every write
+    expect(await failureOf(journal.add({ kind: "wireguard-device" }))).toMatchObject({
+      code: "journal-unwritable",
+      remedy: expect.stringContaining("ls -ld") as string,
+    });
+    expect(journal.entries()).toEqual([{ kind: "nft-table" }, { kind: "ip-rules" }]);
+    await journal.remove({ kind: "ip-rules" });
+    expect(journal.entries()).toEqual([{ kind: "nft-table" }]);
+    await journal.remove({ kind: "nft-table" });
+    expect(existsSync(path)).toBeFalse();
   });
 
   test("never throws for the content of a file", async () => {
