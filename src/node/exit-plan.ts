@@ -12,8 +12,8 @@ export interface ExitInputs {
   /** Tunnel addresses of the machines in session. */
   readonly clients: readonly IpAddress[];
   readonly links: Links;
-  /** As the world sees this node: the router's own addresses, whose admin page must not open from inside the tunnel. */
-  readonly publicAddresses: readonly IpAddress[];
+  /** What the links do not tell: the router's own addresses as the world sees them, whose admin page must not open from inside the tunnel. */
+  readonly alsoHere: readonly Cidr[];
   readonly fence: Fence;
   /** False for `--no-exit`: isolation alone. */
   readonly offered: boolean;
@@ -23,7 +23,7 @@ export interface ExitInputs {
 const DELEGATED_LENGTH = 56;
 
 export function exitPolicy(inputs: ExitInputs): ExitPolicy {
-  const here = herePrefixes(inputs.links, inputs.publicAddresses);
+  const here = herePrefixes(inputs.links, inputs.alsoHere);
   const uplinks = [...new Set(inputs.links.uplinks.map((uplink) => uplink.interface))].sort();
   return {
     interface: inputs.interface,
@@ -47,8 +47,8 @@ function fenced(fence: readonly string[], uplinks: readonly string[]): readonly 
 }
 
 /** Everything that is the node's own place, sorted, without repeats. */
-export function herePrefixes(links: Links, publicAddresses: readonly IpAddress[]): Cidr[] {
-  const prefixes = new Set<Cidr>(links.delegated);
+export function herePrefixes(links: Links, also: readonly Cidr[]): Cidr[] {
+  const prefixes = new Set<Cidr>([...links.delegated, ...also]);
   for (const { prefix } of links.connected) {
     prefixes.add(prefix);
     const wide = homePrefix(prefix);
@@ -56,7 +56,6 @@ export function herePrefixes(links: Links, publicAddresses: readonly IpAddress[]
   }
   for (const { gateway } of links.uplinks) if (gateway !== null) prefixes.add(hostCidr(gateway));
   for (const { address } of links.addresses) prefixes.add(hostCidr(address));
-  for (const address of publicAddresses) prefixes.add(hostCidr(address));
   return [...prefixes].sort();
 }
 

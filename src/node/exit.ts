@@ -1,10 +1,10 @@
 // The exit of a node: holds firewall, forwarding and lease as the moment wants them, and says what is missing.
 import { Debounce, repeat, SerialQueue, Stopped } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
-import type { IpAddress } from "../base/ip.ts";
+import { hostCidr, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
-import { type ExitFirewall, type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
+import { type ExitFirewall, type ExitKept, type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
 import type { Fence } from "../net/forwarding.ts";
 import type { Links } from "../net/links.ts";
 import type { ExitState } from "../proto/control.ts";
@@ -40,9 +40,9 @@ export interface Exit extends Service {
   readonly links: Links | null;
   /** How the isolation is not as wanted, as sentences, also with `--no-exit`. */
   readonly breaches: readonly string[];
-  /** Until the first call those of the loaded table may use the exit: a node that starts again keeps its clients. */
+  /** Until the first call those of the loaded table may use the exit: a node whose server does not answer yet keeps its clients. */
   setClients(addresses: readonly IpAddress[]): void;
-  /** All that are known, by whoever saw them. */
+  /** All that are known, by whoever saw them. Until the first call what the loaded table denies stays denied. */
   setPublicAddresses(addresses: readonly IpAddress[]): void;
   /** The machine's links changed. */
   poke(): void;
@@ -56,6 +56,7 @@ export class ExitError extends HiggsError {
   override readonly name = "ExitError";
 }
 
+const NOTHING_KEPT: ExitKept = { clients4: [], clients6: [], here: [] };
 const RENEW_MS = (LEASE_S * 1000) / 3;
 const SETTLE_MS = 50;
 
@@ -65,7 +66,8 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   const queue = new SerialQueue();
   const isolated = Promise.withResolvers<void>();
   let clients: readonly IpAddress[] | null = null;
-  let publicAddresses: readonly IpAddress[] = [];
+  let publicAddresses: readonly IpAddress[] | null = null;
+  let kept: ExitKept = NOTHING_KEPT;
   let breaches: readonly string[] = [];
   let isFirst = true;
   let lookWaits = false;
@@ -103,12 +105,6 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     if (breaches.length > 0) deps.log.error({ differences: breaches }, "firewall is not as wanted");
   }
 
-  /** Those of the loaded table, so that a node whose server does not answer yet holds whom the one before it held. */
-  async function keptClients(): Promise<readonly IpAddress[]> {
-    const loaded = await deps.firewall.loadedClients(signal);
-    return loaded === null ? [] : [...loaded.clients4, ...loaded.clients6];
-  }
-
   /** With `--no-exit`: an earlier process may have offered one, and left in the middle of it. */
   async function withdraw(): Promise<void> {
     for (const line of await deps.restoreForwarding()) deps.log.info({}, line);
@@ -120,10 +116,17 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     const ipv6 = hasIpv6(links);
     if (!offered && isFirst) await withdraw();
     const fence = await deps.fence({ ipv6: offered && ipv6 });
-    const kept = clients ?? (await keptClients());
-    clients ??= kept; // setClients() may have been called meanwhile
-    const inputs = { interface: name, resolverPort, addresses, offered, links, publicAddresses, fence };
-    const policy = exitPolicy({ ...inputs, clients });
+    if (isFirst) kept = (await deps.firewall.loaded(signal)) ?? NOTHING_KEPT;
+    const policy = exitPolicy({
+      interface: name,
+      resolverPort,
+      addresses,
+      offered,
+      links,
+      fence,
+      clients: clients ?? [...kept.clients4, ...kept.clients6],
+      alsoHere: publicAddresses?.map(hostCidr) ?? kept.here,
+    });
     await applyPolicy(policy);
     await mend(policy);
     if (!offered && isFirst) await deps.firewall.closeLease(signal);
@@ -184,12 +187,12 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     },
     isolated: isolated.promise,
     setClients(next) {
-      if (String(next) === String(clients)) return;
+      if (clients !== null && String(next) === String(clients)) return;
       clients = next;
       settle.poke();
     },
     setPublicAddresses(next) {
-      if (String(next) === String(publicAddresses)) return;
+      if (publicAddresses !== null && String(next) === String(publicAddresses)) return;
       publicAddresses = next;
       settle.poke();
     },

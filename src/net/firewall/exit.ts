@@ -32,6 +32,10 @@ export interface ExitClients {
   readonly clients6: readonly IpAddress[];
 }
 
+export interface ExitKept extends ExitClients {
+  readonly here: readonly Cidr[];
+}
+
 export interface ExitFirewall {
   /** Replaces the whole table in one transaction; traffic under a living lease loses no packet. */
   apply(policy: ExitPolicy, signal: AbortSignal): Promise<void>;
@@ -41,8 +45,8 @@ export interface ExitFirewall {
   closeLease(signal: AbortSignal): Promise<void>;
   /** Changes only who may use the exit, in one transaction. */
   setClients(clients: ExitClients, signal: AbortSignal): Promise<void>;
-  /** Who may use the exit by the loaded table, which may be an earlier process's; null without a table. */
-  loadedClients(signal: AbortSignal): Promise<ExitClients | null>;
+  /** What only the server could tell, from the loaded table, which may be an earlier process's; null without a table. */
+  loaded(signal: AbortSignal): Promise<ExitKept | null>;
   /** How the loaded table differs from the policy last applied, as sentences; none when it is as wanted. The lease does not count. */
   verify(signal: AbortSignal): Promise<readonly string[]>;
   /** Takes the table away, and with it the isolation: only after the tunnel's interface is gone. */

@@ -1,12 +1,12 @@
 // The exit's firewall as an nft table: isolation that persists, and a lease on which everything permitted hangs.
 import { SerialQueue } from "../../base/async.ts";
-import { type IpAddress, parseIp } from "../../base/ip.ts";
+import { type Cidr, hostCidr, type IpAddress, parseCidr, parseIp } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { FirewallNotLoaded } from "./errors.ts";
-import type { ExitClients, ExitFirewall, ExitPolicy } from "./exit.ts";
+import type { ExitClients, ExitFirewall, ExitKept, ExitPolicy } from "./exit.ts";
 import { exitTable } from "./exit-table.ts";
 import { isMissing, loadRuleset, nftFailed, readTable, removeTable } from "./nft.ts";
 import { type ListedTable, quotedInterface, replacementText, tableDifferences } from "./nft-table.ts";
@@ -75,11 +75,18 @@ class NftExitFirewall implements ExitFirewall {
     });
   }
 
-  loadedClients(signal: AbortSignal): Promise<ExitClients | null> {
+  loaded(signal: AbortSignal): Promise<ExitKept | null> {
     return this.#queue.run(async () => {
       const listed = await readTable(this.#deps.exec, this.#table, signal);
       if (listed === null) return null;
-      return { clients4: addressesIn(listed, "clients4"), clients6: addressesIn(listed, "clients6") };
+      const values = (set: string): string[] => (listed.sets.get(set)?.elements ?? []).map(({ value }) => value);
+      const addresses = (set: string): IpAddress[] => values(set).flatMap((text) => parseIp(text) ?? []);
+      const prefixes = (set: string): Cidr[] => values(set).flatMap((text) => prefixOf(text) ?? []);
+      return {
+        clients4: addresses("clients4"),
+        clients6: addresses("clients6"),
+        here: [...prefixes("here4"), ...prefixes("here6")],
+      };
     });
   }
 
@@ -147,8 +154,10 @@ function clientsChange(
   return after.size === 0 ? flush : `${flush}add element inet ${table} ${change.set} { ${[...after].join(", ")} }\n`;
 }
 
-function addressesIn(listed: ListedTable, set: "clients4" | "clients6"): IpAddress[] {
-  return (listed.sets.get(set)?.elements ?? []).flatMap(({ value }) => parseIp(value) ?? []);
+/** nft lists the prefix of one address as that address. */
+function prefixOf(text: string): Cidr | null {
+  const address = parseIp(text);
+  return address === null ? parseCidr(text) : hostCidr(address);
 }
 
 /** The policy for a person, before it is put in place. */

@@ -10,7 +10,7 @@ const inputs = {
   addresses: ["10.77.0.2", "fd00:77::2"] as IpAddress[],
   clients: ["10.77.0.9", "fd00:77::9", "10.77.0.10"] as IpAddress[],
   links: homeLinks,
-  publicAddresses: ["198.51.100.7", "2001:db8:77::7"] as IpAddress[],
+  alsoHere: ["198.51.100.7/32", "2001:db8:77::7/128"] as Cidr[],
   fence: { fence4: [], fence6: [] },
   offered: true,
 };

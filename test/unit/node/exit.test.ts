@@ -1,8 +1,8 @@
 import { afterEach, expect, test } from "bun:test";
-import type { IpAddress } from "../../../src/base/ip.ts";
+import type { Cidr, IpAddress } from "../../../src/base/ip.ts";
 import { silentLogger } from "../../../src/base/log.ts";
 import { FirewallNotLoaded } from "../../../src/net/firewall/errors.ts";
-import type { ExitClients, ExitPolicy } from "../../../src/net/firewall/exit.ts";
+import type { ExitKept, ExitPolicy } from "../../../src/net/firewall/exit.ts";
 import type { Fence } from "../../../src/net/forwarding.ts";
 import type { Links } from "../../../src/net/links.ts";
 import { type Exit, openExit } from "../../../src/node/exit.ts";
@@ -33,7 +33,7 @@ class FakeHome {
   stubborn: string[] = [];
   isLoaded = false;
   /** What a process before this one left. */
-  loaded: ExitClients | null = null;
+  loaded: ExitKept | null = null;
   fence: Fence = { fence4: [], fence6: [] };
   fail: Error | null = null;
 
@@ -56,7 +56,7 @@ class FakeHome {
           },
           renewLease: () => this.#did("renew"),
           closeLease: () => this.#did("close"),
-          loadedClients: () => Promise.resolve(this.loaded),
+          loaded: () => Promise.resolve(this.loaded),
           verify: () => Promise.resolve(this.differences),
           reset: () => this.#did("reset"),
         },
@@ -222,15 +222,18 @@ test("rules that stay otherwise than wanted are no isolation, and are told of wi
   }
 });
 
-test("a node that starts again keeps the clients of the loaded table until it knows its own", async () => {
+test("a node that starts again keeps the loaded table's clients and its router's address until it knows better", async () => {
   const home = new FakeHome();
-  home.loaded = { clients4: ["10.77.0.9" as IpAddress], clients6: [] };
+  home.loaded = { clients4: ["10.77.0.9" as IpAddress], clients6: [], here: ["198.51.100.7/32" as Cidr] };
   const exit = home.start();
   await until(() => exit.state?.ready === true);
   expect(home.policy?.clients4).toEqual(["10.77.0.9" as IpAddress]);
+  expect(home.policy?.here4.map(String)).toContain("198.51.100.7/32");
   exit.setClients([]);
   await until(() => home.done.includes("clients"));
   expect(home.policy?.clients4).toEqual([]);
+  exit.setPublicAddresses([]);
+  await until(() => home.policy?.here4.map(String).includes("198.51.100.7/32") === false);
 });
 
 test("a home that forwards for us alone is fenced, with a way out that came later", async () => {

@@ -143,12 +143,13 @@ describe("nftExitFirewall()", () => {
     await refused(firewall.setClients({ clients4: [], clients6: [] }, signal));
   });
 
-  test("reads back who may use the exit, for a process that starts after another", async () => {
+  test("reads back who may use the exit and what is here, for a process that starts after another", async () => {
     const { firewall, again } = exit();
-    expect(await firewall.loadedClients(signal)).toBeNull();
+    expect(await firewall.loaded(signal)).toBeNull();
     await firewall.apply(EXIT_POLICY, signal);
     const { clients4, clients6 } = EXIT_POLICY;
-    expect(await again().loadedClients(signal)).toEqual({ clients4, clients6 });
+    const here = ["192.168.1.0/24", "203.0.113.7/32", "2001:db8:7::/48", "fe80::1/128"].map(cidr);
+    expect(await again().loaded(signal)).toEqual({ clients4, clients6, here });
   });
 
   test("takes everything away, and twice is harmless", async () => {
