@@ -35,9 +35,3 @@ export function errorText(thrown: unknown): string {
     return typeof thrown; // a cycle or a bigint: nothing that JSON can say
   }
 }
-
-/** True for what an aborted signal throws, so that a loop can end quietly. */
-export function isAbort(thrown: unknown, signal?: AbortSignal): boolean {
-  if (signal?.aborted === true) return true;
-  return thrown instanceof Error && (thrown.name === "AbortError" || thrown.name === "Stopped");
-}

@@ -6,6 +6,7 @@ import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
+import { auditCommand, backupCommand, renameCommand, sessionsCommand, tagCommand } from "./server-actions.ts";
 import { durationMs } from "./duration.ts";
 import { UsageError } from "../roles/config.ts";
 
@@ -52,6 +53,8 @@ export function serverCommand(context: Context): Command {
   command.addCommand(inviteCommand(context));
   command.addCommand(statusCommand(context));
   command.addCommand(machinesCommand(context));
+  for (const make of [sessionsCommand, auditCommand, renameCommand, tagCommand, backupCommand])
+    command.addCommand(make(context));
   command.addCommand(
     addSettings(new Command("revoke").argument("<name>"), "server", ["run"])
       .description("removes a machine from the network, at once")

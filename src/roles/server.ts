@@ -93,6 +93,10 @@ const inviteBody = z.object({
   expiresMs: z.number().positive(),
 });
 const nameBody = z.object({ name: z.string().max(63) });
+const auditBody = z.object({ limit: z.number().int().min(1).max(1000).default(50) });
+const renameBody = z.object({ name: z.string().max(63), to: z.string().max(63) });
+const tagBody = z.object({ name: z.string().max(63), tags: z.array(z.string().max(32)).max(64) });
+const backupBody = z.object({ path: z.string().startsWith("/").max(4096) });
 
 function verbsOf(server: HiggsServer) {
   return {
@@ -101,6 +105,13 @@ function verbsOf(server: HiggsServer) {
       status: () => ({ schema: "higgs.server-status/1", ...server.status() }),
       machines: () => ({ schema: "higgs.server-machines/1", machines: server.machines() }),
       sessions: () => ({ schema: "higgs.server-sessions/1", sessions: server.sessions() }),
+      audit: async (body: unknown) => {
+        const entries = await server.audit(bodyOf(auditBody, body).limit);
+        return {
+          schema: "higgs.server-audit/1",
+          entries: entries.map((entry) => ({ ...entry, at: new Date(entry.at).toISOString() })),
+        };
+      },
     },
     admin: {
       invite: async (body: unknown) => {
@@ -122,6 +133,17 @@ function verbsOf(server: HiggsServer) {
       },
       revoke: async (body: unknown) => {
         await server.revoke(bodyOf(nameBody, body).name);
+      },
+      rename: async (body: unknown) => {
+        const { name, to } = bodyOf(renameBody, body);
+        await server.rename(name, to);
+      },
+      tag: async (body: unknown) => {
+        const { name, tags } = bodyOf(tagBody, body);
+        await server.tag(name, tags);
+      },
+      backup: async (body: unknown) => {
+        await server.backup(bodyOf(backupBody, body).path);
       },
     },
   };

@@ -10,6 +10,7 @@ import { createApi } from "./api/app.ts";
 import { RequestCounts } from "./api/request-counts.ts";
 import { type AuditEntry, readAudit, trimAudit } from "./audit.ts";
 import { Auth } from "./auth.ts";
+import { backupDatabase } from "./backup.ts";
 import type { ServerTls } from "./certificate.ts";
 import type { Database } from "./db/open.ts";
 import { loadDirectory, type Machine } from "./directory.ts";
@@ -66,7 +67,7 @@ export interface HiggsServer extends Service {
   revokeInvite(id: string): Promise<void>;
   /** In the text format of Prometheus. */
   prometheus(): string;
-  /** Copies the database into a file that must not exist yet. */
+  /** Copies the database into a file that must not exist yet; see backupDatabase. */
   backup(path: string): Promise<void>;
   /** By name, effective at once. Throws ServerError `machine-unknown`. */
   revoke(name: string): Promise<void>;
@@ -240,7 +241,7 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
     },
     prometheus: () =>
       prometheusText({ fleet, loads, requests, stun: stun?.counters ?? null, udpRelay, uptimeS: health.uptimeS }),
-    backup: (path) => database.copyTo(path),
+    backup: (path) => backupDatabase(database, path),
     async revoke(name) {
       await fleet.remove(named(name), "machine-revoked");
     },

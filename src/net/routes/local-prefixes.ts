@@ -1,6 +1,5 @@
-// Which connected prefixes may stay outside the tunnel: bridges without an uplink, and the private part of the LAN.
+// Which bridges stay outside the tunnel: those without an uplink.
 import { z } from "zod";
-import { type Cidr, cidrContains, cidrParts } from "../../base/ip.ts";
 
 const LINKS = z.array(
   z.looseObject({
@@ -29,24 +28,4 @@ export function bridgesWithoutUplink(
   return all
     .filter(({ ifname, linkinfo }) => linkinfo?.info_kind === "bridge" && !leadsOut.has(ifname))
     .map(({ ifname }) => ifname);
-}
-
-/** RFC 1918, RFC 4193. */
-const PRIVATE: readonly Cidr[] = [
-  "10.0.0.0/8",
-  "172.16.0.0/12",
-  "192.168.0.0/16",
-  "fc00::/7",
-] as unknown as readonly Cidr[];
-/** A network that claims more than one site's share would take others' addresses out of the tunnel. */
-const SHORTEST4 = 16;
-const SHORTEST6 = 48;
-
-/** Of the connected prefixes those that a person may allow as "the LAN": private, and no larger than one site. */
-export function allowedLanPrefixes(connected: readonly Cidr[]): readonly Cidr[] {
-  return connected.filter((prefix) => {
-    const { address, length } = cidrParts(prefix);
-    if (length < (prefix.includes(":") ? SHORTEST6 : SHORTEST4)) return false;
-    return PRIVATE.some((range) => cidrContains(range, address));
-  });
 }

@@ -1,6 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { Stopped } from "../../../src/base/async.ts";
-import { errorText, HiggsError, isAbort } from "../../../src/base/errors.ts";
+import { errorText, HiggsError } from "../../../src/base/errors.ts";
 
 class ProbeError extends HiggsError {
   override readonly name = "ProbeError";
@@ -58,21 +57,5 @@ describe("errorText()", () => {
     ];
     for (const value of thrown) expect(typeof errorText(value)).toBe("string");
     expect(errorText(undefined)).toBe("undefined");
-  });
-});
-
-describe("isAbort()", () => {
-  test("isAbort() knows the end of a service and the platform's own abort", () => {
-    expect(isAbort(new Stopped())).toBe(true);
-    expect(isAbort(new DOMException("The operation was aborted.", "AbortError"))).toBe(true);
-    expect(isAbort(new ProbeError("Cannot probe.", { code: "dark" }))).toBe(false);
-    expect(isAbort("AbortError")).toBe(false);
-  });
-
-  test("isAbort() takes anything thrown under an aborted signal for its end", () => {
-    const controller = new AbortController();
-    expect(isAbort(new Error("socket closed"), controller.signal)).toBe(false);
-    controller.abort(new Stopped());
-    expect(isAbort(new Error("socket closed"), controller.signal)).toBe(true);
   });
 });
