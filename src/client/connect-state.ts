@@ -5,8 +5,8 @@
 //        │                  down └────exit changed────┤
 //        └──undone── disconnecting ◄──────down────────┘
 //
-// The machine's routes and DNS are the tunnel's in `connected` only; a lost path does not leave that state,
-// because leaving it would let traffic past the tunnel.
+// `connected` means by the exit that is chosen now. Routes and DNS become the tunnel's when it is reached for the first time and
+// stay so until `down`: neither a lost path nor another choice lets traffic past the tunnel.
 
 export type ConnectState =
   | { readonly kind: "disconnected" }
@@ -18,6 +18,8 @@ export type ConnectEvent =
   | { readonly kind: "up"; readonly atMs: number }
   /** The wanted exit answered through the tunnel, and routes and DNS are in place. `exitId` is null for no exit. */
   | { readonly kind: "tunnelled"; readonly atMs: number; readonly exitId: string | null }
+  /** The choice now picks another exit than the one of `connected`, or waits for one. */
+  | { readonly kind: "exit-changed"; readonly atMs: number }
   | { readonly kind: "down" }
   | { readonly kind: "undone" };
 
@@ -32,6 +34,8 @@ export function step(state: ConnectState, event: ConnectEvent): ConnectState {
         return { kind: "connected", sinceMs: event.atMs, exitId: event.exitId };
       }
       return state;
+    case "exit-changed":
+      return state.kind === "connected" ? { kind: "connecting", sinceMs: event.atMs } : state;
     case "down":
       return state.kind === "disconnected" ? state : { kind: "disconnecting" };
     case "undone":

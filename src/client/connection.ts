@@ -39,9 +39,9 @@ export interface Connection {
   use(choice: ExitChoice): void;
   /** The machine's links changed, or somebody touched routes or rules. */
   poke(): void;
-  /** Resolves when connected. Throws the signal's reason. */
+  /** Resolves when connected. Throws the signal's reason, or ConnectError `not-connected` when it is closed meanwhile. */
   connected(signal: AbortSignal): Promise<void>;
-  /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. */
+  /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. Throws as `connected`. */
   reach(peer: KnownPeer, signal: AbortSignal): Promise<void>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
   /** Null while there is no better path than the relay to look for. */
@@ -57,7 +57,6 @@ export class ConnectError extends HiggsError {
 const SETTLE_MS = 5;
 /** Wanted and real state are compared this often, whatever happens. */
 const RECONCILE_MS = 30_000;
-const HANDSHAKE_POLL_MS = 20;
 /** WireGuard gives up on a session after this long without a handshake (its paper, section 6.1: Reject-After-Time). */
 const SESSION_LIFE_MS = 180_000;
 const REACH_MS = 60_000;
@@ -77,6 +76,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
   let trouble: HiggsError | null = null;
   let polling = false;
   let isOpen = false;
+  let isTunnelled = false; // routes and DNS have been an exit's
 
   const membership = deps.membership(() => settle.poke());
   const settle = new Debounce(() => void queue.run(pass), SETTLE_MS);
@@ -119,20 +119,41 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     }
   }
 
+  /** Whoever waits for `connected` must not be told of the exit before. */
+  function look(): ExitPick {
+    const pick = pickExit(membership.map.peers(), wantedExit, exit?.id ?? null);
+    if (state.kind === "connected" && leaves(pick, state.exitId)) {
+      advance(step(state, { kind: "exit-changed", atMs: Date.now() }));
+    }
+    return pick;
+  }
+
+  function leaves(pick: ExitPick, exitId: string | null): boolean {
+    // An exit that is gone from the map stays the chosen one, unless another is named.
+    if (pick.kind === "waiting") return exit === null || (wantedExit.kind === "named" && wantedExit.name !== exit.name);
+    return (pick.kind === "peer" ? pick.peer.id : null) !== exitId;
+  }
+
   async function pass(): Promise<void> {
     // What the server says before there is a tunnel is looked at by the first pass after.
     if (alive.aborted || !isOpen) return;
     try {
-      const pick = pickExit(membership.map.peers(), wantedExit, exit?.id ?? null);
+      const pick = look();
       trouble = troubleOf(pick, membership);
-      if (pick.kind === "waiting" && state.kind === "connecting") return;
-      // An exit that is gone from the map stays the wanted one: routes stay in the tunnel, and nothing passes.
+      if (pick.kind === "waiting" && (exit === null || !isTunnelled)) return;
+      // Until there is another, the tunnel is that of the exit before: routes stay in it, and nothing passes.
       if (pick.kind !== "waiting") exit = pick.kind === "peer" ? pick.peer : null;
       const wanted = wantedPeers();
       askSessions(wanted);
       await tunnel.sync(tunnelPeers(wanted, exit?.id ?? null, membership.sessions), alive);
-      if (await answers()) await takeOver();
-      else if (!polling) void poll();
+      if (!(await answers())) {
+        if (!polling) void poll();
+        return;
+      }
+      await takeOver();
+      isTunnelled = exit !== null;
+      if (leaves(look(), exit?.id ?? null)) return;
+      advance(step(state, { kind: "tunnelled", atMs: Date.now(), exitId: exit?.id ?? null }));
     } catch (thrown) {
       if (alive.aborted) return;
       trouble =
@@ -162,12 +183,16 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     return at !== null && Date.now() - at < SESSION_LIFE_MS;
   }
 
-  /** From the exit's session to its first handshake; a handshake raises no event, so it is looked for. */
+  /** From the exit's session to its first handshake; a handshake raises no event, so it is looked for while the exit is there. */
   async function poll(): Promise<void> {
     polling = true;
+    let askedId: MachineId | null = null;
+    let sinceMs = 0;
     try {
-      while (!alive.aborted && exit !== null && membership.sessions.has(exit.id)) {
-        await sleep(HANDSHAKE_POLL_MS, alive);
+      while (!alive.aborted && exit !== null && isThere(exit.id)) {
+        if (askedId !== exit.id) sinceMs = performance.now();
+        askedId = exit.id;
+        await sleep(handshakePollMs(performance.now() - sinceMs), alive);
         if (await answers()) {
           settle.poke();
           return;
@@ -178,6 +203,10 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     } finally {
       polling = false;
     }
+  }
+
+  function isThere(id: MachineId): boolean {
+    return membership.sessions.has(id) && membership.map.get(id)?.online === true;
   }
 
   async function takeOver(): Promise<void> {
@@ -197,7 +226,6 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     await deps.routes.apply(plan.routes, alive);
     if (plan.dns === null) await deps.dns.reset(alive);
     else await deps.dns.apply(plan.dns, alive);
-    advance(step(state, { kind: "tunnelled", atMs: Date.now(), exitId: exit?.id ?? null }));
   }
 
   const reconciling = repeat(() => queue.run(pass), { everyMs: RECONCILE_MS, signal: alive, onError: () => undefined }); // pass() keeps its failures
@@ -205,6 +233,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
 
   async function until(condition: () => boolean, waitSignal: AbortSignal): Promise<void> {
     while (!condition()) {
+      if (alive.aborted) throw disconnected();
       const { promise, resolve } = Promise.withResolvers<void>();
       waiting.add(resolve);
       try {
@@ -228,6 +257,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     },
     use(next) {
       wantedExit = next;
+      look();
       settle.poke();
     },
     poke: () => settle.poke(),
@@ -242,6 +272,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     async close() {
       advance(step(state, { kind: "down" }));
       controller.abort(new Stopped());
+      for (const wake of waiting) wake();
       settle.cancel();
       await reconciling;
       await queue.idle();
@@ -251,6 +282,18 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       await tunnel[Symbol.asyncDispose]();
     },
   };
+}
+
+/** A handshake mostly takes less than a second; one that takes longer is waited for with less and less haste. */
+export function handshakePollMs(elapsedMs: number): number {
+  return Math.min(1_000, Math.max(20, elapsedMs - 2_000));
+}
+
+function disconnected(): ConnectError {
+  return new ConnectError("Cannot wait for a connection: this client was disconnected.", {
+    code: "not-connected",
+    remedy: "higgs client up",
+  });
 }
 
 function troubleOf(pick: ExitPick, membership: Membership): HiggsError | null {

@@ -1,6 +1,6 @@
 // The role `client`: a laptop that sends everything through an exit; connects, disconnects, and undoes what it did.
 import { z } from "zod";
-import { SerialQueue, withDeadline } from "../base/async.ts";
+import { DeadlineExceeded, SerialQueue, withDeadline } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type ExitChoice, ExitError, exitChoiceText, offersExit, parseExitChoice } from "../client/exit-choice.ts";
 import { connect, ConnectError, type Connection } from "../client/connection.ts";
@@ -156,7 +156,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       await withDeadline("connect", (limited) => current.connected(limited), { timeoutMs, signal: askSignal });
     } catch (thrown) {
       // What stands in the way says more than that time ran out.
-      if (!askSignal.aborted && current.trouble !== null) throw current.trouble;
+      if (thrown instanceof DeadlineExceeded && current.trouble !== null) throw current.trouble;
       throw thrown;
     }
   }

@@ -4,6 +4,7 @@ import { type ConnectEvent, type ConnectState, step } from "../../../src/client/
 const up: ConnectEvent = { kind: "up", atMs: 1 };
 const tunnelled: ConnectEvent = { kind: "tunnelled", atMs: 2, exitId: "home" };
 const down: ConnectEvent = { kind: "down" };
+const changed: ConnectEvent = { kind: "exit-changed", atMs: 5 };
 const undone: ConnectEvent = { kind: "undone" };
 
 const disconnected: ConnectState = { kind: "disconnected" };
@@ -26,11 +27,13 @@ test("step() leaves every state as it is for an event that means nothing in it",
     [disconnected, undone],
     [connecting, up],
     [connecting, undone],
+    [connecting, changed],
     [connected, up],
     [connected, undone],
     [connected, tunnelled],
     [disconnecting, up],
     [disconnecting, tunnelled],
+    [disconnecting, changed],
   ] as const) {
     expect(step(state, event)).toBe(state);
   }
@@ -52,4 +55,8 @@ test("step() counts the time from the new exit when the exit changed, also to no
 test("step() gives up from connecting too", () => {
   expect(step(connecting, down)).toEqual(disconnecting);
   expect(step(disconnecting, down)).toEqual(disconnecting);
+});
+
+test("step() waits anew when the choice leaves the exit of the connection", () => {
+  expect(step(connected, changed)).toEqual({ kind: "connecting", sinceMs: 5 });
 });

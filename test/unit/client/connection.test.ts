@@ -1,6 +1,6 @@
 import { afterEach, expect, test } from "bun:test";
 import { silentLogger } from "../../../src/base/log.ts";
-import { type Connection, ConnectError, connect } from "../../../src/client/connection.ts";
+import { type Connection, ConnectError, connect, handshakePollMs } from "../../../src/client/connection.ts";
 import { parseExitChoice } from "../../../src/client/exit-choice.ts";
 import { knownPeer, somebody } from "../peer/machines.ts";
 import { sampleEnrolment } from "../peer/state.ts";
@@ -131,10 +131,81 @@ test("use() moves to another exit once that one answers", async () => {
   await answer(network);
   await connection.connected(NEVER);
   connection.use(parseExitChoice("cabin"));
+  const connected = connection.connected(NEVER);
   await answer(network, cabin);
-  await until(() => system.includes("dns 10.77.0.3 fd00:77::3"));
+  await connected;
+  expect(system).toContain("dns 10.77.0.3 fd00:77::3");
   expect(network.wanted.map((peer) => peer.id)).toEqual([cabin.id]);
   expect(connection.exit?.id).toBe(cabin.id);
+});
+
+test("use() of another exit was called connected before that one answered", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home");
+  network.show(knownPeer(home), knownPeer(cabin));
+  await answer(network);
+  await connection.connected(NEVER);
+  const before = system.length;
+  connection.use(parseExitChoice("cabin"));
+  expect(connection.state.kind).toBe("connecting");
+  await until(() => network.wanted[0]?.id === cabin.id);
+  expect(connection.state.kind).toBe("connecting");
+  expect(system.slice(before)).toEqual([]); // routes and DNS stay tunnelled
+  connection.use(parseExitChoice("home"));
+  await connection.connected(NEVER);
+  expect(connection.exit?.id).toBe(home.id);
+});
+
+test("use() of an exit that is not there waits for it, in the tunnel of the one before", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home");
+  network.show(knownPeer(home), knownPeer(cabin, { online: false }));
+  await answer(network);
+  await connection.connected(NEVER);
+  connection.use(parseExitChoice("cabin"));
+  expect(connection.state.kind).toBe("connecting");
+  await until(() => connection.trouble?.code === "no-exit");
+  const before = system.length;
+  connection.poke();
+  await until(() => system.length > before); // still looked after
+  expect(network.wanted.map((peer) => peer.id)).toEqual([home.id]);
+  for (const line of system) expect(line).not.toMatch(/own|reset/);
+  expect(connection.state.kind).toBe("connecting");
+  network.show(knownPeer(home), knownPeer(cabin));
+  await answer(network, cabin);
+  await connection.connected(NEVER);
+  expect(connection.exit?.id).toBe(cabin.id);
+});
+
+test("close() left those who wait for a connection or a peer waiting for ever", async () => {
+  const network = new FakeNetwork();
+  const { connection } = await start(network);
+  const waiting = failureOf(connection.connected(NEVER));
+  const reaching = failureOf(connection.reach(knownPeer(cabin), NEVER));
+  await connection.close();
+  expect(await waiting).toMatchObject({ code: "not-connected" });
+  expect(await reaching).toMatchObject({ code: "not-connected" });
+  expect(await failureOf(connection.connected(NEVER))).toMatchObject({ code: "not-connected" });
+});
+
+test("connect() goes on looking for the handshake of an exit that was offline meanwhile", async () => {
+  const network = new FakeNetwork();
+  const { connection } = await start(network, "home");
+  network.show(knownPeer(home));
+  await until(() => network.asked.length === 1);
+  network.asked[0]?.grant();
+  await until(() => network.looks > 2);
+  network.show(knownPeer(home, { online: false }));
+  await until(() => connection.exit?.online === false);
+  network.show(knownPeer(home));
+  await answer(network);
+  await connection.connected(NEVER);
+});
+
+test("handshakePollMs() asked the device fifty times a second for as long as no handshake came", () => {
+  expect([0, 1_000, 2_000].map(handshakePollMs)).toEqual([20, 20, 20]);
+  expect(handshakePollMs(2_100)).toBe(100);
+  expect(handshakePollMs(60_000)).toBe(1_000);
 });
 
 test("connect() asks once for a session, and again after a refusal", async () => {

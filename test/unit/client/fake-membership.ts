@@ -23,6 +23,8 @@ export class FakeNetwork {
   handshakes = new Map<WireGuardKey, number>();
   onChange: () => void = () => undefined;
   failSync: Error | null = null;
+  /** How often the handshakes were asked for. */
+  looks = 0;
 
   get membership(): Membership {
     const network = () => this; // getters have a `this` of their own
@@ -65,13 +67,15 @@ export class FakeNetwork {
         this.wanted = peers;
         return Promise.resolve();
       },
-      stats: () =>
-        Promise.resolve(
+      stats: () => {
+        this.looks++;
+        return Promise.resolve(
           this.wanted.map(({ wireGuard }): PeerStats => {
             const lastHandshakeMs = this.handshakes.get(wireGuard) ?? null;
             return { publicKey: wireGuard, endpoint: null, lastHandshakeMs, rxBytes: 0, txBytes: 0 };
           }),
-        ),
+        );
+      },
       peers: () => this.wanted,
       [Symbol.asyncDispose]: () => Promise.resolve(void this.closed.push("tunnel")),
     };
