@@ -83,10 +83,8 @@ describe("the exit's lease", () => {
   });
 
   test("keeps its clients when the node starts again while the server does not answer", async () => {
-    const vps = host("vps");
-    const { pid } = JSON.parse(await vps.readFile("/run/higgs/server/lock")) as { pid: number };
     const running = await stream(host("laptop"), udp(WEB4, PORT));
-    await vps.execOrThrow(["kill", "-STOP", String(pid)]);
+    scene.server.kill("SIGSTOP");
     try {
       await killRole(node);
       node = await startNode(host("home-pc"), { flags: NODE_FLAGS });
@@ -98,7 +96,7 @@ describe("the exit's lease", () => {
       console.log(`started again without the server: ${lost} of ${sent} datagrams lost`);
       expect(lost).toBeLessThan(sent / 4); // taking the device over may cost some; who is not held loses all
     } finally {
-      await vps.execOrThrow(["kill", "-CONT", String(pid)]);
+      scene.server.kill("SIGCONT");
     }
     await until(async () => (await nodeStatus(host("home-pc"))).clients.length === 2, {
       timeoutMs: 30_000,

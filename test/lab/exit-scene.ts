@@ -49,6 +49,7 @@ export interface Addresses {
 
 export interface Scene {
   readonly lab: Lab;
+  readonly server: LabProcess;
   readonly node: LabProcess;
   readonly addresses: Addresses;
 }
@@ -101,7 +102,7 @@ export async function startScene(prepare: (homePc: LabHost) => Promise<void> = a
     }),
   );
   try {
-    await startServer(lab);
+    const server = await startServer(lab);
     await prepare(lab.host("home-pc"));
     const node = await startNode(lab.host("home-pc"), { join: await invite(lab, "node"), flags: NODE_FLAGS });
     await Promise.all([
@@ -125,7 +126,7 @@ export async function startScene(prepare: (homePc: LabHost) => Promise<void> = a
     };
     await openWaysIn(lab, addresses);
     await Promise.all([goDirect(lab.host("laptop"), HOME4), goDirect(lab.host("tablet"), HOME4)]);
-    return { lab, node, addresses };
+    return { lab, server, node, addresses };
   } catch (thrown) {
     await lab[Symbol.asyncDispose]();
     throw thrown;
