@@ -24,6 +24,7 @@ export interface Door {
   readonly server: HostPort;
   /** The address that answered: the carrier's exact destination. */
   readonly endpoint: Endpoint;
+  /** Worth keeping, the one that answered first. */
   readonly addresses: readonly IpAddress[];
   readonly pin: ServerPin;
   /** `host:port` of this server by its own signed word. */
@@ -47,6 +48,8 @@ export interface RequestOptions<T> {
 /** Refusals that say nothing about who the server is. */
 const PASSING: ReadonlySet<string> = new Set(["rate-limited", "internal", "stopping"]);
 
+/** A name of many addresses must not make a reconnect, or the list of what may pass outside the tunnel, endless. */
+const MOST_ADDRESSES = 8;
 const REQUEST_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 5_000;
 /**
@@ -88,8 +91,8 @@ export async function openDoor(
       if (tried.has(address)) continue;
       tried.add(address);
       try {
-        const all = [...new Set([...hints.addresses, ...addresses])];
-        return await provenDoor({ server, address, addresses: all, network, pin: hints.pin }, signal);
+        const kept = worthKeeping([...hints.addresses, ...addresses], { address, tried });
+        return await provenDoor({ server, address, addresses: kept, network, pin: hints.pin }, signal);
       } catch (thrown) {
         signal.throwIfAborted();
         // Its other addresses lead to the same limit.
@@ -100,6 +103,19 @@ export async function openDoor(
     }
   }
   throw failure;
+}
+
+/**
+ * `address` answers. Those that did not are let go, but for the other family's: on the next network that may be the only one,
+ * and the name cannot be asked for then.
+ */
+function worthKeeping(
+  all: readonly IpAddress[],
+  { address, tried }: { readonly address: IpAddress; readonly tried: ReadonlySet<IpAddress> },
+): IpAddress[] {
+  const untried = all.filter((one) => !tried.has(one));
+  const others = all.filter((one) => tried.has(one) && familyOf(one) !== familyOf(address));
+  return [...new Set([address, ...untried, ...others])].slice(0, MOST_ADDRESSES);
 }
 
 async function resolveHost(
@@ -133,15 +149,19 @@ interface Candidate {
 }
 
 async function provenDoor(candidate: Candidate, signal: AbortSignal): Promise<Door> {
-  if (candidate.pin !== null) {
+  const where = formatHostPort(candidate.server);
+  const { pin } = candidate;
+  if (pin !== null) {
     try {
-      return await proveDoor(candidate, candidate.pin, signal);
+      return await withDeadline(`reach the server at ${where}`, (limited) => proveDoor(candidate, pin, limited), {
+        timeoutMs: CONNECT_TIMEOUT_MS,
+        signal,
+      });
     } catch (thrown) {
       // A renewed certificate fails at TLS; it is looked at and proven anew below.
       if (!(thrown instanceof TlsError) || thrown.code !== "server-key-changed") throw thrown;
     }
   }
-  const where = formatHostPort(candidate.server);
   const leaf = await withDeadline(
     `reach the server at ${where}`,
     (limited) =>

@@ -2,6 +2,7 @@ import { afterEach, expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
 import { X509Certificate } from "node:crypto";
 import { toBase64Url, toHex } from "../../src/base/bytes.ts";
+import { parseIp } from "../../src/base/ip.ts";
 import { silentLogger } from "../../src/base/log.ts";
 import { pinnedTls, pinOf } from "../../src/net/tls.ts";
 import { EnrolmentStore, readEnrolment } from "../../src/peer/enrolment.ts";
@@ -264,6 +265,20 @@ test("a certificate that is renewed is proven anew, with no new invite", async (
   const hints = { addresses: before.servers[0]?.addresses ?? [], pin: before.servers[0]?.pin ?? null };
   const door = await openDoor(servers[0], before.network, hints, NEVER);
   expect(door.pin.certPem).not.toBe(before.servers[0]?.pin?.certPem ?? "");
+});
+
+test("an address of the server that is dead was tried first at every connection, for ever", async () => {
+  const server = all.use(await HostileServer.start());
+  const target = { host: "127.0.0.1", port: server.port };
+  const ip = (text: string) => parseIp(text) ?? expect.unreachable();
+  const many = Array.from({ length: 9 }, (_, at) => ip(`127.0.1.${at + 1}`));
+  const addresses = [ip("127.0.0.2"), ip("::1"), ip("127.0.0.1"), ...many];
+  const door = await openDoor(target, identityKeyOf(server.identity), { addresses, pin: null }, NEVER);
+  expect(door.endpoint.address).toBe(ip("127.0.0.1"));
+  expect(door.addresses).toEqual([ip("127.0.0.1"), ...many.slice(0, 7)]);
+  const few = { addresses: addresses.slice(0, 3), pin: door.pin };
+  const again = await openDoor(target, identityKeyOf(server.identity), few, NEVER);
+  expect(again.addresses).toEqual([ip("127.0.0.1"), ip("::1")]); // the other family may be all that the next network has
 });
 
 test("each request checks the key on a connection of its own", async () => {
