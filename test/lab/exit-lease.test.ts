@@ -16,7 +16,7 @@ import {
   withoutIsolation,
 } from "./exit-scene.ts";
 import { stream, tcp, udp } from "./net-hosts.ts";
-import { goDirect, HIGGS, killRole, leaseLeftS, nodeDown, nodeStatus, startNode } from "./network.ts";
+import { goDirect, HIGGS, killRole, leaseLeftS, nodeDown, nodeStatus, spawnNode, startNode } from "./network.ts";
 
 /** A neighbour at home has a route by the home PC, which is no router for it. */
 const NEIGHBOUR = { internet: tcp(WEB4, PORT) };
@@ -133,6 +133,19 @@ describe("the exit's lease", () => {
       what: "the internet through the node",
     });
     expect(await state()).toEqual(open);
+  });
+
+  test("closes what a killed exit left, and forwards no more, when the node starts without an exit", async () => {
+    const pc = host("home-pc");
+    await killRole(node);
+    expect(await leaseLeftS(pc)).toBeGreaterThan(0);
+    node = await spawnNode(pc, { flags: [...NODE_FLAGS, "--no-exit"] });
+    await until(async () => (await leaseLeftS(pc)) === -1, { what: "the closed lease" });
+    expect(await pc.execOrThrow(["sysctl", "-n", "net.ipv4.ip_forward"])).toBe("0\n");
+    expect(await answered(host("laptop"), INTERNET)).toEqual([]);
+    await node.waitForLine(/is running/);
+    await nodeDown(pc, node);
+    node = await startNode(pc, { flags: NODE_FLAGS });
   });
 
   test("leaves forwarding, router advertisements and everything else as they were when the node ends", async () => {
