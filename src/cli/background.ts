@@ -1,27 +1,38 @@
 // Starting the client's process in the background, for `higgs client up`.
-import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { closeSync, constants, fchmodSync, fstatSync, ftruncateSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
 import { sleep } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
-import type { Config } from "../roles/config.ts";
-import { isRunning, type LocalRole } from "./local.ts";
+import { ensurePrivateDir } from "../net/secret-file.ts";
+import type { Config, Resolved } from "../roles/config.ts";
+import { ask, isRunning, type LocalRole } from "./local.ts";
 
 export class StartError extends HiggsError {
   override readonly name = "StartError";
 }
 
 const POLL_MS = 15;
+/** Months of a quiet client, and an hour of one that is asked for every detail. */
+const LOG_LIMIT_BYTES = 10 * 1024 * 1024;
 
-/** The running client, or a new process whose control socket answers. Throws StartError with what the process said. */
+/**
+ * The running client, or a new process whose control socket answers.
+ * Throws StartError with what the process said, or `already-running` for one that runs with other settings.
+ */
 export async function ensureBackground(
-  config: Config<"client">,
+  { config, sources }: Resolved<"client">,
   wait: { readonly timeoutMs: number; readonly signal: AbortSignal },
 ): Promise<LocalRole> {
   const target: LocalRole = { role: "client", runDir: config.run };
-  if (await isRunning(target)) return target;
-  mkdirSync(config.state, { recursive: true, mode: 0o700 });
+  if (await isRunning(target)) {
+    const running = await settingsOf(target, wait.signal);
+    if (running !== null) requireSame({ config, sources }, running);
+    return target;
+  }
+  await ensurePrivateDir(config.state);
   const logPath = join(config.state, "client.log");
-  const log = openSync(logPath, "w", 0o600);
+  const log = openLog(logPath);
   const child = Bun.spawn([...self(), "client", "run", "--background", ...flagsOf(config)], {
     stdin: "ignore",
     stdout: log,
@@ -44,6 +55,67 @@ export async function ensureBackground(
     await sleep(POLL_MS, wait.signal);
   }
   return target;
+}
+
+/** What a process keeps for as long as it runs. */
+const fixedSettings = z.object({ port: z.number().nullable(), paths: z.array(z.string()), wireguard: z.string() });
+
+/** Null for a process of a version that does not tell. */
+async function settingsOf(target: LocalRole, signal: AbortSignal): Promise<z.infer<typeof fixedSettings> | null> {
+  try {
+    return fixedSettings.parse(await ask(target, "settings", { signal }));
+  } catch (thrown) {
+    if (thrown instanceof HiggsError && thrown.code === "unknown-verb") return null;
+    throw thrown;
+  }
+}
+
+/** What somebody asked for in so many words must not be passed over; what nobody said is as it is. Throws StartError. */
+export function requireSame(wanted: Resolved<"client">, running: z.infer<typeof fixedSettings>): void {
+  for (const key of ["port", "paths", "wireguard"] as const) {
+    if (wanted.sources[key] === "default" || String(wanted.config[key]) === String(running[key])) continue;
+    const now = running[key] === null ? "one of its own" : `"${String(running[key])}"`;
+    throw new StartError(`Cannot use --${key} "${String(wanted.config[key])}": the running client has ${now}.`, {
+      code: "already-running",
+      remedy: "higgs client down",
+    });
+  }
+}
+
+/** Empty, and for its owner alone. The folder may be a lesser user's: what bears the name must be a plain file. */
+export function openLog(path: string): number {
+  const { O_RDWR, O_CREAT, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = constants;
+  let log: number;
+  try {
+    log = openSync(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK, 0o600);
+  } catch (cause) {
+    throw badLog(path, cause);
+  }
+  const facts = fstatSync(log);
+  if (!facts.isFile() || facts.nlink !== 1) {
+    closeSync(log);
+    throw badLog(path);
+  }
+  fchmodSync(log, 0o600);
+  ftruncateSync(log, 0);
+  return log;
+}
+
+function badLog(path: string, cause?: unknown): StartError {
+  return new StartError(`Cannot write the log "${path}": it cannot be opened, or is no plain file of its own.`, {
+    code: "file-not-plain",
+    remedy: `ls -l ${path}; rm ${path}`,
+    cause,
+  });
+}
+
+/** A log into the file that `fd` appends to, which begins anew when it is full. What is no file grows as it likes. */
+export function boundedLog(write: (line: string) => void, fd: number, limitBytes = LOG_LIMIT_BYTES) {
+  return (line: string): void => {
+    const facts = fstatSync(fd);
+    if (facts.isFile() && facts.size + line.length > limitBytes) ftruncateSync(fd, 0);
+    write(line);
+  };
 }
 
 /** How this very program is started: the executable, or the runtime and the source. */

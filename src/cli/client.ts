@@ -2,7 +2,7 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { sleep } from "../base/async.ts";
-import { ensureBackground } from "./background.ts";
+import { boundedLog, ensureBackground } from "./background.ts";
 import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
 import { endRunning } from "./end-running.ts";
 import { EXIT } from "./exit-codes.ts";
@@ -10,7 +10,7 @@ import { interruptSignal } from "./interrupt.ts";
 import { ask, isRunning } from "./local.ts";
 import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
-import { addSettings, configOf } from "./options.ts";
+import { addSettings, configOf, readConfig } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { withProgress } from "./progress.ts";
@@ -67,7 +67,9 @@ async function run(term: Terminal, self: Command, background: boolean): Promise<
   const config = await configOf("client", self);
   await joinIfAsked("client", config, term);
   const { runClient } = await import("../roles/client.ts");
-  await runClient(config, { background }, { write: logWriter(config.logFormat, term), onReady: () => undefined });
+  const write = logWriter(config.logFormat, term);
+  const bounded = background ? boundedLog(write, process.stderr.fd) : write;
+  await runClient(config, { background }, { write: bounded, onReady: () => undefined });
 }
 
 function upCommand({ term, setExitCode }: Context): Command {
@@ -77,10 +79,11 @@ function upCommand({ term, setExitCode }: Context): Command {
     .addOption(jsonOption())
     .action(async (flags: { timeout: string; json?: boolean }, self: Command) => {
       const timeoutMs = durationMs(flags.timeout, MOST_UP_MS);
-      const config = await configOf("client", self);
+      const resolved = await readConfig("client", self);
+      const { config } = resolved;
       await joinIfAsked("client", config, term);
       const signal = interruptSignal();
-      const target = await ensureBackground(config, { timeoutMs, signal });
+      const target = await ensureBackground(resolved, { timeoutMs, signal });
       const body = { exit: config.exit, timeoutMs };
       const answer = await withProgress(term, target, ask(target, "up", { body, signal }));
       show(term, answer, flags.json === true, setExitCode);

@@ -166,6 +166,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       everyday: {
         ...machineVerbs(verbDeps),
         status: (_body, askSignal) => clientStatus({ ...view, connection }, askSignal),
+        settings: () => ({ port: config.port, paths: config.paths, wireguard: config.wireguard }),
         up: async (body, askSignal) => {
           const { exit, timeoutMs } = bodyOf(upBody, body);
           await up(exit);
