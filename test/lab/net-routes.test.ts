@@ -1,4 +1,5 @@
 // A client's routes and firewall on real hosts, with a cable to the home as the tunnel; who answers tells the way that was taken.
+// long because every rule and its leak stand beside each other on one pair of hosts
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { silentLogger } from "../../src/base/log.ts";
 import { enterNetworkArgv } from "../../src/lab/host.ts";

@@ -257,7 +257,7 @@ describe("linuxWireGuard() peers", () => {
       await driveOrThrow(left, { do: "apply", config: config(1) }, userspace);
       await driveOrThrow(left, { do: "apply", config: config(1, { privateKey: RIGHT_SECRET }) }, userspace);
       const noted = await left.readFile("/tmp/wg.log");
-      expect(noted.match(/^wg set higgs0 private-key \/dev\/stdin/gm)).toHaveLength(2);
+      expect(noted.match(/^wg set higgs0 private-key \/proc\/self\/fd\/0/gm)).toHaveLength(2);
       expect(noted).not.toContain(LEFT_SECRET);
       expect(noted).not.toContain(RIGHT_SECRET);
       expect(await left.execOrThrow(["wg", "show", NAME, "private-key"])).toBe(`${RIGHT_SECRET}\n`);
