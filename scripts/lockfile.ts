@@ -30,6 +30,7 @@ if (!process.argv.includes("--check")) {
 }
 
 function recordOf(value: unknown): Record<string, unknown> {
-  if (typeof value !== "object" || value === null) throw new Error("Cannot read package-lock.json: it has another form");
+  if (typeof value !== "object" || value === null)
+    throw new Error("Cannot read package-lock.json: it has another form");
   return value as Record<string, unknown>;
 }

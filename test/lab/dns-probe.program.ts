@@ -47,6 +47,8 @@ function ask(probe: DnsProbe): Promise<DnsAnswer> {
 function answerOf(packet: Packet, bytes: number): DnsAnswer {
   const { rcode = "" } = packet as Packet & { rcode?: string };
   const { flag_tc: truncated = false } = packet as Packet & { flag_tc?: boolean };
-  const data = (packet.answers ?? []).map((record) => ("data" in record && typeof record.data === "string" ? record.data : ""));
+  const data = (packet.answers ?? []).map((record) =>
+    "data" in record && typeof record.data === "string" ? record.data : "",
+  );
   return { failure: packet.id === 4711 ? "" : "another id", code: rcode, truncated, data, bytes };
 }
