@@ -26,3 +26,21 @@ test("a server leaves forwarding and rules as they were, also one that was kille
   await next.exited;
   expect(await snapshot(vps, WITHOUT)).toBe(before);
 }, 60_000);
+
+test("state clean without a role puts a dead server's changes back, and leaves a living one alone", async () => {
+  await using lab = await startClientLab();
+  const vps = lab.host("vps");
+  const before = await snapshot(vps, WITHOUT);
+  await startServer(lab);
+  const running = await snapshot(vps, WITHOUT);
+  const beside = await higgsOrThrow(vps, "state", "clean");
+  expect(beside).toContain("server: is running: left alone.");
+  expect(beside).toContain("client: nothing to put back.");
+  expect(await snapshot(vps, WITHOUT)).toBe(running);
+
+  await killNow(vps, await pidOf(vps, "server"));
+  const after = await higgsOrThrow(vps, "state", "clean");
+  expect(after).toContain("server: Put the kernel setting net.ipv4.ip_forward back to 0.");
+  expect(after).toContain("node: nothing to put back.");
+  expect(await snapshot(vps, WITHOUT)).toBe(before);
+}, 60_000);

@@ -31,6 +31,7 @@ test("exitCodeOf() tells scripts what kind of failure it was", () => {
     ["invite-mistyped", 2],
     ["invite-version", 2],
     ["wrong-role", 2],
+    ["invite-wrong-role", 2],
     ["not-running", 3],
     ["not-enrolled", 4],
     ["invite-used", 4],
