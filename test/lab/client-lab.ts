@@ -18,20 +18,20 @@ export const PAGE6 = "http://[2001:db8:80::80]/";
 /** Whom the web page sees: the home's router or PC, or the café's. */
 export const HOME4 = "203.0.113.7";
 export const HOME6 = "2001:db8:7:1::10";
-export const CAFE4 = "203.0.113.66";
-export const CAFE6 = "2001:db8:66:1::2";
+const CAFE4 = "203.0.113.66";
+const CAFE6 = "2001:db8:66:1::2";
 export const VPS4 = "203.0.113.10";
 export const VPS6 = "2001:db8:10::10";
 
 export const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-query`, "--dns-ca", LAB_CA_PATH];
 const PROGRAM = ["/usr/local/bin/bun", "/usr/local/bin/client-probe.js"] as const;
 
-/** A lab whose hosts have the real binary and the tests' own program, see `client-probe-program.ts`. */
+/** A lab whose hosts have the real binary and the tests' own program, see `client-probe.program.ts`. */
 export async function startClientLab(topology: Topology = smallInternet()): Promise<Lab> {
   const dir = mkdtempSync(join(tmpdir(), "higgs-client-probe-"));
   try {
     const path = join(dir, "client-probe.js");
-    const program = JSON.stringify(join(import.meta.dir, "client-probe-program.ts"));
+    const program = JSON.stringify(join(import.meta.dir, "client-probe.program.ts"));
     await Bun.write(path, await bundleForHosts("client-probe-entry.ts", `await import(${program});\n`));
     return await startHiggsLab(topology, { programs: { bun: process.execPath, "client-probe.js": path } });
   } finally {

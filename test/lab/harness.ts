@@ -57,16 +57,6 @@ export async function startSourceLab(topology: Topology = smallInternet(), optio
   }
 }
 
-/** Calls `use` with a lab and takes the lab away whatever happens. */
-export async function withLab<T>(
-  use: (lab: Lab) => Promise<T>,
-  options: LabOptions & { readonly topology?: Topology } = {},
-): Promise<T> {
-  const { topology, ...rest } = options;
-  await using lab = await startHiggsLab(topology, rest);
-  return await use(lab);
-}
-
 /** One file, so that hosts need nothing of the project's own folder, which may lie where each host has its own. */
 async function serviceBundle(): Promise<string> {
   const name = "lab-service-entry.ts";
