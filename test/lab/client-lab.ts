@@ -18,8 +18,6 @@ export const PAGE6 = "http://[2001:db8:80::80]/";
 /** Whom the web page sees: the home's router or PC, or the café's. */
 export const HOME4 = "203.0.113.7";
 export const HOME6 = "2001:db8:7:1::10";
-const CAFE4 = "203.0.113.66";
-const CAFE6 = "2001:db8:66:1::2";
 export const VPS4 = "203.0.113.10";
 export const VPS6 = "2001:db8:10::10";
 

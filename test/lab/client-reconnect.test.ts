@@ -185,3 +185,20 @@ test(
   },
   MINUTE,
 );
+
+test(
+  "a laptop whose power was cut kept the tunnel's name servers after its boot for as long as no exit answered",
+  async () => {
+    await laptop.powerOff();
+    await laptop.boot();
+    await killNow(home, await pidOf(home, "node"));
+    expect(await laptop.readFile("/etc/resolv.conf")).toContain("higgs"); // positive control
+    expect((await higgs(laptop, "client", "up", "--timeout", "1s")).code).not.toBe(0);
+    expect(await laptop.readFile("/etc/resolv.conf")).not.toContain("higgs");
+    await startNode(lab);
+    await higgsOrThrow(laptop, "client", "wait");
+    await browsesAgain();
+    await healthy();
+  },
+  MINUTE,
+);
