@@ -36,7 +36,7 @@ test(
     const home = lab.host("home-pc");
     const group = await home.execOrThrow(["cat", "/etc/group"]);
     await home.writeFile("/etc/group", `${group.trimEnd()}\nhiggs:x:54321:\n`);
-    await startNode(lab);
+    await startNode(lab, "--join", await invite(lab, "node"));
     const as = (groupId: string) =>
       home.exec(["setpriv", "--reuid=65534", `--regid=${groupId}`, "--clear-groups", "higgs", "node", "status"]);
     expect((await as("54321")).code).toBe(0);
