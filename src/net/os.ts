@@ -79,6 +79,8 @@ export interface ClientSystem extends MachineSystem {
   readonly clientFirewall: ClientFirewall;
   readonly clientRoutes: ClientRoutes;
   readonly systemDns: SystemDns;
+  /** After a boot nobody answers at the tunnel's name servers: puts the machine's own back that an earlier process replaced. */
+  readonly resetDnsOfEarlierBoot: (signal: AbortSignal) => Promise<void>;
   /** Prefixes of bridges without an uplink: containers and virtual machines of this host. */
   readonly localPrefixes: (signal: AbortSignal) => Promise<readonly Cidr[]>;
 }
@@ -122,12 +124,18 @@ export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
 export async function clientSystem(options: SystemOptions): Promise<ClientSystem> {
   const { machine, deps, sysctl } = await linux("client", options);
   const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
+  const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
+  const { owner } = deps.journal;
   return {
     ...machine,
     clientFirewall: nftClientFirewall(deps),
     clientRoutes,
     peerMtus: clientRoutes.peerMtus,
-    systemDns: linuxDns({ ...deps, stateDir: options.stateDir }),
+    systemDns,
+    async resetDnsOfEarlierBoot(signal) {
+      // In the same boot the tunnel's routes are there still, and its name servers belong to them.
+      if (owner !== null && !owner.sameBoot) await systemDns.reset(signal);
+    },
     localPrefixes: (signal) => localPrefixes(deps.exec, signal),
   };
 }

@@ -56,6 +56,10 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     command: "higgs client up",
     log,
   });
+  await os.resetDnsOfEarlierBoot(signal).catch((thrown: unknown) => {
+    // The server's kept addresses may do without names.
+    log.warn({ reason: errorText(thrown) }, "the name servers of an earlier boot are still there");
+  });
   const port = await listenPort(dir, config.port);
   const queue = new SerialQueue();
   let connection: Connection | null = null;
