@@ -1,7 +1,7 @@
 // A machine that joins: what it refuses for the sake of its own networks, and who may ask the role that then runs.
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { higgs, higgsOrThrow, invite, startClientLab, startNode, startServer } from "./client-lab.ts";
-import type { Lab } from "./harness.ts";
+import type { Lab } from "../../src/lab/lab.ts";
 
 const MINUTE = 60_000;
 
