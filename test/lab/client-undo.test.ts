@@ -62,7 +62,7 @@ describe("the laptop is as it was", () => {
   );
 
   test(
-    "after a down on a full disk, which undid nothing once; an up says then what to do",
+    "after a down on a full disk, which undid nothing once",
     async () => {
       const dir = "/var/lib/higgs/client";
       const sh = (script: string) => laptop.exec(["sh", "-c", script]);
@@ -77,10 +77,6 @@ describe("the laptop is as it was", () => {
       const { stderr } = await higgs(laptop, "client", "down");
       expect(stderr).toBe("");
       expect(await laptop.exec(["test", "-e", `${dir}/journal.json`])).toMatchObject({ code: 1 });
-      const refused = await higgs(laptop, "client", "up", "--timeout", "5s");
-      expect(refused.code).not.toBe(0);
-      expect(refused.stderr).toContain("the disk is full");
-      await higgs(laptop, "client", "down");
       await sh(`umount ${dir}; rm -r /root/state`);
       expect(await snapshot(laptop)).toBe(before);
     },
