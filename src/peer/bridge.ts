@@ -17,8 +17,11 @@ export class BridgeError extends HiggsError {
 
 export interface Bridge extends Service {
   readonly endpoint: Endpoint;
-  /** Null while the server has granted no session: packets are dropped then, but the last handshake waits for the session. */
-  setSession(session: number | null): void;
+  /**
+   * Null while the server has granted no session: packets are dropped then, but the last handshake waits for the session.
+   * `yields`: this end was asked into the session, and lets the other's handshake come first.
+   */
+  setSession(session: number | null, options?: { readonly yields: boolean }): void;
   /**
    * What WireGuard still sends to the bridge leaves by another path: that is how a tunnel that carries traffic moves. Null for the
    * relay. What the relay brings is delivered all the same.
@@ -28,6 +31,11 @@ export interface Bridge extends Service {
 }
 
 const LOOPBACK = "127.0.0.1";
+/**
+ * Two handshakes that cross undo each other: each end answers the other's and forgets its own, and both try again only after
+ * five seconds. One end waits this long for the other's, and drops its own when that has come.
+ */
+const YIELD_MS = 300;
 /** What WireGuard hands over in bursts while this process is busy: some 1 800 full packets, twenty milliseconds at a gigabit. */
 const RECEIVE_BUFFER_BYTES = 4 << 20;
 
@@ -43,6 +51,8 @@ export async function openBridge(deps: {
   let flushing = false;
   let dropped = 0;
   let held: Uint8Array | null = null;
+  let yields = false;
+  let yielding: { readonly timer: ReturnType<typeof setTimeout>; packet: Uint8Array } | null = null;
   let diverted: ((packets: readonly Uint8Array[]) => number) | null = null;
 
   function flush(): void {
@@ -64,6 +74,27 @@ export async function openBridge(deps: {
     setImmediate(flush);
   }
 
+  /** The handshake goes out later, unless the peer's has come by then. */
+  function yieldFirst(packet: Uint8Array): void {
+    if (yielding !== null) {
+      yielding.packet = packet;
+      return;
+    }
+    const timer = setTimeout(() => {
+      const last = yielding?.packet;
+      yielding = null;
+      if (last === undefined) return;
+      if (session === null) held = last;
+      else take(last);
+    }, YIELD_MS);
+    yielding = { timer, packet };
+  }
+
+  function stopYielding(): void {
+    if (yielding !== null) clearTimeout(yielding.timer);
+    yielding = null;
+  }
+
   const socket = await Bun.udpSocket({
     hostname: LOOPBACK,
     port: 0,
@@ -78,6 +109,7 @@ export async function openBridge(deps: {
         if (diverted !== null) {
           if (diverted([packet]) === 0) dropped++;
         } else if (session === null && isInitiation(packet)) held = packet.slice();
+        else if (yields && isInitiation(packet)) yieldFirst(packet.slice());
         else take(packet);
       },
       error() {
@@ -92,6 +124,7 @@ export async function openBridge(deps: {
   const sendBatch = await batchSender(socket);
 
   function deliver(packets: readonly Uint8Array[]): void {
+    if (yielding !== null && packets.some(isInitiation)) stopYielding();
     const sent = sendBatch(packets);
     if (sent < packets.length) dropped += packets.length - sent;
     deps.onRelayed?.();
@@ -104,14 +137,18 @@ export async function openBridge(deps: {
     get dropped() {
       return dropped;
     },
-    setSession(next) {
+    setSession(next, options) {
+      yields = options?.yields === true;
       if (next === session) return;
       if (session !== null) deps.relay.detach(session);
       session = next;
       if (next === null) return;
       deps.relay.attach(next, deliver);
-      if (held !== null) take(held);
+      const first = held;
       held = null;
+      if (first === null) return;
+      if (yields) yieldFirst(first);
+      else take(first);
     },
     divert(send) {
       diverted = send;
@@ -119,6 +156,7 @@ export async function openBridge(deps: {
     [Symbol.asyncDispose]() {
       if (session !== null) deps.relay.detach(session);
       session = null;
+      stopYielding();
       socket.close();
       return Promise.resolve();
     },

@@ -76,7 +76,7 @@ export async function openTunnel(
     if (before !== undefined && before.peer.wireGuard !== peer.wireGuard) await remove(peer.id, applySignal);
     const entry = live.get(peer.id) ?? (await enter(peer));
     entry.peer = peer;
-    entry.bridge.setSession(peer.session?.id ?? null);
+    entry.bridge.setSession(peer.session?.id ?? null, { yields: peer.session?.initiator === false });
     if (entry.onDevice !== null && String(entry.onDevice) === String(peer.allowedIps)) return;
     const { wireGuard: publicKey, allowedIps } = peer;
     const { endpoint } = entry.bridge;
