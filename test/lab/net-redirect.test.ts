@@ -1,5 +1,6 @@
 // A tunnel that carries a thousand packets a second each way moves from a slow path to a fast one, and stays there.
-import { carried } from "higgs:carried-wireguard-go";
+// That WireGuard does not move when it is merely told is no test: each end follows the path of what it received last, so that
+// two ends which were told settle on either path, by chance (the old one in 7 of 10 runs).
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { type Cidr, formatEndpoint, type IpAddress, parseEndpoint } from "../../src/base/ip.ts";
@@ -40,7 +41,8 @@ function peer(index: 0 | 1, endpoint: string): WireGuardPeer {
     publicKey: wireGuardKeyOf(SECRETS[index]),
     endpoint: at(endpoint),
     allowedIps: [`10.64.0.${n}/32` as Cidr],
-    keepaliveS: 5,
+    // From the left alone: two handshakes that cross would cost both ends five seconds or more.
+    keepaliveS: index === 1 ? 5 : 0,
   };
 }
 
@@ -73,9 +75,11 @@ for (const family of [4, 6] as const) {
       relay = await lab.host("relay").spawn(["bun", program, ...way]);
       await relay.waitForLine(/^relaying$/);
       ends = await Promise.all([startDriver(lab.host("left")), startDriver(lab.host("right"))]);
-      for (const [index, end] of ends.entries()) {
+      // The left last: it is the one that calls.
+      for (const index of [1, 0] as const) {
+        const end = ends[index];
         const config = {
-          privateKey: SECRETS[index === 0 ? 0 : 1],
+          privateKey: SECRETS[index],
           listenPort: PORT,
           addresses: [`10.64.0.${index + 1}` as IpAddress],
           prefixes: ["10.64.0.0/24" as Cidr],
@@ -147,18 +151,6 @@ for (const family of [4, 6] as const) {
     });
     const tell = (index: 0 | 1): Promise<null> =>
       ends[index].order({ do: "peer", peer: peer(index === 0 ? 1 : 0, DIRECT[index]) });
-
-    // Debian's wireguard-go of 2022, which a machine without Go runs this with, did move in two runs over IPv4.
-    if (carried !== null) {
-      test("is not moved by telling WireGuard the other endpoint: what this file is about", async () => {
-        await tell(0);
-        await tell(1);
-        await beyond(1000);
-        const before = await passed();
-        await beyond(500);
-        expect(await passed()).toBeGreaterThan(before + 500);
-      }, 30_000);
-    }
 
     test("follows a redirect of what it sends, loses nothing, and stays when the redirect is gone", async () => {
       for (const index of [0, 1] as const) {
