@@ -11,12 +11,12 @@ import type { LabHost } from "./host.ts";
 import { bootSteps } from "./machine.ts";
 import { routerRuleset } from "./nat.ts";
 import { spawnEntered } from "./process.ts";
-import { LAB_SERVICE_READY, labServiceArguments } from "./service.ts";
+import { LAB_SERVICE_READY, labDelayArguments, labServiceArguments } from "./service.ts";
 import { DNS_NAME } from "./small-internet.ts";
 import { runChild, runChildOrThrow } from "./spawn.ts";
 import { checkTopology, interfaceAddresses } from "./topology.ts";
 import type { HostSpec, Topology } from "./topology.ts";
-import { addressBatch, cableBatch, segmentBatch, uncableBatch } from "./wire.ts";
+import { addressBatch, cableBatch, lineBatch, longLines, segmentBatch, uncableBatch } from "./wire.ts";
 import { makeWorkDir } from "./work-dir.ts";
 
 export interface LabOptions {
@@ -62,6 +62,7 @@ export async function startLab(topology: Topology, options: LabOptions = {}): Pr
     const certificates = await makeLabCertificates(DNS_NAME, dnsAddresses(topology));
     const switches = await startSwitches(topology);
     stack.defer(() => switches.cut());
+    await startLines(switches, topology, options);
     for (const { name } of topology.segments) tell({ kind: "segment-up", segment: name });
     const build: Build = { topology, options, switches, certificates, dir: work.dir, tell };
     const hosts = topology.hosts.map((spec) => buildHost(spec, build));
@@ -121,6 +122,27 @@ async function startSwitches(topology: Topology): Promise<Holder> {
     await holder.cut();
     throw thrown;
   }
+}
+
+/** The process that holds packets up lives with the switches, and outlives each of the hosts at the ends. */
+async function startLines(switches: Holder, topology: Topology, options: LabOptions): Promise<void> {
+  const lines = longLines(topology);
+  if (lines.length === 0) return;
+  const program = options.serviceProgram?.map((word) => onThisMachine(word, options.programs ?? {}));
+  if (program === undefined) {
+    throw new LabTopologyInvalid("Cannot build the lab: nobody was named to run its long lines.", {
+      code: "lab-topology-invalid",
+    });
+  }
+  await ipBatch(switches.pid, lineBatch(topology));
+  const running = await spawnEntered(enterArgv(switches.pid, [...program, ...labDelayArguments(lines)]));
+  await running.waitForLine(new RegExp(`^${LAB_SERVICE_READY}$`));
+}
+
+/** The switches have no disk of their own: what hosts have as /usr/local/bin/NAME is there where it came from. */
+function onThisMachine(word: string, programs: Readonly<Record<string, string>>): string {
+  const name = /^\/usr\/local\/bin\/([^/]+)$/.exec(word)?.[1];
+  return (name === undefined ? undefined : programs[name]) ?? word;
 }
 
 function buildHost(spec: HostSpec, build: Build): LabHost {

@@ -2,11 +2,13 @@
 import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import type { Service } from "../base/service.ts";
+import { runDelay } from "./delay.ts";
 import { runDns } from "./dns-server.ts";
 import { LabRefused } from "./errors.ts";
 import { interfaceAddresses } from "./topology.ts";
 import type { HostSpec, ServiceSpec } from "./topology.ts";
 import { runWeb } from "./web-server.ts";
+import type { LongLine } from "./wire.ts";
 
 /** On every host: what to trust when asking the lab's DNS server over HTTPS. */
 export const LAB_CA_PATH = "/etc/lab/ca.pem";
@@ -24,6 +26,10 @@ const serviceShape = z.discriminatedUnion("kind", [
     addresses: addressesShape,
     zone: z.array(z.object({ name: z.string(), type: z.enum(["A", "AAAA", "TXT"]), data: z.string() })),
   }),
+  z.object({
+    kind: z.literal("delay"),
+    lines: z.array(z.object({ near: z.string(), far: z.string(), delayMs: z.number(), jitterMs: z.number() })).min(1),
+  }),
 ]);
 type ServiceOrder = z.infer<typeof serviceShape>;
 
@@ -35,6 +41,15 @@ export function labServiceArguments(host: HostSpec, service: ServiceSpec): reado
       ? { kind: "web", addresses, port: service.port }
       : { kind: "dns", addresses, zone: [...service.zone] };
   return [service.kind, JSON.stringify(order)];
+}
+
+/** As above, for the one process in the switches' namespace that all long lines have. */
+export function labDelayArguments(lines: readonly LongLine[]): readonly [string, string] {
+  const order: ServiceOrder = {
+    kind: "delay",
+    lines: lines.map(({ near, far, delayMs, jitterMs = 0 }) => ({ near, far, delayMs, jitterMs })),
+  };
+  return [order.kind, JSON.stringify(order)];
 }
 
 /** The other end of `labServiceArguments`. Resolves when the service listens, having said so on standard output. */
@@ -54,6 +69,8 @@ async function startService(order: ServiceOrder): Promise<Service> {
   switch (order.kind) {
     case "web":
       return runWeb(order);
+    case "delay":
+      return runDelay(order.lines);
     case "dns":
       return runDns({
         addresses: order.addresses,

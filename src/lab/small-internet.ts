@@ -1,5 +1,14 @@
 // The demo's little internet: a web server, a DNS server, a VPS, a home behind NAT and a café behind NAT.
-import type { HostSpec, NatKind, RouterSpec, Segment, ServiceSpec, Topology, ZoneRecord } from "./topology.ts";
+import type {
+  HostSpec,
+  LineSpec,
+  NatKind,
+  RouterSpec,
+  Segment,
+  ServiceSpec,
+  Topology,
+  ZoneRecord,
+} from "./topology.ts";
 
 export interface SmallInternetOptions {
   /** Whether the home's provider gives it IPv6. Default true. */
@@ -11,6 +20,10 @@ export interface SmallInternetOptions {
   /** More of the two routers, such as forwards or `blockUdp`. */
   readonly homeRouter?: Partial<RouterSpec>;
   readonly cafeRouter?: Partial<RouterSpec>;
+  /** What the internet side of each router is connected by, and the VPS. */
+  readonly homeLine?: LineSpec;
+  readonly cafeLine?: LineSpec;
+  readonly vpsLine?: LineSpec;
   /** More hosts, made by `homeHost`, `cafeHost`, `internetHost` or by hand. */
   readonly extraHosts?: readonly HostSpec[];
   readonly extraZone?: readonly ZoneRecord[];
@@ -42,11 +55,12 @@ export function smallInternet(options: SmallInternetOptions = {}): Topology {
   const hosts: HostSpec[] = [
     internetHost("web", 80, { services: [{ kind: "web", port: WEB_PORT }] }),
     internetHost("dns", 53, { services: dnsServices(options.extraZone ?? []) }),
-    internetHost("vps", 10),
+    withLine(internetHost("vps", 10), options.vpsLine),
     siteRouter("home-router", HOME_LAN, {
       site: 7,
       lanAddress4: HOME_ROUTER4,
       ipv6: homeIpv6,
+      line: options.homeLine,
       router: { nat: options.homeNat ?? "port-restricted", staticTo: "192.168.1.10", ...options.homeRouter },
     }),
     homeHost("home-pc", 10, { ipv6: homeIpv6 }),
@@ -55,6 +69,7 @@ export function smallInternet(options: SmallInternetOptions = {}): Topology {
       site: 66,
       lanAddress4: CAFE_ROUTER4,
       ipv6: cafeIpv6,
+      line: options.cafeLine,
       router: { nat: options.cafeNat ?? "port-restricted", staticTo: "192.168.7.2", ...options.cafeRouter },
     }),
     cafeHost("laptop", 2, { ipv6: cafeIpv6 }),
@@ -113,6 +128,7 @@ interface SiteOptions {
   readonly site: number;
   readonly lanAddress4: string;
   readonly ipv6: boolean;
+  readonly line: LineSpec | undefined;
   readonly router: Pick<RouterSpec, "nat"> & Partial<RouterSpec>;
 }
 
@@ -121,7 +137,7 @@ function siteRouter(name: string, lan: Segment, options: SiteOptions): HostSpec 
   const wan6 = options.ipv6 ? [`2001:db8:${site}::${site}/64`] : [];
   const lan6 = options.ipv6 ? [`2001:db8:${site}:1::1/64`] : [];
   const route6 = options.ipv6 ? [{ to: "default6", via: `2001:db8:${site}::1` }] : [];
-  return {
+  const router: HostSpec = {
     name,
     kind: "router",
     interfaces: [
@@ -132,6 +148,13 @@ function siteRouter(name: string, lan: Segment, options: SiteOptions): HostSpec 
     nameservers: [RESOLVER4],
     router: { wan: "wan", lan: "lan", dnsVia: RESOLVER4, ...options.router },
   };
+  return withLine(router, options.line);
+}
+
+/** The host on a long line, by its first interface: for a router the one to the internet. */
+export function withLine(host: HostSpec, line: LineSpec | undefined): HostSpec {
+  if (line === undefined) return host;
+  return { ...host, interfaces: host.interfaces.map((link, index) => (index === 0 ? { ...link, line } : link)) };
 }
 
 /** The internet's own router: the first hop of everybody in IPv6, and the way to each site's prefix. */

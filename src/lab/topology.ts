@@ -16,6 +16,16 @@ export interface InterfaceSpec {
   readonly ipv4?: InterfaceAddress;
   /** More than one is usual for a gateway on the internet segment. */
   readonly ipv6?: readonly InterfaceAddress[];
+  /** The cable to the segment is a long one. Without it, a packet takes no time. */
+  readonly line?: LineSpec;
+}
+
+/** A cable that takes its time, in both directions alike; packets stay in their order. */
+export interface LineSpec {
+  /** One way: the round trip grows by twice as much. */
+  readonly delayMs: number;
+  /** Up to so much more for each packet, drawn evenly. */
+  readonly jitterMs?: number;
 }
 
 export interface RouteSpec {
@@ -95,6 +105,8 @@ export interface Topology {
 }
 
 const INTERFACE_NAME_LIMIT = 15; // IFNAMSIZ less the closing zero
+/** A way by geostationary satellite is 280 ms. */
+const MOST_DELAY_MS = 2_000;
 
 /** Throws LabTopologyInvalid for what the kernel would refuse half-way through the building. */
 export function checkTopology(topology: Topology): void {
@@ -111,11 +123,19 @@ export function checkTopology(topology: Topology): void {
       if (interfaces.has(link.name)) refuse(`host "${host.name}" has two interfaces "${link.name}"`);
       interfaces.add(link.name);
       if (!segments.has(link.segment)) refuse(`interface "${link.name}" of "${host.name}" is on no segment`);
+      const { delayMs, jitterMs = 0 } = link.line ?? { delayMs: 0 };
+      if (!isDelay(delayMs) || !isDelay(jitterMs)) {
+        refuse(`the line of "${link.name}" of "${host.name}" takes neither nothing nor up to ${MOST_DELAY_MS} ms`);
+      }
     }
     if (host.router !== undefined && !(interfaces.has(host.router.wan) && interfaces.has(host.router.lan))) {
       refuse(`router "${host.name}" lacks its interface "${host.router.wan}" or "${host.router.lan}"`);
     }
   }
+}
+
+function isDelay(ms: number): boolean {
+  return ms >= 0 && ms <= MOST_DELAY_MS;
 }
 
 /** Every address of a host, without prefix lengths. */

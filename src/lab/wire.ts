@@ -1,6 +1,6 @@
 // The cables of the lab as text for `ip -batch`: bridges, veth pairs, addresses and routes. Pure.
 import { createHash } from "node:crypto";
-import type { HostSpec, Segment, Topology } from "./topology.ts";
+import type { HostSpec, LineSpec, Segment, Topology } from "./topology.ts";
 
 /** A bridge for each segment, all in the one namespace of the switches. */
 export function segmentBatch(segments: readonly Segment[]): string {
@@ -12,12 +12,55 @@ export function segmentBatch(segments: readonly Segment[]): string {
   return batch(lines);
 }
 
+/** The two TAP devices between which a long line's packets wait: the one on the host's side, and the one on the segment's. */
+export interface LongLine extends LineSpec {
+  readonly near: string;
+  readonly far: string;
+}
+
+/** In the order of hosts and interfaces. */
+export function longLines(topology: Topology): readonly LongLine[] {
+  return topology.hosts.flatMap((host) =>
+    host.interfaces.flatMap((link, index) => {
+      if (link.line === undefined) return [];
+      const { near, far } = lineNames(topology, host, index);
+      return [{ ...link.line, near, far }];
+    }),
+  );
+}
+
+/** For the switches' namespace: a bridge of its own for the host's end of each long line, and its other end on the segment. */
+export function lineBatch(topology: Topology): string {
+  return batch(
+    topology.hosts.flatMap((host) =>
+      host.interfaces.flatMap((link, index) => {
+        if (link.line === undefined) return [];
+        const { bridge, near, far } = lineNames(topology, host, index);
+        return [
+          `link add ${bridge} type bridge stp_state 0 mcast_snooping 0`,
+          `link set ${bridge} up`,
+          `tuntap add dev ${near} mode tap`,
+          `link set ${near} master ${bridge} up`,
+          `tuntap add dev ${far} mode tap`,
+          `link set ${far} master ${link.segment} up`,
+        ];
+      }),
+    ),
+  );
+}
+
+function lineNames(topology: Topology, host: HostSpec, index: number): { bridge: string; near: string; far: string } {
+  const place = `${topology.hosts.indexOf(host)}-${index}`;
+  return { bridge: `l${place}`, near: `n${place}`, far: `f${place}` };
+}
+
 /** For the switches' namespace: a cable from each of the host's interfaces to its segment. `pid` is the host's first process. */
 export function cableBatch(topology: Topology, host: HostSpec, pid: number): string {
   const lines = host.interfaces.map((link, index) => {
     const address = macAddress(host.name, link.name);
     const port = portName(topology, host, index);
-    return `link add ${port} master ${link.segment} up type veth peer name ${link.name} address ${address} netns ${pid}`;
+    const segment = link.line === undefined ? link.segment : lineNames(topology, host, index).bridge;
+    return `link add ${port} master ${segment} up type veth peer name ${link.name} address ${address} netns ${pid}`;
   });
   return batch(lines);
 }

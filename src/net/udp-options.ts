@@ -17,7 +17,8 @@ const SO_RCVBUFFORCE: SocketOption = { level: SOL_SOCKET, name: 33 };
 /** A datagram that is longer leaves as several of this size, the last of what remains; 0 is off. */
 export const UDP_SEGMENT: SocketOption = { level: SOL_UDP, name: 103 };
 
-const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
+/** By architecture: glibc, and musl. */
+export const C_LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   x64: ["libc.so.6", "libc.musl-x86_64.so.1"],
   arm64: ["libc.so.6", "libc.musl-aarch64.so.1"],
 };
@@ -33,7 +34,7 @@ export function socketOptions(): Promise<SetOption | null> {
 async function findSetOption(): Promise<SetOption | null> {
   if (process.platform !== "linux") return null;
   const { dlopen } = await import("bun:ffi");
-  for (const name of LIBRARIES[process.arch] ?? []) {
+  for (const name of C_LIBRARIES[process.arch] ?? []) {
     try {
       const { symbols } = dlopen(name, {
         setsockopt: { args: ["i32", "i32", "i32", "buffer", "u32"], returns: "i32" },
