@@ -31,6 +31,8 @@ interface Run {
   readonly failed: number;
   /** Why it counts as failed although no test said so. */
   readonly trouble?: string;
+  /** Names of the tests that failed, for the summary: of a long run people see its end. */
+  readonly failures?: readonly string[];
 }
 
 /** The group of the run that is under way, which is this process's to end. */
@@ -55,10 +57,11 @@ for (const suite of suites) {
 }
 
 console.log("");
-for (const { name, passed, failed, trouble } of runs) {
+for (const { name, passed, failed, trouble, failures } of runs) {
   console.log(
     `${failed === 0 ? "ok    " : "FAILED"} ${name}: ${passed} passed, ${failed} failed${trouble === undefined ? "" : ` (${trouble})`}`,
   );
+  for (const failure of failures ?? []) console.log(`         ${failure}`);
 }
 const passed = runs.reduce((sum, run) => sum + run.passed, 0);
 const failed = runs.reduce((sum, run) => sum + run.failed, 0);
@@ -85,7 +88,8 @@ async function runSuite(suite: Suite): Promise<Run[]> {
  */
 async function onceMore(file: string, first: Run, options: Parameters<typeof runFiles>[2]): Promise<Run> {
   const second = await runFiles(file, [file], options);
-  return second.failed === 0 ? { ...second, trouble: `${first.failed} failed at the first try` } : second;
+  if (second.failed > 0) return second;
+  return { ...second, trouble: `${first.failed} failed at the first try`, failures: first.failures ?? [] };
 }
 
 async function runFiles(
@@ -109,9 +113,9 @@ async function runFiles(
   const report = existsSync(reportPath) ? await readFile(reportPath, "utf8") : "";
   await rm(reportPath, { force: true });
 
-  const counts = countsOf(report);
+  const counts = { ...countsOf(report), failures: failuresIn(report) };
   if (ended === "limit")
-    return { name, passed: counts.passed, failed: counts.failed + 1, trouble: `took longer than ${options.limitS} s` };
+    return { name, ...counts, failed: counts.failed + 1, trouble: `took longer than ${options.limitS} s` };
   if (counts.passed + counts.failed === 0)
     return { name, passed: 0, failed: 1, trouble: `ran no test; exit code ${ended}` };
   if (ended !== 0 && counts.failed === 0) return { name, ...counts, failed: 1, trouble: `exit code ${ended}` };
@@ -156,6 +160,17 @@ function countsOf(report: string): { passed: number; failed: number } {
   const count = (name: string) => Number(new RegExp(`\\b${name}="(\\d+)"`).exec(head)?.[1] ?? 0);
   const failures = count("failures") + count("errors") + count("skipped");
   return { passed: Math.max(0, count("tests") - failures), failed: failures };
+}
+
+function failuresIn(report: string): readonly string[] {
+  return [...report.matchAll(/<testcase name="([^"]*)"[^>]*>\s*<(?:failure|error|skipped)/g)].map(([, name = ""]) =>
+    name
+      .replaceAll("&lt;", "<")
+      .replaceAll("&gt;", ">")
+      .replaceAll("&quot;", '"')
+      .replaceAll("&apos;", "'")
+      .replaceAll("&amp;", "&"),
+  );
 }
 
 /** What makes this user root enough for network namespaces, or `undefined`. */

@@ -178,13 +178,19 @@ describe("nftExitFirewall() on a real node", () => {
       }
     }`;
       await host("home-pc").execOrThrow(["nft", "-f", "-"], { stdin: naive });
-      expect(await unanswered({ ...INTERNET, ...DNS, ...FORBIDDEN })).toEqual([]);
-      expect(await unanswered({ "another client": tcp("10.83.0.3", HTTP) })).toEqual([]);
-      await using sniffer = await host("home-pc").sniff("eth0", LEAKS);
-      expect(await unanswered({ client: tcp(CLIENT4, HTTP) }, "home-nas")).toEqual([]);
-      await until(() => sniffer.packets().some((packet) => packet.text.includes(CLIENT4)));
-      expect(await unanswered({ client: tcp(CLIENT4, HTTP), client6: tcp(CLIENT6, HTTP) }, "home-router")).toEqual([]);
-      await host("home-pc").execOrThrow(["nft", "delete", "table", "inet", "naive"]);
+      try {
+        expect(await unanswered({ ...INTERNET, ...DNS, ...FORBIDDEN })).toEqual([]);
+        expect(await unanswered({ "another client": tcp("10.83.0.3", HTTP) })).toEqual([]);
+        await using sniffer = await host("home-pc").sniff("eth0", LEAKS);
+        expect(await unanswered({ client: tcp(CLIENT4, HTTP) }, "home-nas")).toEqual([]);
+        await until(() => sniffer.packets().some((packet) => packet.text.includes(CLIENT4)));
+        expect(await unanswered({ client: tcp(CLIENT4, HTTP), client6: tcp(CLIENT6, HTTP) }, "home-router")).toEqual(
+          [],
+        );
+      } finally {
+        // What fails here shall not fail the tests after it.
+        await host("home-pc").execOrThrow(["nft", "delete", "table", "inet", "naive"]);
+      }
     },
     MINUTE,
   );

@@ -4,6 +4,9 @@ import { connect, createServer, isIPv6 } from "node:net";
 import { hostname } from "node:os";
 import type { Probe } from "./net-hosts.ts";
 
+/** A first datagram may die while the neighbour is asked for its address; TCP sends again by itself. */
+const AGAIN_MS = 300;
+
 const [mode = "", argument = ""] = process.argv.slice(2);
 if (mode === "serve") await serve(argument.split(",").map(Number));
 else if (mode === "ask") console.log(JSON.stringify(await Promise.all((JSON.parse(argument) as Probe[]).map(ask))));
@@ -52,13 +55,18 @@ function ask(probe: Probe): Promise<string> {
   const socket = createSocket(isIPv6(probe.to) ? "udp6" : "udp4");
   socket.on("message", (data) => resolve(data.toString()));
   socket.on("error", failed);
-  socket.bind(probe.fromPort ?? 0, probe.from, () => {
+  const send = (): void =>
     socket.send("?", probe.port, probe.to, (error) => {
       if (error !== null) failed(error);
     });
+  let again: ReturnType<typeof setInterval> | undefined;
+  socket.bind(probe.fromPort ?? 0, probe.from, () => {
+    send();
+    again = setInterval(send, AGAIN_MS);
   });
   return promise.finally(() => {
     clearTimeout(silence);
+    clearInterval(again);
     socket.close();
   });
 }
