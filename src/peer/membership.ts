@@ -65,6 +65,8 @@ export function joinNetwork(
     readonly onChange: () => void;
     /** What the server passes on about paths; none for a machine that stays on the relay. */
     readonly onPath?: (message: PathMessage) => void;
+    /** The server has sent its map, at first and after every reconnect; sessions are those that it granted. */
+    readonly onWelcome?: () => void;
   },
 ): Membership {
   const { store, keys, log } = deps;
@@ -125,6 +127,7 @@ export function joinNetwork(
     control.send({ type: "presence", exit });
     await publish();
     log.info({ peers: map.peers().length, sessions: sessions.size }, "connected to the server");
+    options.onWelcome?.();
   }
 
   async function takeMessage(

@@ -1,7 +1,7 @@
 // The paths of all sessions: one discovery socket, the gathering of candidates, and an agent for each session.
 import { Debounce, repeat, SerialQueue, sleep, Stopped } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
-import { type Cidr, type Endpoint, familyOf, parseHostPort, parseIp } from "../base/ip.ts";
+import { type Cidr, type Endpoint, familyOf } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Discovery, DiscoveryPort } from "../net/discovery/discovery.ts";
@@ -14,6 +14,7 @@ import type { MachineId, WireGuardKey } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
 import type { Bridge } from "./bridge.ts";
 import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candidates.ts";
+import { ManualEndpoint } from "./manual-endpoint.ts";
 import { PathAgent, type PathView } from "./path-agent.ts";
 import { FULL_BYTES, readIncoming } from "./path-check.ts";
 import { PathMover, RedirectBoard } from "./path-mover.ts";
@@ -52,7 +53,7 @@ export interface PathsOptions {
   readonly wireGuardPort: number;
   readonly ranges: readonly Cidr[];
   readonly allowed: ReadonlySet<PathKind>;
-  /** `host:port` that a person forwarded by hand, or null. */
+  /** `HOST` or `HOST:PORT` that a person forwarded by hand, or null. */
   readonly manual: string | null;
   /** False where WireGuard cannot be trusted with endpoints of both families; then IPv6 is neither told, tried nor answered. */
   readonly ipv6: boolean;
@@ -67,6 +68,8 @@ export interface Paths extends Service {
   sync(sessions: readonly PathSession[]): void;
   /** What the server passes on about paths. */
   take(message: PathMessage): void;
+  /** The server is back: what it was told before is forgotten there, or has not reached the other end. */
+  welcomed(): void;
   /** The relay brought packets of this peer. */
   relayed(peer: MachineId): void;
   /** The machine's links may have changed; what did not is no reason to search again. */
@@ -127,6 +130,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   }
   const board = new RedirectBoard({ redirect: deps.redirect, wireGuardPort: options.wireGuardPort, log: deps.log });
 
+  const manual = new ManualEndpoint(deps, { text: options.manual, port: options.wireGuardPort });
   const { ranges } = options;
   const mayUse = ({ endpoint }: PathTarget): boolean => options.ipv6 || familyOf(endpoint.address) === 4;
 
@@ -142,21 +146,21 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     if (discovery === null) return;
     gatheredAt = performance.now();
     links = await deps.readLinks(alive);
-    const stun = deps.stun();
-    if (stun !== null && stunClient !== null) {
-      const servers = stun.servers.filter((server) =>
-        discovery?.families.includes(server.address.includes(":") ? 6 : 4),
-      );
-      answers = await stunClient.ask(servers, stun.credential, alive);
-    }
+    await Promise.all([askStun(discovery), manual.refresh(alive)]);
     const reflexive = answers.flatMap(({ mapped }) => (mapped === null ? [] : [mapped]));
-    const manual = manualEndpoint(options.manual, answers);
-    own = ownCandidates({ links, port: discovery.publicPort, reflexive, mapped: [], manual }).filter(
-      ({ endpoint }) => options.ipv6 || !endpoint.startsWith("["),
-    );
+    const seen = natView(answers).mapped4?.address ?? null;
+    const gathered = { links, port: discovery.publicPort, reflexive, mapped: [], manual: manual.endpoints(seen) };
+    own = ownCandidates(gathered).filter(({ endpoint }) => options.ipv6 || !endpoint.startsWith("["));
     round++;
     for (const entry of entries.values()) offer(entry);
     deps.log.debug({ round, candidates: own.map((one) => `${one.kind} ${one.endpoint}`) }, "candidates gathered");
+  }
+
+  async function askStun({ families }: Discovery): Promise<void> {
+    const stun = deps.stun();
+    if (stun === null || stunClient === null) return;
+    const servers = stun.servers.filter((server) => families.includes(familyOf(server.address)));
+    answers = await stunClient.ask(servers, stun.credential, alive);
   }
 
   function offer(entry: Entry): void {
@@ -317,6 +321,10 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       fit();
     },
     take,
+    welcomed() {
+      for (const entry of entries.values()) offer(entry);
+      gathering.poke();
+    },
     relayed: (peer) => entries.get(peer)?.agent.relayed(),
     networkChanged() {
       if (discovery === null) return;
@@ -335,17 +343,6 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       await discovery?.[Symbol.asyncDispose]();
     },
   };
-}
-
-/** An address without a port of its own has the one that STUN saw; a name is for the server's word, not for ours. */
-function manualEndpoint(text: string | null, answers: readonly Reflexive[]): Endpoint[] {
-  if (text === null) return [];
-  const target = parseHostPort(text, 0);
-  const address = target === null ? null : parseIp(target.host);
-  if (target !== null && address !== null) return [{ address, port: target.port }];
-  // A name that a person gave to a home line: the router's public address, with the forwarded port.
-  const seen = answers.find(({ mapped }) => mapped !== null && !mapped.address.includes(":"))?.mapped;
-  return target === null || seen == null ? [] : [{ address: seen.address, port: target.port }];
 }
 
 function linksKey(links: Links): string {

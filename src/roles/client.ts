@@ -92,6 +92,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
                 version: VERSION,
                 onChange,
                 onPath: (message) => connection?.paths?.take(message),
+                onWelcome: () => connection?.paths?.welcomed(),
               },
             ),
           openTunnel: (membership, openSignal) =>

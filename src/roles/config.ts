@@ -173,7 +173,7 @@ const NODE = {
   exit: { flags: "--no-exit", about: "offer no exit to the internet", schema: toggle, default: true },
   endpoint: {
     flags: "--endpoint <host:port>",
-    about: "a UDP port that the router forwards to --port",
+    about: "a UDP port that the router forwards to --port; HOST may be a name",
     schema: optional(hostPort),
     default: null,
   },

@@ -88,6 +88,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
         version: VERSION,
         onChange,
         onPath: (message) => tunnel?.paths?.take(message),
+        onWelcome: () => tunnel?.paths?.welcomed(),
       },
     );
     membership = stack.use(joined);

@@ -45,7 +45,7 @@ async function opened(
 ) {
   const discovery = new FakeDiscovery();
   const sent: Extract<MachineMessage, { type: "candidates" }>[] = [];
-  const state = { links: linksOf("192.168.1.2"), counters: () => Promise.resolve(stats) };
+  const state = { links: linksOf("192.168.1.2"), counters: () => Promise.resolve(stats), online: true };
   const device: WireGuardDevice = {
     apply: () => Promise.resolve(),
     setPeer: () => Promise.resolve(),
@@ -67,8 +67,8 @@ async function opened(
       peerMtus: { apply: () => Promise.resolve() },
       readLinks: () => Promise.resolve(state.links),
       send: (message) => {
-        if (message.type === "candidates") sent.push(message);
-        return true;
+        if (message.type === "candidates" && state.online) sent.push(message);
+        return state.online;
       },
       stun: () => null,
       log: SILENT,
@@ -174,6 +174,19 @@ describe("openPaths()", () => {
     paths.networkChanged();
     await pass(500);
     expect(sent.at(-1)).toMatchObject({ round: 2, candidates: [{ endpoint: "192.168.1.77:51820" }] });
+  });
+
+  test("bug: candidates that the server did not get are told as soon as it is back, and not a minute later", async () => {
+    const { paths, sent, state } = await opened();
+    state.online = false;
+    paths.sync([sessionOf(5)]);
+    await pass(200);
+    expect(sent).toEqual([]);
+    state.online = true;
+    paths.welcomed();
+    expect(sent.map(({ session }) => session)).toEqual([5]);
+    await pass(500);
+    expect(sent.at(-1)).toMatchObject({ round: 2 }); // and what a new server knows of us is asked for anew
   });
 
   test("forgets a session that is replaced, and stops what it had begun", async () => {
