@@ -1,4 +1,4 @@
-// The lab's DNS server: UDP and TCP on 53, DNS over HTTPS on 443, and on 80 a count of who asked what and how.
+// The lab's DNS server: UDP and TCP on 53, DNS over TLS on 853 and over HTTPS on 443, and on 80 a count of who asked what and how.
 import { fromBase64Url } from "../base/bytes.ts";
 import type { Service } from "../base/service.ts";
 import { answerDns } from "./dns-answer.ts";
@@ -13,12 +13,13 @@ export interface DnsServerOptions {
   readonly keyPem: string;
 }
 
-export type DnsTransport = "udp" | "tcp" | "doh";
+export type DnsTransport = "udp" | "tcp" | "dot" | "doh";
 
 /** What GET /stats gives; DELETE /stats starts afresh. */
 export interface DnsStats {
   readonly udp: number;
   readonly tcp: number;
+  readonly dot: number;
   readonly doh: number;
   readonly malformed: number;
   /** The last 1 000, oldest first. */
@@ -33,6 +34,7 @@ export interface DnsStatsQuery {
 }
 
 const DNS_PORT = 53;
+const DOT_PORT = 853; // RFC 7858 section 3.1
 const DOH_PORT = 443;
 const STATS_PORT = 80;
 const DOH_PATH = "/dns-query";
@@ -53,8 +55,11 @@ export async function runDns(options: DnsServerOptions): Promise<Service> {
     for (const hostname of options.addresses) {
       const udp = await listenUdp(hostname, answer);
       stack.defer(() => udp.close());
-      const tcp = listenTcp(hostname, answer);
+      const tcp = listenTcp({ hostname, port: DNS_PORT }, "tcp", answer);
       stack.defer(() => tcp.stop(true));
+      const tls = { cert: options.certificatePem, key: options.keyPem };
+      const dot = listenTcp({ hostname, port: DOT_PORT, tls }, "dot", answer);
+      stack.defer(() => dot.stop(true));
       const doh = serveDoh(options, { hostname, answer });
       stack.defer(() => doh.stop(true));
       const stats = Bun.serve({ hostname, port: STATS_PORT, fetch: (request) => counter.respond(request) });
@@ -84,10 +89,13 @@ function listenUdp(hostname: string, answer: AnswerDns) {
 }
 
 /** Each message has its length in two bytes before it (RFC 1035 4.2.2); several may come on one connection. */
-function listenTcp(hostname: string, answer: AnswerDns) {
+function listenTcp(
+  where: { readonly hostname: string; readonly port: number; readonly tls?: { cert: string; key: string } },
+  transport: "tcp" | "dot",
+  answer: AnswerDns,
+) {
   return Bun.listen<{ rest: Buffer }>({
-    hostname,
-    port: DNS_PORT,
+    ...where,
     socket: {
       open(socket) {
         socket.data = { rest: Buffer.alloc(0) };
@@ -96,7 +104,7 @@ function listenTcp(hostname: string, answer: AnswerDns) {
         let rest = Buffer.concat([socket.data.rest, chunk]);
         while (rest.length >= 2 && rest.length >= 2 + rest.readUInt16BE(0)) {
           const end = 2 + rest.readUInt16BE(0);
-          const reply = answer(rest.subarray(2, end), { transport: "tcp", asker: socket.remoteAddress });
+          const reply = answer(rest.subarray(2, end), { transport, asker: socket.remoteAddress });
           rest = rest.subarray(end);
           if (reply === null) {
             socket.end();
@@ -137,7 +145,7 @@ async function dohQuery(request: Request, url: URL): Promise<Uint8Array | null> 
 }
 
 function statsCounter() {
-  const zero = (): Record<DnsTransport | "malformed", number> => ({ udp: 0, tcp: 0, doh: 0, malformed: 0 });
+  const zero = (): Record<DnsTransport | "malformed", number> => ({ udp: 0, tcp: 0, dot: 0, doh: 0, malformed: 0 });
   let counts = zero();
   let queries: DnsStatsQuery[] = [];
   return {

@@ -1,16 +1,27 @@
-// Where the node's resolver asks: DNS over HTTPS (RFC 8484), or plain DNS where a person asked for it.
-import { isIP } from "node:net";
-import { HiggsError, errorText } from "../base/errors.ts";
-import { DeadlineExceeded, withDeadline } from "../base/async.ts";
-import { type Endpoint, formatEndpoint, parseEndpoint, parseIp } from "../base/ip.ts";
+// Where the node's resolver may ask, as a person writes it: DNS over HTTPS, over TLS, or plain DNS where that was asked for.
+import { HiggsError } from "../base/errors.ts";
+import {
+  type Endpoint,
+  formatEndpoint,
+  formatHostPort,
+  type HostPort,
+  parseEndpoint,
+  parseHostPort,
+  parseIp,
+} from "../base/ip.ts";
 
 export type UpstreamSpec =
   | { readonly kind: "https"; readonly url: string }
+  /** `name`: whose certificate it must be; that of the host unless a person says otherwise. */
+  | { readonly kind: "tls"; readonly server: HostPort; readonly name: string }
   | { readonly kind: "udp"; readonly endpoint: Endpoint };
 
 export class UpstreamError extends HiggsError {
   override readonly name = "UpstreamError";
 }
+
+/** RFC 7858 section 3.1. */
+const TLS_PORT = 853;
 
 /** Reached by address, so that the resolver needs no resolver: two operators that are not each other's. */
 export const DEFAULT_UPSTREAMS: readonly string[] = ["https://9.9.9.9/dns-query", "https://1.1.1.1/dns-query"];
@@ -20,7 +31,7 @@ export function parseUpstream(text: string): UpstreamSpec {
   const refuse = (why: string): UpstreamError =>
     new UpstreamError(`Cannot use "${text}" as a DNS upstream: ${why}.`, {
       code: "bad-dns",
-      remedy: "Give https://HOST/dns-query, or udp://ADDRESS for plain DNS.",
+      remedy: "Give https://HOST/dns-query, tls://HOST, or udp://ADDRESS for plain DNS.",
     });
   if (text.startsWith("udp://")) {
     const rest = text.slice("udp://".length);
@@ -29,14 +40,32 @@ export function parseUpstream(text: string): UpstreamSpec {
     if (endpoint === null) throw refuse("plain DNS wants an address, with or without a port");
     return { kind: "udp", endpoint };
   }
-  if (text.startsWith("tls://")) throw refuse("DNS over TLS is not supported yet");
+  if (text.startsWith("tls://")) {
+    const [where = "", name] = text.slice("tls://".length).split("#");
+    const server = parseHostPort(where, TLS_PORT);
+    if (server === null) throw refuse("DNS over TLS wants HOST, HOST:PORT or ADDRESS#NAME");
+    const certified = name === undefined ? server.host : parseHostPort(name, TLS_PORT)?.host;
+    if (certified === undefined || (name !== undefined && certified !== name.toLowerCase())) {
+      throw refuse(`"${name}" is no name of a certificate`);
+    }
+    return { kind: "tls", server, name: certified };
+  }
   const url = URL.canParse(text) ? new URL(text) : null;
-  if (url?.protocol !== "https:") throw refuse("it is neither an https:// URL nor udp://ADDRESS");
+  if (url?.protocol !== "https:") throw refuse("it is neither an https:// URL nor tls://HOST nor udp://ADDRESS");
   return { kind: "https", url: url.href };
 }
 
 export function upstreamName(spec: UpstreamSpec): string {
-  return spec.kind === "https" ? spec.url : `udp://${formatEndpoint(spec.endpoint)}`;
+  switch (spec.kind) {
+    case "https":
+      return spec.url;
+    case "tls": {
+      const where = formatHostPort(spec.server);
+      return spec.name === spec.server.host ? `tls://${where}` : `tls://${where}#${spec.name}`;
+    }
+    case "udp":
+      return `udp://${formatEndpoint(spec.endpoint)}`;
+  }
 }
 
 export interface Upstream {
@@ -45,92 +74,5 @@ export interface Upstream {
   ask(query: Uint8Array, signal: AbortSignal): Promise<Uint8Array>;
 }
 
-/** One attempt; a second upstream is asked after it. */
-const ASK_TIMEOUT_MS = 3_000;
-const MOST_ANSWER_BYTES = 65_535;
-
-/** `caPem`: a private root for DNS over HTTPS, beside none of the system's. */
-export function openUpstream(spec: UpstreamSpec, options: { readonly caPem: string | null }): Upstream {
-  const name = upstreamName(spec);
-  const ask = spec.kind === "https" ? askHttps(spec.url, options.caPem) : askUdp(spec.endpoint);
-  return {
-    name,
-    async ask(query, signal) {
-      try {
-        return await withDeadline(`ask ${name}`, (limited) => ask(query, limited), {
-          timeoutMs: ASK_TIMEOUT_MS,
-          signal,
-        });
-      } catch (thrown) {
-        signal.throwIfAborted();
-        if (thrown instanceof UpstreamError) throw thrown;
-        // Its sentence already says who was asked.
-        if (thrown instanceof DeadlineExceeded) {
-          throw new UpstreamError(thrown.message, { code: "dns-upstream", cause: thrown });
-        }
-        throw new UpstreamError(`Cannot ask ${name}: ${errorText(thrown)}`, { code: "dns-upstream", cause: thrown });
-      }
-    },
-  };
-}
-
-function askHttps(url: string, caPem: string | null) {
-  return async (query: Uint8Array, signal: AbortSignal): Promise<Uint8Array> => {
-    // RFC 8484 section 4.1: id 0, so that HTTP caches see equal questions as equal.
-    const body = new Uint8Array(query); // a copy, also of a Buffer, whose slice() is none
-    body[0] = 0;
-    body[1] = 0;
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { "content-type": "application/dns-message", accept: "application/dns-message" },
-      body,
-      redirect: "error",
-      signal,
-      ...(caPem === null ? {} : { tls: { ca: caPem } }),
-    });
-    const type = response.headers.get("content-type") ?? "";
-    const answer = new Uint8Array(await response.arrayBuffer());
-    if (
-      !response.ok ||
-      !type.startsWith("application/dns-message") ||
-      answer.length < 12 ||
-      answer.length > MOST_ANSWER_BYTES
-    ) {
-      throw new UpstreamError(`Cannot use the answer of ${url}: status ${response.status}, type "${type}".`, {
-        code: "dns-upstream",
-      });
-    }
-    answer[0] = query[0] ?? 0;
-    answer[1] = query[1] ?? 0;
-    return answer;
-  };
-}
-
-function askUdp(endpoint: Endpoint) {
-  return async (query: Uint8Array, signal: AbortSignal): Promise<Uint8Array> => {
-    const answered = Promise.withResolvers<Uint8Array>();
-    const failed = (): void => answered.reject(new UpstreamError("the address refuses DNS", { code: "dns-upstream" }));
-    const socket = await Bun.udpSocket({
-      hostname: isIP(endpoint.address) === 6 ? "::" : "0.0.0.0",
-      port: 0,
-      connect: { hostname: endpoint.address, port: endpoint.port },
-      binaryType: "uint8array",
-      socket: {
-        data(_socket, answer) {
-          // The socket is connected, so only that address reaches it; the id must be the query's.
-          if (answer.length >= 12 && answer[0] === query[0] && answer[1] === query[1]) answered.resolve(answer.slice());
-        },
-        error: failed,
-      },
-    });
-    const onAbort = (): void => answered.reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-    try {
-      socket.send(query);
-      return await answered.promise;
-    } finally {
-      signal.removeEventListener("abort", onAbort);
-      socket.close();
-    }
-  };
-}
+/** One way of asking; the deadline is in the signal. */
+export type AskUpstream = (query: Uint8Array, signal: AbortSignal) => Promise<Uint8Array>;

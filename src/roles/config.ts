@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { errorText, HiggsError } from "../base/errors.ts";
-import { parseCidr, parseHostPort } from "../base/ip.ts";
+import { parseCidr, parseHostPort, parseIp } from "../base/ip.ts";
 import { LOG_LEVELS } from "../base/log.ts";
 import { DEFAULT_PORT } from "../proto/invite.ts";
 
@@ -35,6 +35,12 @@ const toggle = z.union([
   z.enum(["1", "true", "yes", "0", "false", "no"]).transform((t) => t === "1" || t === "true" || t === "yes"),
 ]);
 const text = z.string().min(1);
+const domain = z.string().transform((name, context) => {
+  const known = parseHostPort(name.replace(/\.$/, ""), DEFAULT_PORT)?.host;
+  if (known !== undefined && parseIp(known) === null) return known;
+  context.addIssue(`"${name}" is no domain`);
+  return z.NEVER;
+});
 const pathList = z
   .string()
   .transform((kinds) => kinds.split(",").map((kind) => kind.trim()))
@@ -179,15 +185,27 @@ const NODE = {
   },
   dns: {
     flags: "--dns <url...>",
-    about: "where names are asked: https://HOST/dns-query, or udp://ADDRESS",
+    about: "where names are asked: https://HOST/dns-query, tls://HOST[#NAME], or udp://ADDRESS",
     schema: list,
     default: [],
   },
   dnsCa: {
     flags: "--dns-ca <file>",
-    about: "root certificate (PEM) of a private DNS-over-HTTPS server",
+    about: "root certificate (PEM) of a private DNS server over HTTPS or TLS",
     schema: optional(text),
     default: null,
+  },
+  dnsBlock: {
+    flags: "--dns-block <file...>",
+    about: "names that do not exist for clients: lists of hosts or domains, read again when they change",
+    schema: list,
+    default: [],
+  },
+  dnsPrivate: {
+    flags: "--dns-private <domain...>",
+    about: "domains whose names may have private addresses",
+    schema: z.pipe(list, z.array(domain)),
+    default: [],
   },
 } as const satisfies Record<string, Setting>;
 

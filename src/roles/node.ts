@@ -2,12 +2,13 @@
 import { readFile } from "node:fs/promises";
 import { repeat, Stopped } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
-import type { Cidr, IpAddress } from "../base/ip.ts";
-import { familyOf } from "../base/ip.ts";
+import { type Cidr, cidrContains, familyOf, type IpAddress } from "../base/ip.ts";
 import { RESOLVER_PORT } from "../net/identifiers.ts";
 import { type NodeSystem, nodeSystem } from "../net/os.ts";
-import { DEFAULT_UPSTREAMS, openUpstream, parseUpstream } from "../node/dns-upstream.ts";
+import { openBlockList } from "../node/dns-block-list.ts";
+import { DEFAULT_UPSTREAMS, parseUpstream } from "../node/dns-upstream.ts";
 import { type Exit, openExit } from "../node/exit.ts";
+import { openUpstream } from "../node/open-upstream.ts";
 import { openResolver, type Resolver } from "../node/resolver.ts";
 import { SessionPeers } from "../node/session-peers.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
@@ -59,6 +60,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
   });
   const { ipv4, ipv6, range4, range6 } = store.value;
   const addresses: readonly IpAddress[] = [ipv4, ipv6];
+  const isOfNetwork = (address: IpAddress): boolean => cidrContains(range4, address) || cidrContains(range6, address);
   const startedAt = new Date();
 
   let tunnel: Tunnel | null = null;
@@ -122,11 +124,19 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     stack.use(tunnel);
     if (paths === null) await os.forgetPaths(signal);
     if (config.exit) {
+      const blockList = await openBlockList(config.dnsBlock, log);
       resolver = await openResolver(
-        { upstreams, log },
+        {
+          upstreams,
+          log,
+          isBlocked: (name) => blockList.has(name),
+          privateDomains: new Set(config.dnsPrivate),
+          isClient: isOfNetwork,
+        },
         { addresses: await bindable(os, addresses), port: RESOLVER_PORT },
       );
       stack.use(resolver);
+      stack.use(reconciling(() => blockList.refresh(), signal));
     }
     exit.poke();
     stack.use(
@@ -192,10 +202,10 @@ function publicAddresses(membership: Membership, tunnel: Tunnel): readonly IpAdd
 }
 
 /** What could not be done is tried again, whether or not anything changes meanwhile. */
-function reconciling(onChange: () => void, signal: AbortSignal): AsyncDisposable {
+function reconciling(onChange: () => void | Promise<void>, signal: AbortSignal): AsyncDisposable {
   const controller = new AbortController();
   const alive = AbortSignal.any([signal, controller.signal]);
-  const task = (): Promise<void> => Promise.resolve(onChange());
+  const task = async (): Promise<void> => await onChange();
   const loop = repeat(task, { everyMs: RECONCILE_MS, signal: alive, onError: () => undefined }); // onChange() has told of it
   return {
     async [Symbol.asyncDispose]() {

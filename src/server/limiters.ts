@@ -1,6 +1,6 @@
 // The server's rate limits, each by its name.
 import { DEFAULT_LIMITS, type Limits } from "./options.ts";
-import { RateLimit } from "./rate-limit.ts";
+import { RateLimit } from "../base/rate-limit.ts";
 
 export type Limiters = { readonly [K in keyof Limits]: RateLimit };
 

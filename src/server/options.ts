@@ -1,6 +1,6 @@
 // What the server can be told, and the limits it keeps.
 import type { Cidr, HostPort } from "../base/ip.ts";
-import type { Rate } from "./rate-limit.ts";
+import type { Rate } from "../base/rate-limit.ts";
 
 export interface Limits {
   /** Per caller: enrolments, which may be guesses. */

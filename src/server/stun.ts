@@ -19,7 +19,7 @@ import {
   unknownComprehensionRequired,
 } from "../proto/stun.ts";
 import { limitKey } from "./caller-address.ts";
-import type { RateLimit } from "./rate-limit.ts";
+import type { RateLimit } from "../base/rate-limit.ts";
 
 export class StunServerError extends HiggsError {
   override readonly name = "StunServerError";

@@ -1,6 +1,6 @@
 // Names through the exit: whichever resolver a client asks, the node answers it over HTTPS, and nobody else hears the question.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cafeHost, homeHost, smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
+import { cafeHost, DNS_NAME, homeHost, smallInternet, VPS_NAME, WEB_NAME } from "../../src/lab/small-internet.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { askDns, type DnsAnswer, dns, dnsStats, forgetQueries } from "./dns-hosts.ts";
@@ -23,6 +23,7 @@ import {
 
 const START_MS = 60_000;
 const WEB4 = "203.0.113.80";
+const VPS4 = "203.0.113.10";
 const WEB6 = "2001:db8:80::80";
 /** More than fits into 512 bytes, or into the 1232 that pass without fragments. */
 const MANY_NAME = "many.lab.example";
@@ -41,18 +42,20 @@ describe("names through the exit", () => {
   let node4 = "";
   let node6 = "";
   const host = (name: string) => lab.host(name);
-  const everywhere = (port = 53) =>
-    [...ELSEWHERE, CAFE_RESOLVER].flatMap((server) => [
-      dns("udp", server, WEB_NAME, { port }),
-      dns("tcp", server, WEB_NAME, { port }),
-    ]);
+  const everywhere = (name = WEB_NAME) =>
+    [...ELSEWHERE, CAFE_RESOLVER].flatMap((server) => [dns("udp", server, name), dns("tcp", server, name)]);
 
   beforeAll(async () => {
     lab = await startNetworkLab(
       smallInternet({
         homeRouter: { acceptInput: true },
         extraHosts: [cafeHost("tablet", 3), homeHost("home-tv", 30)],
-        extraZone: MANY.map((address) => ({ name: MANY_NAME, type: "A" as const, data: address })),
+        extraZone: [
+          ...MANY.map((address) => ({ name: MANY_NAME, type: "A" as const, data: address })),
+          { name: "evil.lab.example", type: "A", data: "192.168.1.1" },
+          { name: "nas.home.lab.example", type: "A", data: "192.168.1.20" },
+          { name: "x.blocked.lab.example", type: "A", data: "198.51.100.200" },
+        ],
       }),
     );
     await startServer(lab);
@@ -66,7 +69,14 @@ describe("names through the exit", () => {
     const answers = await askDns(host("laptop"), everywhere());
     expect(data(answers)).toEqual([...ELSEWHERE.flatMap(() => [[], []]), [WEB4], [WEB4]]);
     const stats = await dnsStats(lab);
-    expect({ ...stats, queries: stats.queries.length }).toEqual({ udp: 1, tcp: 1, doh: 0, malformed: 0, queries: 2 });
+    expect({ ...stats, queries: stats.queries.length }).toEqual({
+      udp: 1,
+      tcp: 1,
+      dot: 0,
+      doh: 0,
+      malformed: 0,
+      queries: 2,
+    });
     expect(stats.queries.map((query) => query.asker)).toEqual(["203.0.113.66", "203.0.113.66"]);
   });
 
@@ -128,15 +138,15 @@ describe("names through the exit", () => {
     await forgetQueries(lab);
     await using cafe = await host("cafe-router").sniff("lan", "port 53");
     await using home = await host("home-router").sniff("lan", "port 53");
-    const answers = await askDns(host("laptop"), everywhere());
-    expect(data(answers)).toEqual(everywhere().map(() => [WEB4]));
-    expect(data(await askDns(host("tablet"), everywhere()))).toEqual(everywhere().map(() => [WEB4]));
+    // A name that was not asked before.
+    const all = everywhere(VPS_NAME);
+    expect(data(await askDns(host("laptop"), all))).toEqual(all.map(() => [VPS4]));
+    expect(data(await askDns(host("tablet"), all))).toEqual(all.map(() => [VPS4]));
     const stats = await dnsStats(lab);
-    expect({ udp: stats.udp, tcp: stats.tcp, doh: stats.doh }).toEqual({
-      udp: 0,
-      tcp: 0,
-      doh: 2 * everywhere().length,
-    });
+    expect({ udp: stats.udp, tcp: stats.tcp, dot: stats.dot }).toEqual({ udp: 0, tcp: 0, dot: 0 });
+    // The node remembers an answer for the second that it holds: one question for all who asked meanwhile.
+    expect(stats.doh).toBeGreaterThanOrEqual(1);
+    expect(stats.doh).toBeLessThan(2 * all.length);
     expect([...cafe.packets(), ...home.packets()].map((packet) => packet.text)).toEqual([]);
   });
 
@@ -196,6 +206,38 @@ describe("names through the exit", () => {
     await until(async () => (await askDns(host("laptop"), [asked]))[0]?.failure === "", { timeoutMs: 15_000 });
     const stats = await dnsStats(lab);
     expect(stats.udp).toBeGreaterThan(0);
-    expect({ tcp: stats.tcp, doh: stats.doh }).toEqual({ tcp: 0, doh: 0 });
+    expect({ tcp: stats.tcp, dot: stats.dot, doh: stats.doh }).toEqual({ tcp: 0, dot: 0, doh: 0 });
+  });
+
+  test("DNS over TLS is asked on one connection; blocked names do not exist, and no public name leads into a home", async () => {
+    const pc = host("home-pc");
+    await nodeDown(pc, node);
+    await pc.writeFile("/root/block.txt", `blocked.lab.example\n0.0.0.0 ${DNS_NAME}\n`);
+    await forgetQueries(lab);
+    const flags = ["--dns", `tls://203.0.113.53#${DNS_NAME}`, "--dns-ca", "/etc/lab/ca.pem"];
+    const names = ["--dns-block", "/root/block.txt", "--dns-private", "home.lab.example"];
+    node = await startNode(pc, { flags: [...flags, ...names, ...RELAYED_FLAGS] });
+    const ask = async (name: string) => (await askDns(host("laptop"), [dns("udp", "8.8.8.8", name)]))[0];
+    await until(async () => (await ask(WEB_NAME))?.failure === "", { timeoutMs: 15_000 });
+    expect(await ask(WEB_NAME)).toMatchObject({ code: "NOERROR", data: [WEB4] });
+    expect(await ask("x.blocked.lab.example")).toMatchObject({ code: "NXDOMAIN", data: [] });
+    expect(await ask(DNS_NAME)).toMatchObject({ code: "NXDOMAIN", data: [] });
+    expect(await ask("evil.lab.example")).toMatchObject({ code: "NOERROR", data: [] });
+    expect(await ask("nas.home.lab.example")).toMatchObject({ code: "NOERROR", data: ["192.168.1.20"] });
+    const stats = await dnsStats(lab);
+    expect({ udp: stats.udp, tcp: stats.tcp, doh: stats.doh }).toEqual({ udp: 0, tcp: 0, doh: 0 });
+    expect(stats.queries.map((query) => query.name)).not.toContain(DNS_NAME);
+    expect(stats.queries.map((query) => query.name)).toContain("evil.lab.example");
+    const connections = await pc.execOrThrow(["ss", "-Htn", "state", "established", "dst", "203.0.113.53"]);
+    expect(connections.trim().split("\n")).toHaveLength(1);
+  });
+
+  test("a client that floods the resolver gets no more than its share, and another notices nothing", async () => {
+    const flood = Array.from({ length: 600 }, () => dns("udp", node4, WEB_NAME, { waitMs: 1500 }));
+    const answers = await askDns(host("laptop"), flood);
+    const got = answers.filter((answer) => answer.failure === "").length;
+    expect(got).toBeGreaterThan(100);
+    expect(got).toBeLessThan(550);
+    expect(failures(await askDns(host("tablet"), [dns("udp", node4, WEB_NAME)]))).toEqual([""]);
   });
 });

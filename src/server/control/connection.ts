@@ -9,7 +9,7 @@ import {
   type ServerMessage,
 } from "../../proto/control.ts";
 import type { MachineId } from "../../proto/keys.ts";
-import { type Rate, RateLimit } from "../rate-limit.ts";
+import { type Rate, RateLimit } from "../../base/rate-limit.ts";
 import { type Socket, type SocketEvents, shut } from "../socket.ts";
 import { RoundTrip } from "./round-trip.ts";
 

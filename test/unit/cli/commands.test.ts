@@ -95,14 +95,14 @@ test("a wrong value ends with 2, and names the value and where it came from", as
     higgs(["server"], { env: { HIGGS_LISTEN: "a b" } }),
     higgs(["client", "up", "--timeout", "soon"]),
     higgs(["client", "up", "--timeout", "2h"]),
-    higgs(["node", "--dns", "tls://9.9.9.9"]),
+    higgs(["node", "--dns", "tls://9.9.9.9:0"]),
   ]);
   for (const ended of [flag, environment, duration, exit, dns]) expect(ended.code).toBe(2);
   expect(flag.err).toContain('"70000" for --stun-port (from flag)');
   expect(environment.err).toContain('"a b" for --listen (from environment)');
   expect(duration.err).toContain('"soon"');
   expect(exit.err).toContain("1 h at most");
-  expect(dns.err).toContain('"tls://9.9.9.9"');
+  expect(dns.err).toContain('"tls://9.9.9.9:0"');
 });
 
 test("asking what is not running ends with 3, and says how to start it", async () => {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { RateLimit } from "../../../src/server/rate-limit.ts";
+import { RateLimit } from "../../../src/base/rate-limit.ts";
 import { check } from "../support/property.ts";
 
 describe("RateLimit.take()", () => {
