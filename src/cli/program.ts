@@ -5,6 +5,7 @@ import { clientCommand } from "./client.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { configCommand, logsCommand, stateCommand, trustCommand } from "./machine.ts";
 import { netcheckCommand, pingCommand, whyCommand } from "./path.ts";
+import { doctorCommand } from "./doctor.ts";
 import { demoCommand, labServiceCommand } from "./demo.ts";
 import { nodeCommand } from "./node.ts";
 import type { Terminal } from "./output.ts";
@@ -31,6 +32,7 @@ export function program(term: Terminal, setExitCode: Context["setExitCode"]): Co
     stateCommand(context),
     logsCommand(context),
     configCommand(context),
+    doctorCommand(context),
     demoCommand(context),
     versionCommand(context),
   ]) {

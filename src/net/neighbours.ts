@@ -1,0 +1,149 @@
+// What else has a say in this machine's packets: host firewalls, containers and other VPNs, read and never touched.
+import { readFile } from "node:fs/promises";
+import { z } from "zod";
+import { type Exec, findTool } from "./exec.ts";
+import type { Identifiers } from "./identifiers.ts";
+
+/** One that was found, by what it shows of itself in the kernel: a program that is installed and off is none. */
+export type Neighbour =
+  | { readonly kind: "ufw" | "firewalld" | "docker" | "libvirt" }
+  /** Chains of the old iptables drop what is forwarded; nft does not see them. */
+  | { readonly kind: "legacy-forward-drop"; readonly family: 4 | 6 }
+  /** Another tunnel that is up. */
+  | { readonly kind: "tunnel"; readonly interface: string }
+  /** A routing rule that takes everybody's packets before ours are asked. */
+  | { readonly kind: "rule-before-ours"; readonly pref: number; readonly table: string };
+
+export interface NeighbourEvidence {
+  /** `nft -j list ruleset`, or null where it cannot be read. */
+  readonly ruleset: unknown;
+  /** `iptables-legacy-save -t filter` by family; null where the old tables are not loaded or cannot be read. */
+  readonly legacy: Readonly<Record<4 | 6, string | null>>;
+  /** `ip -j -d link` and `ip -N -j rule` of both families, one after the other. */
+  readonly links: unknown;
+  readonly rules: readonly unknown[];
+}
+
+/** Our own rules begin at the lowest of these preferences; the kernel's own rule 0 leads to the local table. */
+export function neighboursIn(evidence: NeighbourEvidence, ours: readonly Identifiers[]): readonly Neighbour[] {
+  return [
+    ...firewallsIn(evidence),
+    ...tunnelsIn(evidence.links, new Set(ours.map((one) => one.interface))),
+    ...rulesIn(evidence.rules, Math.min(...ours.flatMap((one) => one.rulePrefs?.first ?? []))),
+  ];
+}
+
+const RULESET = z.object({
+  nftables: z.array(
+    z.looseObject({
+      table: z.looseObject({ name: z.string() }).optional(),
+      chain: z.looseObject({ name: z.string() }).optional(),
+    }),
+  ),
+});
+
+/** Each by a name that it gives its chains, in nft's tables and in the old ones, or by its table. */
+const SIGNS: readonly (readonly [Exclude<Neighbour["kind"], "tunnel">, RegExp])[] = [
+  ["ufw", /^ufw6?-/],
+  ["firewalld", /^firewalld$/],
+  ["docker", /^DOCKER(-|$)/],
+  ["libvirt", /^LIBVIRT_/],
+];
+
+function firewallsIn({ ruleset, legacy }: NeighbourEvidence): Neighbour[] {
+  const parsed = RULESET.safeParse(ruleset);
+  const listed = parsed.success ? parsed.data.nftables : [];
+  const names = listed.flatMap(({ table, chain }) => [table?.name, chain?.name].filter((name) => name !== undefined));
+  for (const text of Object.values(legacy)) {
+    for (const [, name] of text?.matchAll(/^:(\S+) /gm) ?? []) if (name !== undefined) names.push(name);
+  }
+  const found: Neighbour[] = [];
+  for (const [kind, sign] of SIGNS) {
+    if (isSimple(kind) && names.some((name) => sign.test(name))) found.push({ kind });
+  }
+  for (const family of [4, 6] as const) {
+    if (/^:FORWARD DROP/m.test(legacy[family] ?? "")) found.push({ kind: "legacy-forward-drop", family });
+  }
+  return found;
+}
+
+function isSimple(kind: Neighbour["kind"]): kind is "ufw" | "firewalld" | "docker" | "libvirt" {
+  return kind === "ufw" || kind === "firewalld" || kind === "docker" || kind === "libvirt";
+}
+
+const LINKS = z.array(
+  z.looseObject({
+    ifname: z.string(),
+    flags: z.array(z.string()),
+    linkinfo: z.looseObject({ info_kind: z.string().optional() }).optional(),
+  }),
+);
+
+function tunnelsIn(links: unknown, ours: ReadonlySet<string>): Neighbour[] {
+  return LINKS.parse(links)
+    .filter(({ ifname, flags, linkinfo }) => {
+      const kind = linkinfo?.info_kind ?? "";
+      // A TAP device is some virtual machine's network card.
+      const isTunnel = kind === "wireguard" || (kind === "tun" && !flags.includes("BROADCAST"));
+      return isTunnel && flags.includes("UP") && !ours.has(ifname);
+    })
+    .map(({ ifname }) => ({ kind: "tunnel", interface: ifname }));
+}
+
+const RULES = z.array(
+  z.looseObject({ priority: z.number(), src: z.string().optional(), table: z.string().optional() }),
+);
+/** What a rule for everybody has, and nothing beyond it; or it is for all but a few ("not fwmark", as wg-quick has it). */
+const PLAIN: ReadonlySet<string> = new Set(["priority", "src", "table", "protocol", "flags"]);
+const LOCAL_TABLES: ReadonlySet<string> = new Set(["local", "255"]);
+
+function rulesIn(listings: readonly unknown[], first: number): Neighbour[] {
+  const found = new Map<string, Neighbour>();
+  for (const listing of listings) {
+    for (const rule of RULES.parse(listing)) {
+      const { priority, src, table } = rule;
+      const isForAll = "not" in rule || (src === "all" && Object.keys(rule).every((key) => PLAIN.has(key)));
+      if (!isForAll || priority >= first || table === undefined || LOCAL_TABLES.has(table)) continue;
+      found.set(`${priority} ${table}`, { kind: "rule-before-ours", pref: priority, table });
+    }
+  }
+  return [...found.values()];
+}
+
+/** Throws nothing for what cannot be read: that is no neighbour. Needs root to see firewalls. */
+export async function readNeighbours(
+  exec: Exec,
+  ours: readonly Identifiers[],
+  signal: AbortSignal,
+): Promise<readonly Neighbour[]> {
+  const json = async (argv: readonly [string, ...string[]]): Promise<unknown> => {
+    if (findTool(argv[0]) === null) return null;
+    const { code, stdout } = await exec.run(argv, { signal });
+    return code === 0 && stdout.trim() !== "" ? JSON.parse(stdout) : null;
+  };
+  const [ruleset, legacy4, legacy6, links, rules4, rules6] = await Promise.all([
+    json(["nft", "-j", "list", "ruleset"]),
+    legacyTables(exec, 4, signal),
+    legacyTables(exec, 6, signal),
+    json(["ip", "-j", "-d", "link"]),
+    json(["ip", "-N", "-j", "-4", "rule"]),
+    json(["ip", "-N", "-j", "-6", "rule"]),
+  ]);
+  const evidence = {
+    ruleset,
+    legacy: { 4: legacy4, 6: legacy6 },
+    links: links ?? [],
+    rules: [rules4 ?? [], rules6 ?? []],
+  };
+  return neighboursIn(evidence, ours);
+}
+
+/** Asked for only where they are loaded: the tool would load them. */
+async function legacyTables(exec: Exec, family: 4 | 6, signal: AbortSignal): Promise<string | null> {
+  const [names, tool] =
+    family === 4 ? ["ip_tables_names", "iptables-legacy-save"] : ["ip6_tables_names", "ip6tables-legacy-save"];
+  const loaded = await readFile(`/proc/net/${names}`, "utf8").catch(() => ""); // not loaded, or not for us
+  if (!loaded.split("\n").includes("filter") || findTool(tool) === null) return null;
+  const { code, stdout } = await exec.run([tool, "-t", "filter"], { signal });
+  return code === 0 ? stdout : null;
+}

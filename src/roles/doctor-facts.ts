@@ -1,0 +1,154 @@
+// Looks at this machine for `higgs doctor`: tools, privileges, neighbours, and each role that lives here. Changes nothing.
+import { existsSync, readFileSync } from "node:fs";
+import { release } from "node:os";
+import { join } from "node:path";
+import { carried } from "higgs:carried-wireguard-go";
+import { z } from "zod";
+import { withDeadline } from "../base/async.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
+import { findTool, systemExec, toolMissing } from "../net/exec.ts";
+import { foreignForwardDrop } from "../net/firewall/foreign.ts";
+import { IDENTIFIERS } from "../net/identifiers.ts";
+import { readPrefixes } from "../net/links.ts";
+import { callLocal } from "../net/local-api.ts";
+import { readNeighbours } from "../net/neighbours.ts";
+import { readPrivileges } from "../net/privileges.ts";
+import { type Enrolment, readEnrolment } from "../peer/enrolment.ts";
+import { openDoor } from "../peer/server-door.ts";
+import { openStateDir } from "../peer/state-dir.ts";
+import { parseHostPort } from "../base/ip.ts";
+import type { AnyRole } from "./config.ts";
+import type { DoctorFacts, RoleFacts } from "./doctor.ts";
+import { SOCKET } from "./runtime.ts";
+
+export interface RolePlace {
+  readonly role: AnyRole;
+  readonly stateDir: string;
+  readonly runDir: string;
+}
+
+const TOOLS = ["ip", "wg", "nft", "ping"] as const;
+/** One server that does not answer must not keep the rest from being told. */
+const SERVER_TIMEOUT_MS = 5_000;
+const LOCAL_TIMEOUT_MS = 5_000;
+
+export async function doctorFacts(places: readonly RolePlace[], signal: AbortSignal): Promise<DoctorFacts> {
+  const exec = systemExec();
+  const here = places.filter(({ stateDir, runDir }) => existsSync(stateDir) || existsSync(runDir));
+  const wanted = here.some(({ role }) => role === "server") ? [...TOOLS, "conntrack"] : TOOLS;
+  const missingTools = wanted.flatMap((tool) =>
+    findTool(tool) === null ? [{ tool, remedy: toolMissing(tool).remedy ?? "" }] : [],
+  );
+  const has = (tool: string): boolean => missingTools.every((one) => one.tool !== tool);
+  const privileges = await readPrivileges();
+  const canSee = privileges.netAdmin && has("ip") && has("nft");
+  const [neighbours, forwardDrops, prefixes, roles] = await Promise.all([
+    canSee ? readNeighbours(exec, Object.values(IDENTIFIERS), signal) : null,
+    canSee ? foreignForwardDrop(exec, IDENTIFIERS.node, signal) : [],
+    has("ip") ? readPrefixes(exec, signal) : [],
+    Promise.all(here.map((place) => roleFacts(place, signal))),
+  ]);
+  return {
+    missingTools,
+    privileges,
+    isRoot: process.getuid?.() === 0,
+    wireGuard: wireGuardHere(),
+    neighbours,
+    forwardDrops,
+    prefixes,
+    roles,
+  };
+}
+
+/** By what is there; whether it works is known when a tunnel is made. */
+function wireGuardHere(): DoctorFacts["wireGuard"] {
+  return [
+    ...(kernelHasWireGuard() ? (["kernel"] as const) : []),
+    ...(carried === null ? [] : (["carried"] as const)),
+    ...(findTool("wireguard-go") === null ? [] : (["path"] as const)),
+  ];
+}
+
+function kernelHasWireGuard(): boolean {
+  if (existsSync("/sys/module/wireguard")) return true;
+  const dir = join("/lib/modules", release());
+  return ["modules.dep", "modules.builtin"].some((name) => {
+    const path = join(dir, name);
+    return existsSync(path) && /\/wireguard\.ko/.test(readFileSync(path, "utf8"));
+  });
+}
+
+async function roleFacts({ role, stateDir, runDir }: RolePlace, signal: AbortSignal): Promise<RoleFacts> {
+  const status = await statusOf(runDir, signal);
+  const base = { role, isRunning: status !== null, left: null, health: status?.health ?? [] };
+  if (role === "server") return { ...base, ranges: [], servers: [] };
+  const enrolment = await enrolmentOf(role, stateDir);
+  if (enrolment === null) return { ...base, ranges: [], servers: [] };
+  return {
+    ...base,
+    ranges: [enrolment.range4, enrolment.range6],
+    servers: await Promise.all(enrolment.servers.map((server) => reached(server, enrolment, signal))),
+  };
+}
+
+const statusSchema = z.looseObject({
+  health: z.array(
+    z.object({
+      code: z.string(),
+      severity: z.enum(["low", "medium", "high"]),
+      text: z.string(),
+      remedy: z.string().nullable(),
+    }),
+  ),
+});
+
+/** Null: it does not run, or is not for us to ask. */
+async function statusOf(runDir: string, signal: AbortSignal): Promise<z.infer<typeof statusSchema> | null> {
+  try {
+    const answer = await withDeadline(
+      "ask the running role",
+      (inner) => callLocal(join(runDir, SOCKET.everyday), "status", { signal: inner }),
+      { timeoutMs: LOCAL_TIMEOUT_MS, signal },
+    );
+    return statusSchema.parse(answer);
+  } catch (thrown) {
+    signal.throwIfAborted();
+    if (thrown instanceof HiggsError) return null;
+    throw thrown;
+  }
+}
+
+async function enrolmentOf(role: "node" | "client", stateDir: string): Promise<Enrolment | null> {
+  try {
+    return existsSync(stateDir) ? await readEnrolment(await openStateDir(stateDir), role) : null;
+  } catch (thrown) {
+    if (thrown instanceof HiggsError || isForOthers(thrown)) return null; // not joined, damaged (its start says so), or not for us
+    throw thrown;
+  }
+}
+
+function isForOthers(thrown: unknown): boolean {
+  return thrown instanceof Error && "code" in thrown && (thrown.code === "EACCES" || thrown.code === "EPERM");
+}
+
+async function reached(
+  server: Enrolment["servers"][number],
+  { network }: Enrolment,
+  signal: AbortSignal,
+): Promise<RoleFacts["servers"][number]> {
+  const { name } = server;
+  try {
+    const target = parseHostPort(name, 443);
+    if (target === null) return { name, trouble: null };
+    const hints = { addresses: server.addresses, pin: server.pin };
+    await withDeadline(`reach ${name}`, (inner) => openDoor(target, network, hints, inner), {
+      timeoutMs: SERVER_TIMEOUT_MS,
+      signal,
+    });
+    return { name, trouble: null };
+  } catch (thrown) {
+    signal.throwIfAborted();
+    const { code, remedy } = thrown instanceof HiggsError ? thrown : { code: "server-unreachable", remedy: undefined };
+    return { name, trouble: { code, text: errorText(thrown), remedy: remedy ?? null } };
+  }
+}
