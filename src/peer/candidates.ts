@@ -67,8 +67,10 @@ export function isWorthAPacket(address: IpAddress, refused: Refused): boolean {
 }
 
 export function directTarget(endpoint: Endpoint, links: Links): PathTarget {
-  const lan =
-    links.connected.some(({ prefix }) => cidrContains(prefix, endpoint.address)) && isPrivate(endpoint.address);
+  const { address } = endpoint;
+  // What seems to come from our router was turned round by it: the way there is no LAN's.
+  const isRouter = links.uplinks.some(({ gateway }) => gateway === address);
+  const lan = !isRouter && isPrivate(address) && links.connected.some(({ prefix }) => cidrContains(prefix, address));
   return { key: formatEndpoint(endpoint), kind: "direct", endpoint, lan };
 }
 

@@ -109,6 +109,13 @@ test("directTarget() sees a LAN where a private address is in a network of ours"
   expect(directTarget(endpoint("203.0.113.5:1"), open).lan).toBe(false);
 });
 
+test("directTarget() takes what our router turned round for no LAN's own way", () => {
+  const gateway = "192.168.1.1" as IpAddress;
+  const links = { ...LINKS, uplinks: [{ interface: "eth0", family: 4 as const, gateway, metric: 0 }] };
+  const lan = (text: string): boolean => directTarget(endpoint(text), links).lan;
+  expect([lan("192.168.1.1:65521"), lan("192.168.1.9:1")]).toEqual([false, true]);
+});
+
 describe("targetsOf()", () => {
   const refused = { links: LINKS, ranges: RANGES };
 
