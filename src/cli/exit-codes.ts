@@ -36,6 +36,7 @@ const BY_CODE: Readonly<Record<string, number>> = {
   "machine-unknown": EXIT.notEnrolled,
   "not-connected": EXIT.notConnected,
   "no-exit": EXIT.notConnected,
+  "relay-quota": EXIT.notConnected,
   "server-unreachable": EXIT.notConnected,
   offline: EXIT.notConnected,
   "policy-refused": EXIT.refused,

@@ -11,7 +11,16 @@ import { agoText, bytesText, table } from "./output.ts";
 const sent = z.object({ packets: z.number(), bytes: z.number(), dropped: z.number() }).loose();
 const sessionsShape = z.object({
   sessions: z.array(
-    z.object({ id: z.number(), machines: z.array(z.string()), since: z.string(), sent: z.array(sent) }).loose(),
+    z
+      .object({
+        id: z.number(),
+        machines: z.array(z.string()),
+        since: z.string(),
+        udpBytes: z.number(),
+        withheld: z.string().nullable(),
+        sent: z.array(sent),
+      })
+      .loose(),
   ),
 });
 const auditShape = z.object({
@@ -31,7 +40,7 @@ async function askServer(self: Command, name: string, body: unknown = {}, isAdmi
 
 export function sessionsCommand({ term }: Context): Command {
   return verb("sessions")
-    .description("which machines exchange packets, and what the WebSocket relay passed on for them")
+    .description("which machines exchange packets, and what the relays passed on for them")
     .addOption(jsonOption())
     .action(async (flags: { json?: boolean }, self: Command) => {
       const answer = await askServer(self, "sessions");
@@ -41,10 +50,11 @@ export function sessionsCommand({ term }: Context): Command {
       const rows = sessions.map((one) => [
         one.machines.join(" - "),
         agoText(one.since),
-        bytesText(one.sent.reduce((sum, leg) => sum + leg.bytes, 0)),
+        bytesText(one.sent.reduce((sum, leg) => sum + leg.bytes, one.udpBytes)),
         String(one.sent.reduce((sum, leg) => sum + leg.dropped, 0)),
+        one.withheld === null ? "" : "relays withheld",
       ]);
-      for (const line of table([["MACHINES", "SINCE", "RELAYED", "DROPPED"], ...rows])) term.out(line);
+      for (const line of table([["MACHINES", "SINCE", "RELAYED", "DROPPED", ""], ...rows])) term.out(line);
     });
 }
 

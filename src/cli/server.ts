@@ -34,6 +34,7 @@ const machinesShape = z
           ipv4: z.string(),
           publicAddress: z.string().nullable(),
           lastSeen: z.string().nullable(),
+          relayed: z.object({ bytes: z.number(), limitBytes: z.number().nullable(), usedUp: z.boolean() }).loose(),
           version: z.string(),
         })
         .loose(),
@@ -184,9 +185,20 @@ function machinesCommand({ term }: Context): Command {
         machine.ipv4,
         machine.publicAddress ?? "-",
         machine.online ? "now" : agoText(machine.lastSeen),
+        relayedText(machine.relayed),
         machine.version,
       ]);
-      const header = ["NAME", "ROLE", "STATE", "TUNNEL", "PUBLIC", "SEEN", "VERSION"];
+      const header = ["NAME", "ROLE", "STATE", "TUNNEL", "PUBLIC", "SEEN", "RELAYED", "VERSION"];
       for (const line of table([header, ...rows])) term.out(line);
     });
+}
+
+function relayedText(relayed: {
+  readonly bytes: number;
+  readonly limitBytes: number | null;
+  readonly usedUp: boolean;
+}): string {
+  const { bytes, limitBytes, usedUp } = relayed;
+  if (limitBytes === null) return bytesText(bytes);
+  return `${bytesText(bytes)} (${usedUp ? "used up" : `${Math.floor((bytes / limitBytes) * 100)} %`})`;
 }

@@ -56,7 +56,7 @@ export interface RelayReading {
   readonly passed: number;
 }
 
-/** What a lease let in since it was made or renewed. */
+/** What a lease let in since it was made or renewed: bytes of UDP payload, as the process counts its own. */
 export interface LeaseCount {
   /** See `leaseKey`. */
   readonly key: string;
@@ -357,6 +357,9 @@ const LEASE = z.object({
 });
 const LISTING = z.object({ nftables: z.array(z.record(z.string(), z.unknown())) });
 
+/** nft counts whole packets: the header of IP without options, and UDP's. */
+const HEADER_BYTES: Readonly<Record<Family, number>> = { 4: 28, 6: 48 };
+
 /** From the JSON of `nft -j list table`; an element of another shape than ours is none. */
 export function listedRelay(json: unknown): ListedRelay {
   const rules: string[] = [];
@@ -379,7 +382,9 @@ export function listedRelay(json: unknown): ListedRelay {
         const [text, from, to] = lease.data.elem.val.concat;
         const address = parseIp(text);
         const { packets, bytes } = lease.data.elem.counter ?? { packets: 0, bytes: 0 };
-        if (address !== null) leases.push({ key: leaseKey(to, { address, port: from }), packets, bytes });
+        if (address === null) continue;
+        const payload = Math.max(0, bytes - packets * HEADER_BYTES[familyOf(address)]);
+        leases.push({ key: leaseKey(to, { address, port: from }), packets, bytes: payload });
       }
     }
   }

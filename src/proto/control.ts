@@ -59,6 +59,16 @@ const sessionIdSchema = z.int().min(1).max(0xffff_ffff);
 /** Counts the gatherings of an end, from 1. */
 const roundSchema = z.int().min(1).max(0xffff_ffff);
 
+/** Why none of the server's relays carries a session's packets; a direct path is not affected. */
+const withheldSchema = z.object({
+  code: z.string().max(64),
+  /** A clause for people, without a stop: who has used up what. */
+  text: z.string().max(300),
+  /** Unix milliseconds: when the relays carry it again by themselves. */
+  untilMs: z.int().nonnegative(),
+});
+export type Withheld = z.infer<typeof withheldSchema>;
+
 /** A session joins two machines of any role. */
 export const sessionSchema = z.object({
   id: sessionIdSchema,
@@ -68,6 +78,8 @@ export const sessionSchema = z.object({
   initiator: z.boolean(),
   /** Absent from a server that helps to no other path than its WebSocket. */
   probe: probeSchema.optional(),
+  /** Absent while the relays carry it. A session that is told again has changed in this alone. */
+  withheld: withheldSchema.optional(),
 });
 export type Session = z.infer<typeof sessionSchema>;
 

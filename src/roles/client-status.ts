@@ -1,13 +1,13 @@
 // What `higgs client status` and `higgs client exit list` show.
 import { offersExit } from "../client/exit-choice.ts";
-import type { Connection } from "../client/connection.ts";
+import { ConnectError, type Connection } from "../client/connection.ts";
 import type { MachineSystem } from "../net/os.ts";
 import { implementationText } from "../net/wg/device.ts";
 import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
-import { type HealthEntry, healthOf, membershipHealth } from "./health.ts";
+import { type HealthEntry, healthOf, membershipHealth, relayHealth } from "./health.ts";
 import { isoOf } from "./node-status.ts";
 import { VERSION } from "./version.ts";
 
@@ -72,7 +72,7 @@ function roundedMs(ms: number | null): number | null {
 /** A connected client whose exit cannot be reached is degraded: traffic waits in the tunnel, and nothing leaks. */
 function clientHealth(connection: Connection | null): HealthEntry[] {
   if (connection === null) return [];
-  const entries = membershipHealth(connection.membership);
+  const entries = [...membershipHealth(connection.membership), ...withheldRelays(connection)];
   const { trouble, exit } = connection;
   if (trouble !== null && entries.every((entry) => entry.code !== trouble.code)) {
     entries.push(healthOf(trouble, connection.state.kind === "connected" ? "high" : "medium"));
@@ -89,6 +89,18 @@ function clientHealth(connection: Connection | null): HealthEntry[] {
     }
   }
   return entries;
+}
+
+function withheldRelays({ membership, paths }: Connection): HealthEntry[] {
+  return relayHealth(membership, (peer) => paths?.view(peer)?.kind ?? "wss");
+}
+
+/** What to say to a person who waited in vain; null when the server's relays are open. */
+export function relayWithheld(connection: Connection): ConnectError | null {
+  const [entry] = withheldRelays(connection);
+  if (entry === undefined) return null;
+  const { code, text, remedy } = entry;
+  return new ConnectError(`Cannot connect. ${text}`, { code, ...(remedy === null ? {} : { remedy }) });
 }
 
 export function exitRows(connection: Connection | null) {

@@ -13,7 +13,7 @@ import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
 import type { MachineId } from "../proto/keys.ts";
 import { openTunnel } from "../peer/tunnel.ts";
-import { clientStatus, exitRows } from "./client-status.ts";
+import { clientStatus, exitRows, relayWithheld } from "./client-status.ts";
 import type { Config } from "./config.ts";
 import { machinePaths } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
@@ -162,6 +162,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     } catch (thrown) {
       // What stands in the way says more than that time ran out.
       if (thrown instanceof DeadlineExceeded && current.trouble !== null) throw current.trouble;
+      if (thrown instanceof DeadlineExceeded) throw relayWithheld(current) ?? thrown;
       throw thrown;
     }
   }

@@ -5,6 +5,7 @@ import { errorText, HiggsError } from "../base/errors.ts";
 import { parseCidr, parseHostPort, parseIp } from "../base/ip.ts";
 import { LOG_LEVELS } from "../base/log.ts";
 import { DEFAULT_PORT } from "../proto/invite.ts";
+import { parseQuota } from "../server/relay/quota.ts";
 
 export class UsageError extends HiggsError {
   override readonly name = "UsageError";
@@ -52,6 +53,13 @@ const portRange = z
   .transform((range) => range.split("-").map(Number))
   .transform(([first = 0, last = 0]) => ({ first, last }))
   .refine(({ first, last }) => first >= 1 && first <= last && last <= 65_535, { error: "is no range of ports" });
+const quota = z
+  .string()
+  .refine((limit) => limit === "none" || parseQuota(limit) !== null, {
+    error: "is no quota such as 50GB/month or 2GB/day, nor none",
+  })
+  .transform((limit) => parseQuota(limit))
+  .nullable();
 const optional = <T extends z.ZodType>(schema: T) => schema.nullable();
 
 function common(role: AnyRole) {
@@ -145,6 +153,13 @@ const SERVER = {
     about: "UDP ports of the relay, one for each session: FIRST-LAST",
     schema: portRange,
     default: "40000-40999",
+  },
+  relayQuota: {
+    flags: "--relay-quota <limit>",
+    about:
+      "what each machine may have relayed: SIZE/day or SIZE/month, such as 50GB/month; default: none, as much as it likes",
+    schema: quota,
+    default: null,
   },
   stunPort: { flags: "--stun-port <n>", about: "UDP port of the STUN responder", schema: port, default: 3478 },
   db: {

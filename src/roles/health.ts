@@ -1,6 +1,7 @@
 // Health entries: what a person should know, with a stable code, how bad it is, and what mends it.
 import type { HiggsError } from "../base/errors.ts";
 import type { Membership } from "../peer/membership.ts";
+import type { MachineId } from "../proto/keys.ts";
 
 export interface HealthEntry {
   readonly code: string;
@@ -33,4 +34,23 @@ export function membershipHealth(membership: Membership): HealthEntry[] {
     });
   }
   return entries;
+}
+
+/** Sessions that no relay of the server carries: a person notices those that have no direct path. */
+export function relayHealth(
+  membership: Pick<Membership, "sessions" | "map">,
+  pathOf: (peer: MachineId) => "direct" | "udp-relay" | "wss",
+): HealthEntry[] {
+  return [...membership.sessions.values()].flatMap(({ peer, withheld }) => {
+    if (withheld === undefined || pathOf(peer) === "direct") return [];
+    const name = membership.map.get(peer)?.name ?? peer;
+    return [
+      {
+        code: withheld.code,
+        severity: "high" as const,
+        text: `Packets to "${name}" wait for a direct path: the server relays none, as ${withheld.text}.`,
+        remedy: `The relay is back at ${new Date(withheld.untilMs).toISOString()}; what would make a direct path: higgs why ${name}`,
+      },
+    ];
+  });
 }

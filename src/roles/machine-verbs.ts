@@ -89,7 +89,8 @@ async function ping(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
 
 async function why(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
   const peer = await reached(deps, name, signal);
-  const evidence = { peer: name, view: deps.pathTo(peer.id), nat: deps.nat(), at: performance.now() };
+  const withheld = deps.membership()?.sessions.get(peer.id)?.withheld ?? null;
+  const evidence = { peer: name, view: deps.pathTo(peer.id), nat: deps.nat(), withheld, at: performance.now() };
   return { schema: "higgs.why/1", peer: name, ...explain(evidence) };
 }
 

@@ -6,7 +6,7 @@ import type { EnrolmentStore } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
 import type { Config } from "./config.ts";
-import { type HealthEntry, membershipHealth } from "./health.ts";
+import { type HealthEntry, membershipHealth, relayHealth } from "./health.ts";
 import { VERSION } from "./version.ts";
 
 export interface NodeView {
@@ -60,7 +60,10 @@ export async function nodeStatus(view: NodeView, signal: AbortSignal) {
 }
 
 function nodeHealth(view: NodeView): HealthEntry[] {
-  const entries = membershipHealth(view.joined);
+  const entries = [
+    ...membershipHealth(view.joined),
+    ...relayHealth(view.joined, (peer) => view.tunnel.paths?.view(peer)?.kind ?? "wss"),
+  ];
   if (view.exit.state === null) {
     for (const text of view.exit.breaches) entries.push({ code: "not-isolated", severity: "high", text, remedy: null });
   }

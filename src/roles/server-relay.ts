@@ -19,10 +19,14 @@ export interface ServerRelayOptions {
   readonly interfaces: readonly InterfaceAddress[];
   readonly ports: { readonly first: number; readonly last: number };
   readonly stateDir: string;
+  /** Whether what is relayed has to be known soon. */
+  readonly hasQuota: boolean;
 }
 
 /** Answers come at once, or the name has none. */
 const LOOKUP_MS = 3_000;
+/** What a machine may get beyond its quota is what its line carries in this time. */
+const QUOTA_TEND_MS = 2_000;
 /** Shutting down must not hang on a tool. */
 const RESET_MS = 5_000;
 const LOOPBACK: readonly Cidr[] = ["127.0.0.0/8" as Cidr, "::1/128" as Cidr];
@@ -43,7 +47,10 @@ export async function openServerRelay(
     await undo(system);
     throw thrown;
   });
-  const relay = udpRelay({ kernel, log }, { places, ports: options.ports });
+  const relay = udpRelay(
+    { kernel, log },
+    { places, ports: options.ports, ...(options.hasQuota ? { tendMs: QUOTA_TEND_MS } : {}) },
+  );
   let isOver = false;
   return {
     get kernel() {
@@ -57,7 +64,9 @@ export async function openServerRelay(
     },
     forwarded: relay.forwarded,
     stun: relay.stun,
-    open: (session, keys) => relay.open(session, keys),
+    open: (session, keys, how) => relay.open(session, keys, how),
+    count: () => relay.count(),
+    withhold: (session, isWithheld) => relay.withhold(session, isWithheld),
     close: (session) => relay.close(session),
     async [Symbol.asyncDispose]() {
       if (isOver) return;

@@ -50,7 +50,7 @@ export async function runServer(config: Config<"server">, callbacks: ServerCallb
   });
   await using _database = state.database;
   await using udpRelay = await openServerRelay(
-    { names, interfaces, ports: config.relayPorts, stateDir: config.state },
+    { names, interfaces, ports: config.relayPorts, stateDir: config.state, hasQuota: config.relayQuota !== null },
     log,
     signal,
   );
@@ -62,6 +62,7 @@ export async function runServer(config: Config<"server">, callbacks: ServerCallb
       stunPort: config.stunPort,
       stunHost: stunHost(config),
       trustedProxies: trustedProxies(config),
+      relayQuota: config.relayQuota,
       version: VERSION,
     },
   );

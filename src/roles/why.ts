@@ -3,6 +3,7 @@ import { formatEndpoint } from "../base/ip.ts";
 import type { PathView } from "../peer/path-agent.ts";
 import { type PathInfo, isUsable } from "../peer/path-info.ts";
 import type { NatView } from "../peer/stun-client.ts";
+import type { Withheld } from "../proto/control.ts";
 
 export interface Evidence {
   readonly peer: string;
@@ -10,6 +11,8 @@ export interface Evidence {
   readonly view: PathView | null;
   /** Null: no server was asked yet. */
   readonly nat: NatView | null;
+  /** Why no relay of the server carries the session; null while they do. */
+  readonly withheld: Withheld | null;
   /** `performance.now()`. */
   readonly at: number;
 }
@@ -21,15 +24,18 @@ export interface Explanation {
 }
 
 export function explain(evidence: Evidence): Explanation {
-  const { peer, view, nat } = evidence;
+  const { peer, view, nat, withheld } = evidence;
   if (view === null) {
     return {
       path: "wss",
-      causes: [`Packets to ${peer} go through the server's WebSocket: no other path is looked for.`],
+      causes: [
+        `Packets to ${peer} go through the server's WebSocket: no other path is looked for.`,
+        ...withheldCauses(withheld, "wss"),
+      ],
       remedies: ["Start with --paths direct,udp-relay,wss, and check that the server is of this version."],
     };
   }
-  const causes = [currentText(peer, view)];
+  const causes = [currentText(peer, view), ...withheldCauses(withheld, view.kind)];
   if (view.kind === "direct") return { path: view.kind, causes, remedies: [] };
   causes.push(...natCauses(nat));
   const direct = view.tried.filter((info) => info.target.kind === "direct");
@@ -49,6 +55,12 @@ function currentText(peer: string, view: PathView): string {
     case "wss":
       return `Packets to ${peer} go through the server's WebSocket: ${view.reason}.`;
   }
+}
+
+function withheldCauses(withheld: Withheld | null, path: Explanation["path"]): string[] {
+  if (withheld === null) return [];
+  const what = path === "direct" ? "Should that end, nothing carries them" : "No relay of the server carries them";
+  return [`${what} until ${new Date(withheld.untilMs).toISOString()}: ${withheld.text}.`];
 }
 
 function natCauses(nat: NatView | null): string[] {

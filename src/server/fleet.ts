@@ -5,7 +5,7 @@ import { isMachineName, type MachineName } from "../base/hostname.ts";
 import type { IpAddress } from "../base/ip.ts";
 import { type Logger, short } from "../base/log.ts";
 import { type RegisterRequest, tagSchema } from "../proto/api.ts";
-import { CLOSE, type MachineMessage, type Session } from "../proto/control.ts";
+import { CLOSE, type MachineMessage, type Session, type Withheld } from "../proto/control.ts";
 import type { MachineId, SpkiHash } from "../proto/keys.ts";
 import type { SignedRecord } from "../proto/record.ts";
 import type { Role } from "../proto/role.ts";
@@ -17,12 +17,16 @@ import type { Database } from "./db/open.ts";
 import { machines, records } from "./db/schema.ts";
 import type { Directory, Machine } from "./directory.ts";
 import { enrol } from "./enrol.ts";
+import { LastSeen } from "./last-seen.ts";
 import type { Network } from "./network.ts";
 import type { Policy } from "./policy.ts";
 import { Presence } from "./presence.ts";
 import { checkRecord, RecordRefused } from "./record-check.ts";
+import { RelayMeter } from "./relay/meter.ts";
+import type { Quota } from "./relay/quota.ts";
 import { Relay } from "./relay/relay.ts";
 import { type RelaySession, Sessions } from "./relay/sessions.ts";
+import type { RelayUsage } from "./relay/usage.ts";
 import { Rendezvous } from "./rendezvous.ts";
 import { newSessionKeys, probeFor, type SessionKeys } from "./session-keys.ts";
 import { Sightings } from "./sightings.ts";
@@ -48,6 +52,9 @@ export interface FleetDeps {
   readonly commons: () => WelcomeCommons;
   /** Null where sessions have no relay but the WebSocket. */
   readonly udpRelay: UdpRelay | null;
+  readonly relayUsage: RelayUsage;
+  /** How much each machine may have relayed; null for as much as it likes. */
+  readonly quota: Quota | null;
   readonly log: Logger;
 }
 
@@ -65,16 +72,17 @@ export class Fleet {
   readonly sessions = new Sessions(this.relay.ports);
   readonly hub: ControlHub;
   readonly sightings = new Sightings();
+  readonly meter: RelayMeter;
+  readonly lastSeen: LastSeen;
   readonly #rendezvous: Rendezvous;
   readonly #paths = new Map<number, SessionPaths>();
   readonly #deps: FleetDeps;
-  /** Machines whose last sign of life is not in the database yet. */
-  readonly #unsavedSeen = new Set<MachineId>();
 
   constructor(deps: FleetDeps) {
     this.#deps = deps;
     this.directory = deps.directory;
     this.policy = deps.policy;
+    this.lastSeen = new LastSeen({ database: deps.database, directory: deps.directory, presence: this.presence });
     this.hub = new ControlHub({
       directory: deps.directory,
       presence: this.presence,
@@ -85,9 +93,16 @@ export class Fleet {
       stunCredentialOf: (machine) => this.sightings.credential(machine),
       onMessage: (machine, message, connection) => this.#onMessage(machine, message, connection),
       onPresence: (machine, online) => {
-        this.#unsavedSeen.add(machine);
+        this.lastSeen.note(machine);
         deps.log.info({ machine: this.directory.get(machine)?.name, online }, "machine presence changed");
       },
+    });
+    this.meter = new RelayMeter({
+      usage: deps.relayUsage,
+      quota: deps.quota,
+      udpRelay: deps.udpRelay,
+      nameOf: (machine) => this.directory.get(machine)?.name ?? machine,
+      onChange: (session, withheld) => this.#tellAgain(session, withheld),
     });
     this.#rendezvous = new Rendezvous({
       channelOf: (machine) => this.hub.get(machine),
@@ -132,7 +147,9 @@ export class Fleet {
     const { session, isNew } = this.sessions.join(machine.id, peer);
     if (isNew) {
       const keys = newSessionKeys();
-      const relayEndpoints = this.#deps.udpRelay?.open(session.id, keys.relay) ?? [];
+      const { relayed } = this.meter.open(session);
+      const relayEndpoints = this.#deps.udpRelay?.open(session.id, keys.relay, { onRelayed: relayed }) ?? [];
+      this.meter.opened(session);
       this.#paths.set(session.id, { keys, relayEndpoints });
       this.#deps.log.debug({ machine: machine.name, peer: other.name, session: session.id }, "session granted");
       this.hub.get(peer)?.send({ type: "session", session: this.#sessionFor(peer, session) });
@@ -140,7 +157,20 @@ export class Fleet {
     return this.#sessionFor(machine.id, session);
   }
 
+  /** Whether the relays carry a session has changed. */
+  #tellAgain(session: RelaySession, withheld: Withheld | null): void {
+    for (const machine of session.ends) {
+      this.hub.get(machine)?.send({ type: "session", session: this.#sessionFor(machine, session) });
+    }
+    const fields = { session: session.id, reason: withheld?.text };
+    this.#deps.log.info(
+      fields,
+      withheld === null ? "relays given back to a session" : "relays withheld from a session",
+    );
+  }
+
   endSession(session: RelaySession, reason: string): void {
+    this.meter.close(session);
     this.sessions.end(session);
     this.#deps.udpRelay?.close(session.id);
     this.#rendezvous.end(session.id);
@@ -246,29 +276,6 @@ export class Fleet {
     }
   }
 
-  /** Writes when machines were last seen, of those that came or went since the last call. */
-  async saveSeen(): Promise<void> {
-    const due = [...this.#unsavedSeen];
-    this.#unsavedSeen.clear();
-    if (due.length === 0) return;
-    await this.#deps.database.write(async (queries) => {
-      for (const id of due) {
-        const seenAt = this.presence.of(id).seenAt;
-        if (seenAt === null) continue;
-        const version = this.directory.get(id)?.version;
-        const seen = { lastSeenAt: seenAt, ...(version === undefined ? {} : { version }) };
-        await queries.update(machines).set(seen).where(eq(machines.id, id));
-        this.directory.update(id, { lastSeenAt: seenAt });
-      }
-    });
-  }
-
-  /** For the hourly note that those who stay connected are alive too. */
-  noteOnline(): void {
-    for (const machine of this.directory.all())
-      if (this.presence.of(machine.id).online) this.#unsavedSeen.add(machine.id);
-  }
-
   /** `version`: what the machine runs now; null keeps what it said before. */
   accept(machine: Machine, address: IpAddress | null, version: string | null): ControlConnection {
     // Goes into the database with the sign of life that this is.
@@ -369,12 +376,14 @@ export class Fleet {
     const [initiator, responder] = session.ends;
     const isInitiator = initiator === machine;
     const paths = this.#paths.get(session.id);
+    const { withheld } = this.meter.of(session.id);
     return {
       id: session.id,
       peer: isInitiator ? responder : initiator,
       kind: session.kind,
       initiator: isInitiator,
       ...(paths === undefined ? {} : { probe: probeFor(isInitiator ? 0 : 1, paths.keys, paths.relayEndpoints) }),
+      ...(withheld === null ? {} : { withheld }),
     };
   }
 }

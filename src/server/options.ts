@@ -1,6 +1,7 @@
 // What the server can be told, and the limits it keeps.
 import type { Cidr, HostPort } from "../base/ip.ts";
 import type { Rate } from "../base/rate-limit.ts";
+import type { Quota } from "./relay/quota.ts";
 
 export interface Limits {
   /** Per caller: enrolments, which may be guesses. */
@@ -58,6 +59,8 @@ export interface ServerOptions {
   readonly stunHost?: string;
   /** Whose X-Forwarded-For is believed. */
   readonly trustedProxies?: readonly Cidr[];
+  /** How much each machine may have relayed; without it, as much as it likes. */
+  readonly relayQuota?: Quota | null;
   readonly limits?: Partial<Limits>;
   readonly version: string;
 }

@@ -56,6 +56,12 @@ export function prometheusText(figures: Figures): string {
       Object.entries(counters.dropped).map(([reason, value]): Sample => [{ reason }, value]),
     ),
     block(
+      "higgs_server_machine_relayed_bytes",
+      "gauge",
+      "Relayed for the machine, both ways, in the quota's running span.",
+      machines.map(({ id, name }): Sample => [{ machine: name }, fleet.meter.usageOf(id).bytes]),
+    ),
+    block(
       "higgs_server_api_requests_total",
       "counter",
       "Requests answered.",

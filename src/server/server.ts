@@ -24,9 +24,11 @@ import { MetricsStore } from "./metrics/metrics.ts";
 import { startNetwork } from "./network.ts";
 import type { ServerOptions } from "./options.ts";
 import { defaultPolicy } from "./policy.ts";
+import { loadRelayUsage } from "./relay/usage.ts";
 import {
   machineSummaries,
   type MachineSummary,
+  quotaHealth,
   type ServerStatus,
   type SessionSummary,
   sessionSummaries,
@@ -77,6 +79,8 @@ export interface HiggsServer extends Service {
 
 /** Sessions that were left behind, readers that are stuck, tokens that ran out. */
 const SWEEP_MS = 5_000;
+/** What was relayed is charged, and what is used up is withheld. */
+const METER_MS = 1_000;
 /** When machines were last seen, of those that came or went. */
 const SAVE_SEEN_MS = 10_000;
 const MINUTE_MS = 60_000;
@@ -90,6 +94,7 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
   const limiters = createLimiters(options.limits);
   const auth = new Auth({ network: network.identity, spki: tls.spki });
   const loads = new Loads();
+  const relayUsage = await loadRelayUsage(database);
   const metrics = new MetricsStore(database);
   const requests = new RequestCounts();
   let port = options.listen.port;
@@ -120,8 +125,11 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
       loads.forget(machine);
       metrics.forget(machine);
       routing.forget(machine);
+      relayUsage.forget(machine);
     },
     udpRelay,
+    relayUsage,
+    quota: options.relayQuota ?? null,
     log,
   });
   const routing = new Routing({ fleet, loads, relayPath: RELAY_PATH });
@@ -170,12 +178,15 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
       },
       { everyMs: SWEEP_MS, signal, onError },
     ),
+    repeat(() => Promise.resolve(fleet.meter.tend()), { everyMs: METER_MS, signal, onError }),
     repeat(() => metrics.save(), { everyMs: MINUTE_MS, signal, onError }),
-    repeat(() => fleet.saveSeen(), { everyMs: SAVE_SEEN_MS, signal, onError }),
+    repeat(() => relayUsage.save(), { everyMs: MINUTE_MS, signal, onError }),
+    repeat(() => fleet.lastSeen.save(), { everyMs: SAVE_SEEN_MS, signal, onError }),
     repeat(
       async () => {
-        fleet.noteOnline();
+        fleet.lastSeen.noteOnline();
         await metrics.condense();
+        await relayUsage.condense();
         await database.write((queries) => trimAudit(queries));
       },
       { everyMs: HOUR_MS, signal, onError },
@@ -200,8 +211,11 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
     fleet.hub.endAll(GOING_AWAY, "the server is stopping");
     await stun?.[Symbol.asyncDispose]();
     await listener.stop();
-    await fleet.saveSeen().catch(onError);
+    await fleet.lastSeen.save().catch(onError);
     await metrics.save({ everything: true }).catch(onError);
+    await udpRelay?.count().catch(onError);
+    fleet.meter.tend();
+    await relayUsage.save().catch(onError);
   };
   return {
     port,
@@ -220,7 +234,7 @@ export async function higgsServer(deps: ServerDeps, options: ServerOptions): Pro
         bytes: fleet.relay.counters.bytes + (udpRelay?.bytes ?? 0),
         kernel: udpRelay?.kernel ?? false,
       },
-      health: [],
+      health: quotaHealth(fleet),
     }),
     machines: () => machineSummaries(fleet),
     sessions: () => sessionSummaries(fleet),

@@ -4,6 +4,7 @@ import type { IpAddress } from "../base/ip.ts";
 import type { MachineId } from "../proto/keys.ts";
 import type { Role } from "../proto/role.ts";
 import type { Fleet } from "./fleet.ts";
+import type { MachineUsage } from "./relay/meter.ts";
 
 export interface ServerStatus {
   readonly version: string;
@@ -36,6 +37,8 @@ export interface MachineSummary {
   readonly platform: string;
   /** Null for a machine that offers no exit. */
   readonly exitReady: boolean | null;
+  /** What the relays passed on for it, both ways, since the day or the month began (UTC). */
+  readonly relayed: MachineUsage;
 }
 
 export function machineSummaries(fleet: Fleet): MachineSummary[] {
@@ -58,6 +61,7 @@ export function machineSummaries(fleet: Fleet): MachineSummary[] {
         version,
         platform,
         exitReady: presence.exit?.ready ?? null,
+        relayed: fleet.meter.usageOf(id),
       };
     })
     .sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -69,7 +73,11 @@ export interface SessionSummary {
   /** Who asked for it, then the other. */
   readonly machines: readonly [string, string];
   readonly since: string;
-  /** What each of the two sent through the relay, in the same order. */
+  /** By the UDP relay, both ways. */
+  readonly udpBytes: number;
+  /** Why no relay carries it now; null while they do. */
+  readonly withheld: string | null;
+  /** What each of the two sent through the WebSocket relay, in the same order. */
   readonly sent: readonly {
     readonly frames: number;
     readonly packets: number;
@@ -85,6 +93,19 @@ export function sessionSummaries(fleet: Fleet): SessionSummary[] {
     kind: session.kind,
     machines: [nameOf(session.ends[0]), nameOf(session.ends[1])],
     since: new Date(session.startedAt).toISOString(),
+    udpBytes: fleet.meter.of(session.id).udpBytes,
+    withheld: fleet.meter.of(session.id).withheld?.text ?? null,
     sent: session.legs.map(({ frames, packets, bytes, dropped }) => ({ frames, packets, bytes, dropped })),
+  }));
+}
+
+/** Whom the relays are withheld from, for whoever pays for the server's line. */
+export function quotaHealth(fleet: Fleet): ServerStatus["health"] {
+  const used = [...fleet.directory.all()].filter((machine) => fleet.meter.usageOf(machine.id).usedUp);
+  return used.map(({ name }) => ({
+    code: "relay-quota",
+    severity: "low",
+    text: `"${name}" has used up what it may have relayed; only direct paths carry its packets.`,
+    remedy: "Start the server with a larger --relay-quota.",
   }));
 }

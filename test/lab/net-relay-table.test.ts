@@ -1,4 +1,5 @@
 // The UDP relay on real hosts, by the kernel's tables and by the process: the same sentences for both.
+// long because the same sentences hold for the kernel and the process, one beside the other on one set of hosts
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { parseEndpoint } from "../../src/base/ip.ts";
 import { RELAY_TABLE } from "../../src/net/relay-table.ts";
@@ -111,6 +112,24 @@ async function through(
 }
 
 let sent = 0;
+
+/** Of an IPv4 packet without options. */
+const IP_AND_UDP_BYTES = 28;
+
+/** As nft lists them: who may send to the session's port. */
+async function leasesOf(scene: Scene): Promise<readonly string[]> {
+  const text = await relayLab.lab.host("server").execOrThrow(["nft", "list", "set", "ip", RELAY_TABLE, "lease"]);
+  return [...text.matchAll(/([\d.]+ \. \d+) \. (\d+) counter/g)].flatMap(([, from, port]) =>
+    Number(port) === scene.port ? [from ?? ""] : [],
+  );
+}
+
+/** The flows to the session's port that conntrack knows, by where they come from. */
+async function trackedOf(scene: Scene): Promise<readonly string[]> {
+  const text = await relayLab.lab.host("server").execOrThrow(["conntrack", "-L", "-p", "udp"]);
+  const flows = text.matchAll(/src=(\S+) dst=10\.0\.0\.1 sport=(\d+) dport=(\d+)/g);
+  return [...flows].flatMap(([, from, sport, dport]) => (Number(dport) === scene.port ? [`${from} ${sport}`] : []));
+}
 
 const status = async (scene: Scene) => (await scene.server.ask({ do: "status" })) as RelayStatus;
 
@@ -276,10 +295,83 @@ for (const how of ["kernel", "process"] as const) {
         await relayLab.lab.host("left").execOrThrow(["nft", "delete", "table", "ip", "lost"]);
         await send(right, scene, "to the new place");
         await hears(left, packet("to the new place"));
+        if (how === "kernel") {
+          expect(await leasesOf(scene)).not.toContain(`${LEFT} . ${WG}`);
+          const gone = async () => !(await trackedOf(scene)).includes(`${LEFT} ${WG}`);
+          await until(gone, { what: "conntrack forgets the old place" });
+          expect(await trackedOf(scene)).toContain(`${RIGHT} ${WG}`);
+        }
         await send(left, scene, "from the old place");
         await send(left, scene, "from the new place", { fromPort });
         const all = await hears(right, packet("from the new place"));
         expect(all.map((one) => one.hex)).not.toContain(packet("from the old place"));
+        await server.ask({ do: "close", session: scene.session });
+      },
+      MINUTE,
+    );
+
+    test(
+      "carries nothing while a session is withheld, and goes on when it is given back",
+      async () => {
+        const [other, scene] = [await openSession(server), await openSession(server)];
+        await link(other);
+        await link(scene);
+        if (how === "kernel") expect(await leasesOf(scene)).toHaveLength(2); // the control of what follows
+        await server.ask({ do: "withhold", session: scene.session, withhold: true });
+        if (how === "kernel") await until(async () => (await leasesOf(scene)).length === 0, { what: "the leases end" });
+        const tags = Array.from({ length: 3 }, (_, i) => `withheld ${i}`);
+        for (const tag of tags) await send(left, scene, tag);
+        await send(left, other, "of another session");
+        const texts = (await hears(right, packet("of another session"))).map((one) => one.hex);
+        expect(texts).not.toContain(packet(tags[2] ?? ""));
+        await server.ask({ do: "withhold", session: scene.session, withhold: false });
+        await through(scene, left, right);
+        for (const { session } of [other, scene]) await server.ask({ do: "close", session });
+      },
+      MINUTE,
+    );
+
+    test(
+      "counts the bytes of what it carried, each once, to the last before the end",
+      async () => {
+        const scene = await openSession(server);
+        await link(scene);
+        const before = await status(scene);
+        const one = packet("counted").length / 2;
+        for (let i = 0; i < 10; i++) await send(left, scene, "counted");
+        await send(right, scene, "the eleventh");
+        await hears(left, packet("the eleventh"));
+        const after = await status(scene);
+        expect([after.bytes - before.bytes, after.metered - before.metered]).toEqual([11 * one, 11 * one]);
+        await send(left, scene, "just before the end");
+        await hears(right, packet("just before the end"));
+        await server.ask({ do: "close", session: scene.session });
+        await until(async () => (await status(scene)).metered - after.metered === one, { what: "the last one counts" });
+      },
+      MINUTE,
+    );
+
+    test(
+      "is not moved by what a stranger sends again, and sends it nothing but a challenge",
+      async () => {
+        const scene = await openSession(server);
+        await using sniffer = await relayLab.lab.host("left").sniff("eth0", `udp and port ${scene.port}`);
+        await link(scene);
+        const said = await until(() => {
+          const all = sniffer
+            .packets()
+            .filter(({ text }) => text.startsWith(`udp ${LEFT}:${WG} > ${SERVER[4]}:${scene.port}`));
+          return all.length > 0 ? all : null;
+        });
+        // All that the left end said to be latched, and a packet, byte for byte from another address.
+        for (const { ip } of said) {
+          const hex = ip.subarray(IP_AND_UDP_BYTES).toHex();
+          await stranger.ask({ do: "send", hex, fromPort: WG, to: SERVER[4], port: scene.port });
+        }
+        await through(scene, right, left);
+        await through(scene, left, right);
+        const got = (await stranger.ask({ do: "received" })) as Heard[];
+        expect(got.filter((one) => one.hex.startsWith("04"))).toEqual([]);
         await server.ask({ do: "close", session: scene.session });
       },
       MINUTE,
@@ -291,7 +383,12 @@ for (const how of ["kernel", "process"] as const) {
         const other = await openSession(server);
         const scene = await openSession(server);
         await link(scene);
+        if (how === "kernel") expect(await trackedOf(scene)).not.toEqual([]); // the control of what follows
         await server.ask({ do: "close", session: scene.session });
+        if (how === "kernel") {
+          await until(async () => (await trackedOf(scene)).length === 0, { what: "conntrack forgets the session" });
+          expect(await leasesOf(scene)).toEqual([]);
+        }
         await link(other);
         await send(left, scene, "after the end");
         await silence(other, "after the end");
@@ -347,6 +444,51 @@ describe("the kernel's tables", () => {
       const ports = await Promise.all(Array.from({ length: 40 }, async () => (await openSession(second)).port));
       expect(ports).not.toContain(old.port);
       await second[Symbol.asyncDispose]();
+      await host().exec(["nft", "flush", "ruleset"]);
+    },
+    MINUTE,
+  );
+
+  test(
+    "spoofed packets reach nobody but the end that they pretend to come from the other of",
+    async () => {
+      await using server = await relayLab.actor("server", "server", "kernel,10.0.0.1,2001:db8::1");
+      const [scene, unused] = [await openSession(server), await openSession(server)];
+      await link(scene);
+      const lies = { 7001: LEFT, 7002: RIGHT, 7003: "10.0.0.1", 7004: "10.0.0.9" } as const;
+      const rules = Object.entries(lies).map(([port, from]) => `udp sport ${port} ip saddr set ${from}`);
+      // One pretends well: to be the left end, with its port; only WireGuard's own keys can tell it from the real one.
+      rules.push(`udp sport 7005 ip saddr set ${LEFT} udp sport set ${WG}`);
+      await stranger.host.execOrThrow(["nft", "-f", "-"], {
+        stdin: `table ip lies {\n chain out {\n type filter hook output priority -300\n ${rules.join("\n ")}\n }\n}\n`,
+      });
+      // Whatever the stranger sends to the right end goes by way of the server.
+      await stranger.host.execOrThrow(["ip", "route", "replace", `${RIGHT}/32`, "via", "10.0.0.1"]);
+      const isLie = ({ ip }: { readonly ip: Uint8Array }) => Buffer.from(ip).includes("spoofed");
+      await using atLeft = await relayLab.lab.host("left").sniff("eth0", "udp and dst host 10.0.0.2");
+      await using atRight = await relayLab.lab.host("right").sniff("eth0", "udp and dst host 10.0.0.3");
+      const tell = (fromPort: number, to: string, port: number) =>
+        stranger.ask({ do: "send", hex: packet(`spoofed ${fromPort}`), fromPort, to, port });
+      for (const fromPort of [...Object.keys(lies).map(Number), 7006]) {
+        for (const port of [scene.port, unused.port, scene.port === 40_099 ? 40_000 : scene.port + 1, WG, 53]) {
+          await tell(fromPort, "10.0.0.1", port);
+          await tell(fromPort, RIGHT, port);
+        }
+      }
+      await tell(7005, "10.0.0.1", unused.port);
+      await tell(7005, RIGHT, scene.port);
+      await tell(7005, "10.0.0.1", scene.port);
+      await until(() => atRight.packets().some(isLie), { what: "the one that pretends well arrives" });
+      await through(scene, right, left);
+      expect(
+        atRight
+          .packets()
+          .filter(isLie)
+          .map(({ text }) => text),
+      ).toEqual([`udp 10.0.0.1:${scene.port} > ${RIGHT}:${WG} length 32`]);
+      expect(atLeft.packets().filter(isLie)).toEqual([]);
+      await stranger.host.execOrThrow(["nft", "delete", "table", "ip", "lies"]);
+      await stranger.host.execOrThrow(["ip", "route", "del", `${RIGHT}/32`]);
       await host().exec(["nft", "flush", "ruleset"]);
     },
     MINUTE,

@@ -102,18 +102,24 @@ async function server(text: string): Promise<void> {
     kernel = new KernelRelay({ table, families: new Set([4, 6]), reserved, log });
   }
   const relay = udpRelay({ kernel, log }, { places, ports: { first: 40_000, last: 40_099 } });
+  let metered = 0;
+  const onRelayed = (bytes: number): void => void (metered += bytes);
   listen(async (order) => {
     switch (order.do) {
       case "open":
-        return relay.open(order.session, relayKeys());
+        return relay.open(order.session, relayKeys(), { onRelayed });
+      case "withhold":
+        relay.withhold(order.session, order.withhold);
+        return null;
       case "close":
         relay.close(order.session);
         return null;
       case "status":
-        await kernel?.tend();
+        await relay.count();
         return {
           kernel: relay.kernel,
           bytes: relay.bytes,
+          metered,
           forwarded: relay.forwarded.packets,
           dropped: relay.forwarded.dropped,
           stun: relay.stun,

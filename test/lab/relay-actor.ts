@@ -21,11 +21,14 @@ export type ActorOrder =
     }
   | { readonly do: "mute"; readonly mute: boolean }
   | { readonly do: "received" | "status" | "prepare" | "reset" }
-  | { readonly do: "open" | "close"; readonly session: number };
+  | { readonly do: "open" | "close"; readonly session: number }
+  | { readonly do: "withhold"; readonly session: number; readonly withhold: boolean };
 
 export interface RelayStatus {
   readonly kernel: boolean;
   readonly bytes: number;
+  /** What the meters of all sessions were told. */
+  readonly metered: number;
   /** Packets that the process forwarded. */
   readonly forwarded: number;
   readonly dropped: Readonly<Record<string, number>>;

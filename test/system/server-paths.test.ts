@@ -1,12 +1,11 @@
 // What the server does so that two machines find a path of their own: keys, candidates, the moment, STUN and the UDP relay.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { fromBase64Url } from "../../src/base/bytes.ts";
 import { parseEndpoint, parseIp } from "../../src/base/ip.ts";
 import { silentLogger } from "../../src/base/log.ts";
-import type { Session } from "../../src/proto/control.ts";
 import type { Candidate } from "../../src/proto/path.ts";
-import { bindingRequest, bindingSuccess, checkIntegrity, decodeStun, encodeStun } from "../../src/proto/stun.ts";
+import { bindingRequest, checkIntegrity, decodeStun, encodeStun } from "../../src/proto/stun.ts";
 import { udpRelay, type UdpRelay } from "../../src/server/udp-relay/service.ts";
+import { keyOf as key, latched, loopbackUdp as udp, probeOf, relayOf } from "./relay-end.ts";
 import { enrolMachine, introduce, startServer, type TestControl, type TestServer, until } from "./server-support.ts";
 
 const HERE = parseIp("127.0.0.1") ?? ("" as never);
@@ -39,32 +38,7 @@ async function pair() {
   return { client, node, a, b, forClient, forNode, id: forClient.id };
 }
 
-const probeOf = (session: Session) => {
-  if (session.probe === undefined) throw new Error("The session has no keys.");
-  return session.probe;
-};
-const relayOf = (session: Session) => {
-  const { relay: told } = probeOf(session);
-  if (told === null) throw new Error("The session has no relay.");
-  return told;
-};
-const key = (text: string): Uint8Array => fromBase64Url(text) ?? new Uint8Array(0);
 const all = (control: TestControl, type: string) => control.messages.filter((message) => message.type === type);
-
-interface Heard {
-  readonly bytes: Uint8Array;
-  readonly port: number;
-}
-
-async function udp() {
-  const heard: Heard[] = [];
-  const socket = await Bun.udpSocket({
-    hostname: "127.0.0.1",
-    binaryType: "uint8array",
-    socket: { data: (_socket, bytes, port) => void heard.push({ bytes, port }), error: () => undefined },
-  });
-  return { socket, heard, send: (bytes: Uint8Array, port: number) => socket.send(bytes, port, "127.0.0.1") };
-}
 
 describe("the keys of a session", () => {
   test("are those of the other end the other way round, and nobody else's", async () => {
@@ -197,22 +171,6 @@ describe("the STUN responder", () => {
 });
 
 describe("the UDP relay of a session", () => {
-  /** As an end does it: asks, and answers the challenge. */
-  async function latched(session: Session) {
-    const end = await udp();
-    const { endpoints, sendKey, receiveKey } = relayOf(session);
-    const port = parseEndpoint(endpoints[0] ?? "")?.port ?? 0;
-    const user = session.id.toString(16).padStart(8, "0");
-    const request = bindingRequest(crypto.getRandomValues(new Uint8Array(12)), [{ type: "username", text: user }]);
-    end.send(encodeStun(request, { integrityKey: key(sendKey) }), port);
-    const challenge = await until(() => end.heard.find((one) => decodeStun(one.bytes)?.class === "request"));
-    expect(checkIntegrity(challenge.bytes, key(receiveKey))).toBe(true);
-    const id = decodeStun(challenge.bytes)?.transactionId ?? new Uint8Array(12);
-    const mapped = { address: HERE, port };
-    end.send(encodeStun(bindingSuccess(id, { mapped }), { integrityKey: key(sendKey) }), port);
-    return { ...end, port };
-  }
-
   test("carries packets between its two ends by the keys of their grants, until the session ends", async () => {
     const { a, forClient, forNode, id } = await pair();
     const [one, other] = [await latched(forClient), await latched(forNode)];

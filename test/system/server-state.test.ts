@@ -8,7 +8,16 @@ import { getTableConfig, type SQLiteTable } from "drizzle-orm/sqlite-core";
 import { silentLogger } from "../../src/base/log.ts";
 import { type Cidr, cidrContains } from "../../src/base/ip.ts";
 import { MIGRATIONS } from "../../src/server/db/migrate.ts";
-import { audit, enrolments, invites, machines, metrics, network, records } from "../../src/server/db/schema.ts";
+import {
+  audit,
+  enrolments,
+  invites,
+  machines,
+  metrics,
+  network,
+  records,
+  relayUsage,
+} from "../../src/server/db/schema.ts";
 import { databasePath, openDatabase } from "../../src/server/db/open.ts";
 import { openServerState, type StateOptions } from "../../src/server/first-start.ts";
 import { spkiOf } from "../../src/server/certificate.ts";
@@ -224,12 +233,20 @@ test("openDatabase() makes the tables that the program reads and writes, all of 
     "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%' ORDER BY name",
   );
   expect(tables.rows.map((row) => [row.name, row.strict])).toEqual(
-    ["audit", "enrolments", "invites", "machines", "metrics", "migrations", "network", "records"].map((name) => [
-      name,
-      1,
-    ]),
+    ["audit", "enrolments", "invites", "machines", "metrics", "migrations", "network", "records", "relay_usage"].map(
+      (name) => [name, 1],
+    ),
   );
-  const tablesInCode: readonly SQLiteTable[] = [audit, enrolments, invites, machines, metrics, network, records];
+  const tablesInCode: readonly SQLiteTable[] = [
+    audit,
+    enrolments,
+    invites,
+    machines,
+    metrics,
+    network,
+    records,
+    relayUsage,
+  ];
   let columns = 0;
   for (const table of tablesInCode) {
     const { name, columns: described } = getTableConfig(table);
@@ -248,7 +265,7 @@ test("openDatabase() makes the tables that the program reads and writes, all of 
     expect(inCode).toEqual(inSql);
     columns += inCode.length;
   }
-  expect(columns).toBe(58);
+  expect(columns).toBe(61);
   client.close();
 });
 

@@ -2,6 +2,7 @@
 import type { Client } from "@libsql/client";
 import { sha256 } from "@noble/hashes/sha2.js";
 import start from "../../../migrations/0001_start.sql" with { type: "text" };
+import relayUsage from "../../../migrations/0002_relay_usage.sql" with { type: "text" };
 import { toHex, utf8 } from "../../base/bytes.ts";
 import { DatabaseError } from "./errors.ts";
 
@@ -11,7 +12,10 @@ export interface Migration {
 }
 
 /** In order, numbered from 1 without gaps. One that was released is never edited: its checksum is in every database. */
-export const MIGRATIONS: readonly Migration[] = [{ version: 1, sql: start }];
+export const MIGRATIONS: readonly Migration[] = [
+  { version: 1, sql: start },
+  { version: 2, sql: relayUsage },
+];
 
 /** "higg" in SQLite's application id: another program's database is not taken for ours. */
 export const APPLICATION_ID = 0x68696767;

@@ -88,6 +88,18 @@ export const metrics = sqliteTable(
   (table) => [primaryKey({ columns: [table.machineId, table.spanS, table.at] })],
 );
 
+/** What was relayed for a machine on one day: what it sent, and what was sent to it. */
+export const relayUsage = sqliteTable(
+  "relay_usage",
+  {
+    machineId: text("machine_id").$type<MachineId>().notNull(),
+    /** Days since 1970, UTC. */
+    day: integer().notNull(),
+    bytes: integer().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.machineId, table.day] })],
+);
+
 export const audit = sqliteTable("audit", {
   id: integer().primaryKey(),
   at: integer().notNull(),

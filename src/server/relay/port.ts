@@ -9,6 +9,8 @@ export interface Leg {
   packets: number;
   bytes: number;
   dropped: number;
+  /** Nothing is passed on for now: an end has used up its quota. */
+  isWithheld: boolean;
 }
 
 /** Lives as long as the machine has a connection or a session; a new connection takes the place of the old one. */

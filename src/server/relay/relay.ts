@@ -23,6 +23,8 @@ export type DropReason =
   | "offline"
   /** The other end reads too slowly. */
   | "slow"
+  /** An end of the session has used up its quota. */
+  | "quota"
   /** From a connection that a newer one of the same machine replaced. */
   | "replaced";
 
@@ -39,7 +41,7 @@ export class Relay {
     frames: 0,
     packets: 0,
     bytes: 0,
-    dropped: { malformed: 0, "no-session": 0, "not-wireguard": 0, offline: 0, slow: 0, replaced: 0 },
+    dropped: { malformed: 0, "no-session": 0, "not-wireguard": 0, offline: 0, slow: 0, quota: 0, replaced: 0 },
   };
   connections = 0;
 
@@ -102,6 +104,11 @@ class RelayConnection implements SocketEvents {
     if (packets < 0) {
       leg.dropped++;
       counters.dropped["not-wireguard"]++;
+      return;
+    }
+    if (leg.isWithheld) {
+      leg.dropped++;
+      counters.dropped.quota++;
       return;
     }
     const to = leg.to.socket;

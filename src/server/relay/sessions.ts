@@ -110,5 +110,5 @@ export class Sessions {
 }
 
 function legTo(to: RelayPort): Leg {
-  return { to, frames: 0, packets: 0, bytes: 0, dropped: 0 };
+  return { to, frames: 0, packets: 0, bytes: 0, dropped: 0, isWithheld: false };
 }

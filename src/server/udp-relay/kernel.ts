@@ -1,4 +1,5 @@
 // Keeps the kernel's relay tables as the sessions want them: changes that come together go in together, and what went through is watched.
+import { SerialQueue } from "../../base/async.ts";
 import { errorText } from "../../base/errors.ts";
 import { type Family, familyOf } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
@@ -20,6 +21,8 @@ interface Count {
 }
 
 const NOTHING: Count = { packets: 0, bytes: 0 };
+/** Far less than the kernel keeps a port by itself. */
+const KEEP_MS = 9_000;
 /** So many packets that came in and none that went out mean that something on this machine swallows them. */
 const SWALLOWED = 16;
 
@@ -31,13 +34,18 @@ export class KernelRelay {
   readonly #loaded = new Map<number, readonly Link[]>();
   readonly #dirty = new Set<number>();
   readonly #renewals = new Map<number, readonly Link[]>();
+  /** By port: who is told what the kernel passed on. */
+  readonly #meters = new Map<number, (bytes: number) => void>();
   /** What of a lease is counted already. */
   readonly #seen = new Map<string, Count>();
   /** Packets that came in since the last one went out. */
   #entered = 0;
   /** Null before the first look: the table may be an earlier process'. */
   #passed: number | null = null;
+  /** When ports were last kept under the gate for longer. */
+  #keptAt = Number.NEGATIVE_INFINITY;
   #pump: Promise<void> | null = null;
+  readonly #queue = new SerialQueue();
   #isOn = true;
   bytes = 0;
 
@@ -55,6 +63,11 @@ export class KernelRelay {
 
   isReserved(port: number): boolean {
     return this.#isOn && this.#deps.reserved.has(port);
+  }
+
+  /** From here on until the port is closed, and what was passed on by then is told. */
+  meter(port: number, onRelayed: (bytes: number) => void): void {
+    this.#meters.set(port, onRelayed);
   }
 
   /** Closed to everything but STUN, and then the links. Resolves when it is so; or when the kernel is off, and the process does it. */
@@ -76,13 +89,9 @@ export class KernelRelay {
 
   /** Counts, looks whether packets get through, and renews what is due; call it every few seconds. */
   async tend(): Promise<void> {
-    await this.#pump;
-    if (!this.#isOn || this.#loaded.size === 0) return;
     await this.#guarded(async (signal) => {
-      const { leases, passed } = await this.#deps.table.read(signal);
-      const entered = this.#count(leases);
-      this.#entered = passed === this.#passed ? this.#entered + entered : 0;
-      this.#passed = passed;
+      if (this.#loaded.size === 0) return;
+      await this.#look(signal);
       if (this.#entered >= SWALLOWED) {
         this.#off("packets come in and do not leave: another table, or the routing, swallows them");
         return;
@@ -93,6 +102,9 @@ export class KernelRelay {
         for (const link of links) if (loaded.some((one) => sameLink(one, link))) renew.push({ port, ends: link.ends });
       }
       this.#renewals.clear();
+      const now = performance.now();
+      if (renew.length === 0 && now - this.#keptAt < KEEP_MS) return;
+      this.#keptAt = now;
       for (const key of renew.flatMap(keysOf)) this.#seen.delete(key);
       await this.#deps.table.change({ keep: [...this.#loaded.keys()], renew }, signal);
     });
@@ -102,6 +114,7 @@ export class KernelRelay {
     this.#isOn = false;
     this.#controller.abort(new Error("the relay is stopping"));
     await this.#pump;
+    await this.#queue.idle();
   }
 
   async #touch(port: number): Promise<void> {
@@ -116,27 +129,46 @@ export class KernelRelay {
 
   async #drain(): Promise<void> {
     await Promise.resolve(); // the changes of one turn together
-    while (this.#isOn && this.#dirty.size > 0) {
-      const ports = [...this.#dirty];
-      this.#dirty.clear();
-      const [open, close]: [number[], number[]] = [[], []];
-      const [put, remove]: [RelayLink[], RelayLink[]] = [[], []];
-      for (const port of ports) {
-        const [wanted, loaded] = [this.#wanted.get(port), this.#loaded.get(port)];
-        if (wanted === undefined && loaded !== undefined) close.push(port);
-        if (wanted !== undefined && loaded === undefined) open.push(port);
-        put.push(...without(wanted ?? [], loaded ?? []).map(({ ends }) => ({ port, ends })));
-        remove.push(...without(loaded ?? [], wanted ?? []).map(({ ends }) => ({ port, ends })));
-        if (wanted === undefined) this.#loaded.delete(port);
-        else this.#loaded.set(port, wanted);
-      }
-      for (const key of [...put, ...remove].flatMap(keysOf)) this.#seen.delete(key);
-      await this.#guarded((signal) => this.#deps.table.change({ open, close, put, remove }, signal));
-    }
+    while (this.#isOn && this.#dirty.size > 0) await this.#guarded((signal) => this.#changeDirty(signal));
   }
 
-  async #guarded(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  async #changeDirty(signal: AbortSignal): Promise<void> {
+    // What a lease counted goes with it.
+    if ([...this.#dirty].some((port) => this.#gone(port).length > 0)) await this.#look(signal);
+    const ports = [...this.#dirty];
+    this.#dirty.clear();
+    const [open, close]: [number[], number[]] = [[], []];
+    const [put, remove]: [RelayLink[], RelayLink[]] = [[], []];
+    for (const port of ports) {
+      const [wanted, loaded] = [this.#wanted.get(port), this.#loaded.get(port)];
+      if (wanted === undefined && loaded !== undefined) close.push(port);
+      if (wanted !== undefined && loaded === undefined) open.push(port);
+      put.push(...without(wanted ?? [], loaded ?? []).map(({ ends }) => ({ port, ends })));
+      remove.push(...this.#gone(port).map(({ ends }) => ({ port, ends })));
+      if (wanted === undefined) this.#forget(port);
+      else this.#loaded.set(port, wanted);
+    }
+    for (const key of [...put, ...remove].flatMap(keysOf)) this.#seen.delete(key);
+    await this.#deps.table.change({ open, close, put, remove }, signal);
+  }
+
+  #gone(port: number): readonly Link[] {
+    return without(this.#loaded.get(port) ?? [], this.#wanted.get(port) ?? []);
+  }
+
+  #forget(port: number): void {
+    this.#loaded.delete(port);
+    this.#meters.delete(port);
+  }
+
+  /** One after the other: a renewal that overtook a removal would put back what has ended. */
+  #guarded(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    return this.#queue.run(() => this.#attempt(work));
+  }
+
+  async #attempt(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
     const { signal } = this.#controller;
+    if (!this.#isOn) return;
     try {
       await work(signal);
     } catch (thrown) {
@@ -155,17 +187,30 @@ export class KernelRelay {
     this.#deps.log.warn({ reason }, "the kernel does not relay any more; this process does");
   }
 
-  /** The packets that are new, of links that the kernel turns round. */
+  async #look(signal: AbortSignal): Promise<void> {
+    const { leases, passed } = await this.#deps.table.read(signal);
+    const entered = this.#count(leases);
+    this.#entered = passed === this.#passed ? this.#entered + entered : 0;
+    this.#passed = passed;
+  }
+
+  /** The packets that are new, of links that the kernel turns round; those of others reach the process, which counts them itself. */
   #count(leases: readonly LeaseCount[]): number {
-    const turnedRound = new Set([...this.#links()].filter((link) => this.#isInKernel(link)).flatMap(keysOf));
+    const links = new Map<string, RelayLink>();
+    for (const link of this.#links()) for (const key of keysOf(link)) links.set(key, link);
     let entered = 0;
     for (const { key, packets, bytes } of leases) {
       const known = this.#seen.get(key) ?? NOTHING;
       // One that was made anew in between counts from zero.
       const before = bytes >= known.bytes && packets >= known.packets ? known : NOTHING;
-      this.bytes += bytes - before.bytes;
-      if (turnedRound.has(key)) entered += packets - before.packets;
       this.#seen.set(key, { packets, bytes });
+      const link = links.get(key);
+      if (link !== undefined && !this.#isInKernel(link)) continue;
+      const more = bytes - before.bytes;
+      this.bytes += more;
+      if (link === undefined) continue;
+      entered += packets - before.packets;
+      if (more > 0) this.#meters.get(link.port)?.(more);
     }
     return entered;
   }

@@ -29,6 +29,8 @@ export function forwardCounters(): ForwardCounters {
 export class ProcessForwarding {
   readonly #socketFor: (family: 4 | 6) => RelaySocket | null;
   readonly #counters: ForwardCounters;
+  /** Passed on for this session. */
+  bytes = 0;
   #routes = new Map<string, Endpoint>();
   #waiting = new Map<RelaySocket, (Uint8Array | number | string)[]>();
   #isFlushing = false;
@@ -75,6 +77,7 @@ export class ProcessForwarding {
     }
     this.#counters.packets++;
     this.#counters.bytes += packet.length;
+    this.bytes += packet.length;
     const waiting = this.#waiting.get(socket);
     if (waiting === undefined) this.#waiting.set(socket, [packet, to.port, to.address]);
     else waiting.push(packet, to.port, to.address);

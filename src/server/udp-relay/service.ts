@@ -18,6 +18,7 @@ import {
   sessionName,
 } from "./messages.ts";
 import { type ForwardCounters, forwardCounters, ProcessForwarding, type RelaySocket } from "./process.ts";
+import { bindNow } from "./socket.ts";
 import {
   type End,
   freshRelay,
@@ -40,6 +41,8 @@ export interface UdpRelayOptions {
   readonly places: readonly RelayPlace[];
   /** Both included. */
   readonly ports: { readonly first: number; readonly last: number };
+  /** How often the kernel is asked what it passed on. */
+  readonly tendMs?: number;
 }
 
 export interface UdpRelayDeps {
@@ -62,8 +65,15 @@ export interface UdpRelay extends Service {
   readonly bytes: number;
   readonly forwarded: Readonly<ForwardCounters>;
   readonly stun: Readonly<StunRelayCounters>;
-  /** Endpoints as text; none when no port is left. */
-  open(session: number, keys: RelayKeys): readonly string[];
+  /**
+   * Endpoints as text; none when no port is left. `onRelayed` is told how many bytes more were passed on, every few seconds and,
+   * for the last time, soon after the end.
+   */
+  open(session: number, keys: RelayKeys, options?: { readonly onRelayed?: (bytes: number) => void }): readonly string[];
+  /** While withheld, nothing of the session is forwarded; its ends stay latched. */
+  withhold(session: number, isWithheld: boolean): void;
+  /** Tells all meters what was passed on until now. */
+  count(): Promise<void>;
   /** From here on nothing of it is forwarded. */
   close(session: number): void;
 }
@@ -102,7 +112,7 @@ class Relay implements UdpRelay {
       deps.log.error({ error: errorText(thrown) }, "relay housekeeping failed");
     this.#loops = [
       repeat(() => Promise.resolve(this.#tick()), { everyMs: TICK_MS, signal, onError }),
-      repeat(() => deps.kernel?.tend() ?? Promise.resolve(), { everyMs: TEND_MS, signal, onError }),
+      repeat(() => deps.kernel?.tend() ?? Promise.resolve(), { everyMs: options.tendMs ?? TEND_MS, signal, onError }),
     ];
   }
 
@@ -118,13 +128,17 @@ class Relay implements UdpRelay {
     return this.forwarded.bytes + (this.#deps.kernel?.bytes ?? 0);
   }
 
-  open(session: number, keys: RelayKeys): readonly string[] {
+  open(
+    session: number,
+    keys: RelayKeys,
+    { onRelayed = ignored }: { readonly onRelayed?: (bytes: number) => void } = {},
+  ): readonly string[] {
     const { ports, places } = this.#options;
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const port = this.#freePort();
       if (port === null) break;
       const { stun, forwarded } = this;
-      const opened = openSession({ session, keys, port, places, stun, forwarded, ...this.#deps });
+      const opened = openSession({ session, keys, port, places, stun, forwarded, onRelayed, ...this.#deps });
       if (opened === null) continue;
       this.#usedPorts.add(port);
       this.#bySession.set(session, opened);
@@ -132,6 +146,15 @@ class Relay implements UdpRelay {
     }
     this.#deps.log.warn({ session, ports: `${ports.first}-${ports.last}` }, "no UDP port left for a session");
     return [];
+  }
+
+  withhold(session: number, isWithheld: boolean): void {
+    this.#bySession.get(session)?.withhold(isWithheld);
+  }
+
+  async count(): Promise<void> {
+    await this.#deps.kernel?.tend();
+    for (const session of this.#bySession.values()) session.report();
   }
 
   close(session: number): void {
@@ -160,7 +183,10 @@ class Relay implements UdpRelay {
   }
 
   #tick(): void {
-    for (const session of this.#bySession.values()) session.step({ kind: "tick" });
+    for (const session of this.#bySession.values()) {
+      session.step({ kind: "tick" });
+      session.report();
+    }
   }
 }
 
@@ -171,6 +197,11 @@ interface SessionDeps extends UdpRelayDeps {
   readonly places: readonly RelayPlace[];
   readonly stun: StunRelayCounters;
   readonly forwarded: ForwardCounters;
+  readonly onRelayed: (bytes: number) => void;
+}
+
+function ignored(): void {
+  // nobody counts
 }
 
 type EventBody = RelayEvent extends infer E ? (E extends RelayEvent ? Omit<E, "at" | "nextId"> : never) : never;
@@ -181,6 +212,8 @@ class RelayedSession {
   readonly #forwarding: ProcessForwarding;
   #state: RelayState;
   #isClosed = false;
+  #isWithheld = false;
+  #reported = 0;
 
   constructor(deps: SessionDeps) {
     this.#deps = deps;
@@ -210,6 +243,7 @@ class RelayedSession {
       this.#sockets.set(familyOf(place.local), socket);
       if (kernel === null) void enlargeReceiveBuffer(socket, RECEIVE_BYTES);
     }
+    kernel?.meter(port, this.#deps.onRelayed);
     void kernel?.set(port, []);
     return true;
   }
@@ -222,9 +256,23 @@ class RelayedSession {
     for (const effect of effects) this.#do(effect);
   }
 
+  withhold(isWithheld: boolean): void {
+    if (isWithheld === this.#isWithheld) return;
+    this.#isWithheld = isWithheld;
+    void this.#forward(this.#state.wanted);
+  }
+
+  /** What this process passed on since the last call; the kernel tells of itself. */
+  report(): void {
+    const bytes = this.#forwarding.bytes - this.#reported;
+    this.#reported += bytes;
+    if (bytes > 0) this.#deps.onRelayed(bytes);
+  }
+
   close(): void {
     this.#isClosed = true;
     this.#forwarding.set([]);
+    this.report();
     this.#closeSockets();
     void this.#deps.kernel?.close(this.#deps.port);
   }
@@ -284,9 +332,12 @@ class RelayedSession {
   }
 
   /** What goes stops at once; what comes is passed on when the kernel does it too. */
-  async #forward(links: readonly Link[]): Promise<void> {
-    this.#forwarding.set(this.#state.active);
+  async #forward(wanted: readonly Link[]): Promise<void> {
+    const isWithheld = this.#isWithheld;
+    const links = isWithheld ? [] : wanted;
+    this.#forwarding.set(isWithheld ? [] : this.#state.active);
     await this.#deps.kernel?.set(this.#deps.port, links);
+    if (this.#isWithheld !== isWithheld) return; // the other way round meanwhile, which did the same with the other links
     this.step({ kind: "forwarding", links });
     if (!this.#isClosed) this.#forwarding.set(this.#state.active);
   }
@@ -322,31 +373,4 @@ function openSession(deps: SessionDeps): RelayedSession | null {
 function hasCookie(bytes: Uint8Array): boolean {
   if (bytes.length < 20) return false;
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(4) === COOKIE;
-}
-
-/** Bun binds before it returns its promise; null when it could not. */
-function bindNow(
-  hostname: string,
-  port: number,
-  onData: (bytes: Uint8Array, port: number, address: string) => void,
-): udp.Socket<"uint8array"> | null {
-  try {
-    const opening = Bun.udpSocket({
-      hostname,
-      port,
-      binaryType: "uint8array",
-      socket: {
-        data: (_socket, bytes, fromPort, fromAddress) => onData(bytes, fromPort, fromAddress),
-        error: () => undefined, // an ICMP error that one of our datagrams caused; without it the process would end
-      },
-    });
-    const socket: unknown = Bun.peek(opening);
-    if (socket === opening || socket instanceof Error) {
-      void opening.then((late) => late.close()).catch(() => undefined); // another port is taken instead
-      return null;
-    }
-    return socket as udp.Socket<"uint8array">;
-  } catch {
-    return null; // in use by another program
-  }
 }

@@ -3,7 +3,8 @@ import type { HiggsError } from "../../../src/base/errors.ts";
 import type { Membership } from "../../../src/peer/membership.ts";
 import type { Refusal } from "../../../src/peer/netmap.ts";
 import { UsageError } from "../../../src/roles/config.ts";
-import { healthOf, membershipHealth } from "../../../src/roles/health.ts";
+import type { Session } from "../../../src/proto/control.ts";
+import { healthOf, membershipHealth, relayHealth } from "../../../src/roles/health.ts";
 
 interface Said {
   readonly trouble?: HiggsError;
@@ -49,5 +50,25 @@ test("membershipHealth() says nothing of the relay before there was a map", () =
 test("membershipHealth() says a map that was refused once, and as bad as it is", () => {
   expect(healthWith({ trouble: trouble("map-rollback"), refusals: [refusal("map-rollback")] })).toEqual([
     "map-rollback high",
+  ]);
+});
+
+test("relayHealth() tells of sessions whose relay is withheld, unless they go directly", () => {
+  const withheld = { code: "relay-quota", text: '"home" has used up the 1 GB', untilMs: Date.UTC(2026, 11) };
+  const session = (peer: string, more: object) => [peer, { peer, ...more } as unknown as Session] as const;
+  const membership = {
+    sessions: new Map([session("a", { withheld }), session("b", { withheld }), session("c", {})]),
+    map: { get: (id: string) => (id === "a" ? { name: "home" } : undefined) },
+  };
+  const entries = relayHealth(membership as unknown as Membership, (peer) =>
+    peer === ("b" as never) ? "direct" : "wss",
+  );
+  expect(entries).toEqual([
+    {
+      code: "relay-quota",
+      severity: "high",
+      text: 'Packets to "home" wait for a direct path: the server relays none, as "home" has used up the 1 GB.',
+      remedy: "The relay is back at 2026-12-01T00:00:00.000Z; what would make a direct path: higgs why home",
+    },
   ]);
 });

@@ -4,6 +4,7 @@ import type { PathView } from "../../../src/peer/path-agent.ts";
 import { FULL_BYTES } from "../../../src/peer/path-check.ts";
 import { fresh, type PathInfo } from "../../../src/peer/path-info.ts";
 import type { NatView } from "../../../src/peer/stun-client.ts";
+import type { Withheld } from "../../../src/proto/control.ts";
 import { explain } from "../../../src/roles/why.ts";
 
 const place = (address: string, port = 51_820): Endpoint => ({ address: address as IpAddress, port });
@@ -28,7 +29,8 @@ function view(more: Partial<PathView> = {}): PathView {
   };
 }
 
-const why = (seen: PathView | null, nat: NatView | null = NAT) => explain({ peer: "home", view: seen, nat, at: AT });
+const why = (seen: PathView | null, nat: NatView | null = NAT, withheld: Withheld | null = null) =>
+  explain({ peer: "home", view: seen, nat, withheld, at: AT });
 
 describe("explain()", () => {
   test("a direct path needs no remedy", () => {
@@ -38,6 +40,17 @@ describe("explain()", () => {
       causes: ["Packets to home go directly by 198.51.100.2:51820, round trip 3.1 ms: it answered."],
       remedies: [],
     });
+  });
+
+  test("a relay that is withheld is the first cause, and told beside a direct path too", () => {
+    const withheld = { code: "relay-quota", text: '"home" has used up the 1 GB', untilMs: Date.UTC(2026, 11) };
+    expect(why(view(), NAT, withheld).causes[1]).toBe(
+      'No relay of the server carries them until 2026-12-01T00:00:00.000Z: "home" has used up the 1 GB.',
+    );
+    expect(why(null, NAT, withheld).causes[1]).toContain("No relay of the server carries them");
+    const direct = why(view({ kind: "direct", endpoint: place("198.51.100.2") }), NAT, withheld);
+    expect(direct.causes[1]).toContain("Should that end, nothing carries them until 2026-12-01");
+    expect(direct.remedies).toEqual([]);
   });
 
   test("no search for paths", () => {

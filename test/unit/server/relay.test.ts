@@ -118,6 +118,16 @@ describe("Relay", () => {
     expect(relay.counters.dropped.slow).toBe(2);
   });
 
+  test("drops what a session sends while its relays are withheld, and goes on when they are given back", () => {
+    session.legs[0].isWithheld = true;
+    a.message(frame(session.id));
+    expect(socketB.sent).toEqual([]);
+    expect([relay.counters.dropped.quota, session.legs[0].dropped, session.legs[0].bytes]).toEqual([1, 1, 0]);
+    session.legs[0].isWithheld = false;
+    a.message(frame(session.id));
+    expect(socketB.sent.length).toBe(1);
+  });
+
   test("drops for an end that is not connected", () => {
     b.close();
     a.message(frame(session.id));

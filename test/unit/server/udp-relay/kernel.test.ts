@@ -74,6 +74,49 @@ test("KernelRelay renews only what is in the table, and counts what leases let i
   expect([relay.isReserved(9), relay.isReserved(1)]).toEqual([true, false]);
 });
 
+test("KernelRelay tells a session's meter what was passed on, also what came just before a link or the session ended", async () => {
+  const { table, relay } = made();
+  const told: number[] = [];
+  relay.meter(1, (bytes) => void told.push(bytes));
+  await relay.set(1, [AB]);
+  const lease = (bytes: number) => [
+    { key: leaseKey(1, A), packets: 1, bytes },
+    { key: leaseKey(7, A), packets: 1, bytes: 5000 }, // of an earlier process
+  ];
+  table.reading = { leases: lease(100), passed: 1 };
+  await relay.tend();
+  table.reading = { leases: lease(130), passed: 2 };
+  await relay.set(1, [AC]);
+  expect(told).toEqual([100, 30]);
+  table.reading = { leases: [{ key: leaseKey(1, C), packets: 1, bytes: 7 }], passed: 3 };
+  await relay.close(1);
+  expect(told).toEqual([100, 30, 7]);
+});
+
+test("KernelRelay leaves it to the process to count what ends of two families send", async () => {
+  const { table, relay } = made();
+  const told: number[] = [];
+  relay.meter(1, (bytes) => void told.push(bytes));
+  await relay.set(1, [{ ends: [A, at("[2001:db8::2]:2")] }]);
+  table.reading = { leases: [{ key: leaseKey(1, A), packets: 9, bytes: 900 }], passed: 0 };
+  await relay.tend();
+  expect([told, relay.bytes, relay.isOn]).toEqual([[], 0, true]);
+});
+
+test("KernelRelay: a renewal under way does not put back what ends meanwhile", async () => {
+  const { table, relay } = made();
+  await relay.set(1, [AB]);
+  relay.renew(1, [AB]);
+  const reading = Promise.withResolvers<RelayReading>();
+  table.read = () => reading.promise;
+  const tending = relay.tend();
+  const closing = relay.close(1);
+  reading.resolve({ leases: [], passed: 0 });
+  await Promise.all([tending, closing]);
+  const last = table.changes.at(-1);
+  expect([last?.close, last?.remove, last?.renew]).toEqual([[1], [{ port: 1, ends: AB.ends }], undefined]);
+});
+
 test("KernelRelay gives up when packets come in and none goes out", async () => {
   const { table, relay } = made();
   await relay.set(1, [AB]);
