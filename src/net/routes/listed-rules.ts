@@ -49,7 +49,7 @@ function ruleLine(rule: z.infer<typeof RULE>): string {
   parts.push(markOf(rule));
   if (rule.iif !== undefined) parts.push(`iif ${rule.iif}`);
   if (rule.oif !== undefined) parts.push(`oif ${rule.oif}`);
-  if (rule.ipproto !== undefined) parts.push(`ipproto ${protocolName(rule.ipproto)}`);
+  if (rule.ipproto !== undefined) parts.push(`ipproto ${protocolNumber(rule.ipproto)}`);
   if (rule.sport !== undefined) parts.push(`sport ${rule.sport}`);
   if (rule.dport !== undefined) parts.push(`dport ${rule.dport}`);
   if (rule.uid_start !== undefined) parts.push(`uidrange ${rule.uid_start}-${rule.uid_end ?? rule.uid_start}`);
@@ -102,7 +102,7 @@ const TYPES: Readonly<Record<string, string>> = {
   "9": "throw",
 };
 const TABLES: Readonly<Record<string, string>> = { "253": "default", "254": "main", "255": "local" };
-const PROTOCOLS: Readonly<Record<string, string>> = { "6": "tcp", "17": "udp" };
+const PROTOCOLS: Readonly<Record<string, string>> = { tcp: "6", udp: "17" };
 
 function typeName(type: string): string {
   return TYPES[type] ?? type;
@@ -112,7 +112,7 @@ function tableName(table: string): string {
   return TABLES[table] ?? table;
 }
 
-function protocolName(protocol: string): string {
-  const number = protocol.replace(/^ipproto-/, "");
-  return PROTOCOLS[number] ?? number;
+/** Older versions name it in spite of `-N`. */
+function protocolNumber(protocol: string): string {
+  return PROTOCOLS[protocol] ?? protocol.replace(/^ipproto-/, "");
 }

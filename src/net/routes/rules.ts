@@ -55,7 +55,7 @@ export function wantedLines(
   const rules = [`pref ${numbers.first} ${numbers.mark} lookup main`];
   for (const endpoint of carrier) rules.push(carrierRule(endpoint, { pref: numbers.first + CARRIER, uid: policy.uid }));
   if (policy.discoveryPort !== undefined) {
-    const from = `${LOCAL} ipproto udp sport ${policy.discoveryPort} uidrange ${policy.uid}-${policy.uid}`;
+    const from = `${LOCAL} ipproto ${UDP} sport ${policy.discoveryPort} uidrange ${policy.uid}-${policy.uid}`;
     rules.push(`pref ${numbers.first + DISCOVERY} ${from} lookup main`);
   }
   rules.push(`pref ${numbers.first + NO_WAY_OUT} ${numbers.mark} unreachable`);
@@ -91,9 +91,12 @@ function wantedRoutes(policy: ClientRoutesPolicy, family: Family, mtus: readonly
 const END = "unreachable";
 /** What this machine sends itself. Without it a container's packets would be meant too: they count as root's when they are forwarded. */
 const LOCAL = "iif lo";
+/** Numbers: a machine without /etc/protocols, as small ones are, knows no names. */
+const TCP = 6;
+const UDP = 17;
 
 function carrierRule({ address, port }: Endpoint, as: { readonly pref: number; readonly uid: number }): string {
-  return `pref ${as.pref} to ${address} ${LOCAL} ipproto tcp dport ${port} uidrange ${as.uid}-${as.uid} lookup main`;
+  return `pref ${as.pref} to ${address} ${LOCAL} ipproto ${TCP} dport ${port} uidrange ${as.uid}-${as.uid} lookup main`;
 }
 
 function isWithin(prefix: Cidr, wider: Cidr): boolean {

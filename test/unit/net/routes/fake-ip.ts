@@ -89,7 +89,7 @@ function ruleJson(line: string): unknown {
     fwmask,
     iif: after("iif"),
     ...(start === undefined ? {} : { uid_start: Number(start), uid_end: Number(end) }),
-    ipproto: after("ipproto") === undefined ? undefined : `ipproto-${after("ipproto") === "tcp" ? 6 : 17}`,
+    ipproto: after("ipproto") === undefined ? undefined : `ipproto-${after("ipproto")}`,
     sport: port("sport"),
     dport: port("dport"),
     ...(words.includes("unreachable")

@@ -24,8 +24,8 @@ function client(kernel: Readonly<Record<string, string>> = KERNEL) {
 const STRANGERS = ["pref 5210 fwmark 0x80000/0xff0000 lookup main", "pref 5270 lookup 52"];
 
 const WHOLE = `-4 rule pref 5210 fwmark 0x68000/0xff000 lookup main
--4 rule pref 5220 to 203.0.113.10 iif lo ipproto tcp dport 443 uidrange 997-997 lookup main
--4 rule pref 5221 iif lo ipproto udp sport 51821 uidrange 997-997 lookup main
+-4 rule pref 5220 to 203.0.113.10 iif lo ipproto 6 dport 443 uidrange 997-997 lookup main
+-4 rule pref 5221 iif lo ipproto 17 sport 51821 uidrange 997-997 lookup main
 -4 rule pref 5250 fwmark 0x68000/0xff000 unreachable
 -4 rule pref 5270 lookup 5270
 -4 route unreachable default metric 4278198272
@@ -33,8 +33,8 @@ const WHOLE = `-4 rule pref 5210 fwmark 0x68000/0xff000 lookup main
 -4 route 10.83.0.0/16 dev higgs0
 -4 route default dev higgs0
 -6 rule pref 5210 fwmark 0x68000/0xff000 lookup main
--6 rule pref 5220 to 2001:db8:10::10 iif lo ipproto tcp dport 8443 uidrange 997-997 lookup main
--6 rule pref 5221 iif lo ipproto udp sport 51821 uidrange 997-997 lookup main
+-6 rule pref 5220 to 2001:db8:10::10 iif lo ipproto 6 dport 8443 uidrange 997-997 lookup main
+-6 rule pref 5221 iif lo ipproto 17 sport 51821 uidrange 997-997 lookup main
 -6 rule pref 5250 fwmark 0x68000/0xff000 unreachable
 -6 rule pref 5270 lookup 5270
 -6 route unreachable default metric 4278198272

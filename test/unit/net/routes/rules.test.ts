@@ -15,8 +15,8 @@ describe("wantedLines()", () => {
     expect(wantedLines(POLICY, { numbers: NUMBERS, family: 4 })).toEqual({
       rules: [
         "pref 5210 fwmark 0x68000/0xff000 lookup main",
-        "pref 5220 to 203.0.113.10 iif lo ipproto tcp dport 443 uidrange 997-997 lookup main",
-        "pref 5221 iif lo ipproto udp sport 51821 uidrange 997-997 lookup main",
+        "pref 5220 to 203.0.113.10 iif lo ipproto 6 dport 443 uidrange 997-997 lookup main",
+        "pref 5221 iif lo ipproto 17 sport 51821 uidrange 997-997 lookup main",
         "pref 5250 fwmark 0x68000/0xff000 unreachable",
         "pref 5270 lookup 5270",
       ],
@@ -76,8 +76,8 @@ describe("reconcile()", () => {
   test("adds exceptions, then the table from its end, then the rule that uses it", () => {
     expect(reconcile(wanted, { listed: { rules: [], routes: [] }, numbers: NUMBERS })).toEqual([
       "rule add pref 5210 fwmark 0x68000/0xff000 lookup main",
-      "rule add pref 5220 to 203.0.113.10 iif lo ipproto tcp dport 443 uidrange 997-997 lookup main",
-      "rule add pref 5221 iif lo ipproto udp sport 51821 uidrange 997-997 lookup main",
+      "rule add pref 5220 to 203.0.113.10 iif lo ipproto 6 dport 443 uidrange 997-997 lookup main",
+      "rule add pref 5221 iif lo ipproto 17 sport 51821 uidrange 997-997 lookup main",
       "rule add pref 5250 fwmark 0x68000/0xff000 unreachable",
       "route add unreachable default metric 4278198272 table 5270",
       "route add throw 172.17.0.0/16 table 5270",
@@ -90,17 +90,17 @@ describe("reconcile()", () => {
   test("puts the end in place before it takes a stranger's route away, and new exceptions before old ones go", () => {
     const listed = {
       rules: [
-        "pref 5220 to 203.0.113.9 iif lo ipproto tcp dport 443 uidrange 997-997 lookup main",
+        "pref 5220 to 203.0.113.9 iif lo ipproto 6 dport 443 uidrange 997-997 lookup main",
         ...wanted.rules.filter((line) => !line.includes("203.0.113.10")),
       ],
       routes: ["default via 192.168.7.1 dev eth0", "throw 172.17.0.0/16", "10.83.0.0/16 dev higgs0"],
     };
     expect(reconcile(wanted, { listed, numbers: NUMBERS })).toEqual([
-      "rule add pref 5220 to 203.0.113.10 iif lo ipproto tcp dport 443 uidrange 997-997 lookup main",
+      "rule add pref 5220 to 203.0.113.10 iif lo ipproto 6 dport 443 uidrange 997-997 lookup main",
       "route add unreachable default metric 4278198272 table 5270",
       "route del default via 192.168.7.1 dev eth0 table 5270",
       "route add default dev higgs0 table 5270",
-      "rule del pref 5220 to 203.0.113.9 iif lo ipproto tcp dport 443 uidrange 997-997 lookup main",
+      "rule del pref 5220 to 203.0.113.9 iif lo ipproto 6 dport 443 uidrange 997-997 lookup main",
     ]);
   });
 });
