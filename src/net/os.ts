@@ -9,6 +9,7 @@ import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
 import type { SystemDns } from "./dns/system-dns.ts";
 import { linuxDns } from "./dns/linux.ts";
+import { watchResolved } from "./dns/watch-resolved.ts";
 import { bridgeDiscovery } from "./discovery/bridge.ts";
 import type { DiscoveryPort } from "./discovery/discovery.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
@@ -79,6 +80,8 @@ export interface ClientSystem extends MachineSystem {
   readonly clientFirewall: ClientFirewall;
   readonly clientRoutes: ClientRoutes;
   readonly systemDns: SystemDns;
+  /** Calls `onChange` after each burst of changes to the servers that systemd-resolved asks, our own too. */
+  readonly watchDns: (onChange: () => void) => Service;
   /** After a boot nobody answers at the tunnel's name servers: puts the machine's own back that an earlier process replaced. */
   readonly resetDnsOfEarlierBoot: (signal: AbortSignal) => Promise<void>;
   /** Prefixes of bridges without an uplink: containers and virtual machines of this host. */
@@ -132,6 +135,7 @@ export async function clientSystem(options: SystemOptions): Promise<ClientSystem
     clientRoutes,
     peerMtus: clientRoutes.peerMtus,
     systemDns,
+    watchDns: (onChange) => watchResolved(onChange),
     async resetDnsOfEarlierBoot(signal) {
       // In the same boot the tunnel's routes are there still, and its name servers belong to them.
       if (owner !== null && !owner.sameBoot) await systemDns.reset(signal);

@@ -3,7 +3,7 @@ import { errorText, HiggsError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Role } from "../proto/role.ts";
 import { restoreResolvConf } from "./dns/resolv-conf.ts";
-import { revertResolved } from "./dns/resolved.ts";
+import { makeResolvedRead, revertResolved } from "./dns/resolved.ts";
 import { type Exec, ToolMissing } from "./exec.ts";
 import { removeTable } from "./firewall/nft.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
@@ -100,7 +100,8 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
     };
   return {
     "resolv-conf": async () => {
-      const wasOurs = await restoreResolvConf({ stateDir, journal, log, path }, signal);
+      const makeRead = (): Promise<void> => makeResolvedRead(exec, signal);
+      const wasOurs = await restoreResolvConf({ stateDir, journal, log, path, makeRead }, signal);
       return wasOurs ? [`Put ${path} back.`] : [];
     },
     "resolved-link": async (isJournaled) => {

@@ -204,6 +204,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       connection?.poke();
       connection?.paths?.networkChanged();
     });
+    await using _names = os.watchDns(() => connection?.poke());
     if (!run.background) {
       await up(config.exit).catch((thrown: unknown) => {
         log.error({ reason: errorText(thrown) }, "not connected");

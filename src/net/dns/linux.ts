@@ -6,7 +6,7 @@ import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { resolvConfDns } from "./resolv-conf.ts";
 import { readThrough } from "./resolv-conf-file.ts";
-import { resolvedDns, resolvedRuns } from "./resolved.ts";
+import { makeResolvedRead, resolvedDns, resolvedRuns } from "./resolved.ts";
 import type { SystemDns } from "./system-dns.ts";
 
 export interface LinuxDnsDeps {
@@ -28,7 +28,8 @@ export function linuxDns(deps: LinuxDnsDeps): SystemDns {
   const { exec, stateDir } = deps;
   const path = deps.resolvConfPath ?? "/etc/resolv.conf";
   const resolved = resolvedDns(deps);
-  const resolvConf = resolvConfDns({ stateDir, journal: deps.journal, log: deps.log, path });
+  const makeRead = (signal: AbortSignal): Promise<void> => makeResolvedRead(exec, signal);
+  const resolvConf = resolvConfDns({ stateDir, journal: deps.journal, log: deps.log, path, makeRead });
   return {
     async apply(policy, signal) {
       if (await resolvedRuns(exec, signal)) {

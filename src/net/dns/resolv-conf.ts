@@ -24,6 +24,8 @@ export interface ResolvConfDeps {
   readonly log: Logger;
   /** Default /etc/resolv.conf. */
   readonly path?: string;
+  /** Makes a resolver read the file that keeps what it has read; see makeResolvedRead. */
+  readonly makeRead?: (signal: AbortSignal) => Promise<void>;
 }
 
 /*
@@ -89,6 +91,10 @@ export async function restoreResolvConf(deps: ResolvConfDeps, signal: AbortSigna
     if (backup === null) throw copyMissing(path);
     warnIfOther(backup, { journal, log });
     log.info({ path, original: backup.kind }, "putting resolv.conf back");
+    if (deps.makeRead !== undefined && leadsToResolved(backup)) {
+      await put(path, { kind: "file", bytes: utf8(EMPTY_TEXT), mode: 0o644, uid: 0, gid: 0 });
+      await deps.makeRead(signal);
+    }
     await put(path, backup);
   } else if (backup !== null) {
     log.info({ path }, "leaving resolv.conf as somebody else wrote it");
@@ -96,6 +102,14 @@ export async function restoreResolvConf(deps: ResolvConfDeps, signal: AbortSigna
   await forget(journal);
   await removeBackup(stateDir);
   return mustReturn;
+}
+
+/** Ours as any other, should we be killed before the next step. */
+const EMPTY_TEXT = resolvConfText({ interface: "", servers: [] });
+
+/** Where the file is systemd-resolved's own, it has read ours as somebody else's meanwhile. */
+function leadsToResolved(original: FileState): boolean {
+  return original.kind === "symlink" && original.target.includes("systemd/resolve/");
 }
 
 function pathOf(deps: ResolvConfDeps): string {

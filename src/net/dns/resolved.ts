@@ -1,5 +1,5 @@
 // Sets the machine's DNS servers on the tunnel's link in systemd-resolved.
-import { SerialQueue } from "../../base/async.ts";
+import { SerialQueue, sleep } from "../../base/async.ts";
 import { parseIp } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import { type Exec, type ExecResult, ToolMissing } from "../exec.ts";
@@ -51,18 +51,47 @@ export function resolvedDns(deps: ResolvedDeps): SystemDns {
 
 /** Takes our settings off the link, without memory; a link or a resolved that is not there has none. True when it was done. */
 export async function revertResolved(exec: Exec, identifiers: Identifiers, signal: AbortSignal): Promise<boolean> {
-  const result = await tryResolvectl(exec, ["revert", identifiers.interface], signal);
+  if (!(await resolvedRuns(exec, signal))) return false;
+  const result = await tryTool(exec, ["resolvectl", "revert", identifiers.interface], signal);
   return result?.code === 0;
 }
 
-/** True when systemd-resolved answers. */
+/**
+ * True when systemd-resolved runs; one that is just starting or stopping is waited for. Not asked over D-Bus, which would start
+ * one that somebody stopped, and take a stop back that is under way.
+ */
 export async function resolvedRuns(exec: Exec, signal: AbortSignal): Promise<boolean> {
-  return (await tryResolvectl(exec, ["status"], signal))?.code === 0;
+  const deadline = performance.now() + SETTLE_MS;
+  for (;;) {
+    const said = await tryTool(exec, ["systemctl", "is-active", "systemd-resolved.service"], signal);
+    const state = said?.stdout.trim();
+    if (state === undefined || !UNSETTLED.includes(state)) return state === "active";
+    if (performance.now() > deadline) return false;
+    await sleep(SETTLE_POLL_MS, signal);
+  }
 }
 
-async function tryResolvectl(exec: Exec, args: readonly string[], signal: AbortSignal): Promise<ExecResult | null> {
+/** A restart passes through these without ever being inactive. */
+const UNSETTLED: readonly string[] = ["activating", "deactivating", "reloading", "refreshing"];
+const SETTLE_MS = 3_000;
+const SETTLE_POLL_MS = 50;
+
+/**
+ * Makes resolved read /etc/resolv.conf now. It keeps the servers of a file that somebody else wrote until it has read another such
+ * file, also when its own takes that one's place. Any question makes it look, and this one is sent to nobody.
+ */
+export async function makeResolvedRead(exec: Exec, signal: AbortSignal): Promise<void> {
+  if (!(await resolvedRuns(exec, signal))) return;
+  await tryTool(exec, ["resolvectl", "query", "--network=no", "--cache=no", "resolv-conf.higgs.example"], signal);
+}
+
+async function tryTool(
+  exec: Exec,
+  argv: readonly [string, ...string[]],
+  signal: AbortSignal,
+): Promise<ExecResult | null> {
   try {
-    return await exec.run(["resolvectl", ...args], { signal });
+    return await exec.run(argv, { signal });
   } catch (thrown) {
     if (thrown instanceof ToolMissing) return null;
     throw thrown;

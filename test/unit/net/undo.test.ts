@@ -50,6 +50,7 @@ class FakeSystem implements Exec {
       this.order.push("rules");
       return result(0);
     }
+    if (argv[0] === "systemctl") return result(0, "active\n");
     if (argv[0] === "resolvectl") {
       this.order.push(command);
       return result(0);

@@ -2,20 +2,31 @@
 import { type Exec, type ExecResult, toolMissing } from "../../../../src/net/exec.ts";
 
 export class FakeResolvectl implements Exec {
+  onQuery: () => void = () => undefined;
   readonly settings = new Map<string, string>();
   readonly written: string[] = [];
   /** Whether the tool is there, and the service answers. */
   state: "runs" | "stopped" | "absent" = "runs";
+  /** What systemd says before it comes to rest. */
+  readonly unsettled: string[] = [];
   /** The verb that polkit refuses. */
   refuses: string | null = null;
 
   async run(argv: readonly [string, ...string[]]): Promise<ExecResult> {
     const [tool, verb = "", link, ...values] = argv;
+    if (argv.join(" ") === "systemctl is-active systemd-resolved.service") {
+      if (this.state === "absent") throw toolMissing(tool);
+      const state = this.unsettled.shift() ?? (this.state === "runs" ? "active" : "inactive");
+      return { code: state === "active" ? 0 : 3, stdout: `${state}\n`, stderr: "" };
+    }
     if (tool !== "resolvectl") throw new Error(`FakeResolvectl does not know "${argv.join(" ")}".`);
     if (this.state === "absent") throw toolMissing(tool);
     if (this.state === "stopped")
       return failed("Failed to get global data: Unit dbus-org.freedesktop.resolve1.service not found.");
-    if (verb === "status" && link === undefined) return done("Global\n");
+    if (verb === "query" && link === "--network=no") {
+      this.onQuery();
+      return failed("resolve call failed: All suitable resolution sources turned off");
+    }
     if (link !== "higgs0" || !["dns", "domain", "default-route", "revert"].includes(verb)) {
       throw new Error(`FakeResolvectl does not know "${argv.join(" ")}".`);
     }

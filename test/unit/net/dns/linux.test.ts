@@ -1,8 +1,8 @@
 // systemd-resolved on the link, resolv.conf, and the choice between them.
 import { afterEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { silentLogger } from "../../../../src/base/log.ts";
 import { DnsRefused } from "../../../../src/net/dns/errors.ts";
 import { asksResolved, linuxDns } from "../../../../src/net/dns/linux.ts";
@@ -28,12 +28,13 @@ afterEach(() => {
   for (const dir of made.splice(0)) rmSync(dir, { recursive: true });
 });
 
-function machine(resolvConf: string) {
+function machine(resolvConf: string, target = "real.conf") {
   const stateDir = mkdtempSync(join(tmpdir(), "higgs-dns-"));
   made.push(stateDir);
   const resolvConfPath = join(stateDir, "resolv.conf");
-  writeFileSync(join(stateDir, "real.conf"), resolvConf);
-  symlinkSync("real.conf", resolvConfPath);
+  mkdirSync(dirname(join(stateDir, target)), { recursive: true });
+  writeFileSync(join(stateDir, target), resolvConf);
+  symlinkSync(target, resolvConfPath);
   const exec = new FakeResolvectl();
   const journal = memoryJournal();
   const deps = { exec, journal, identifiers: IDENTIFIERS.client, log: silentLogger, stateDir, resolvConfPath };
@@ -98,6 +99,29 @@ describe("linuxDns()", () => {
     await dns.reset(signal);
     expect(exec.printed()).toBe("");
     expect(read()).toBe("nameserver 192.168.7.1\n");
+  });
+
+  // Until this, resolved went on asking the tunnel's servers after down, past the tunnel.
+  test("lets resolved read a file without servers before its own takes the place of ours", async () => {
+    const uplinks = "nameserver 192.168.7.1\n";
+    const { exec, journal, deps, read } = machine(uplinks, "systemd/resolve/resolv.conf");
+    const dns = linuxDns(deps);
+    await dns.apply(POLICY, signal);
+    expect(read()).toBe(resolvConfText(POLICY));
+    const readByResolved: string[] = [];
+    exec.onQuery = () => readByResolved.push(read());
+    await dns.reset(signal);
+    expect(readByResolved.length).toBe(1);
+    expect(readByResolved[0]).toMatch(/^# Written by higgs .*\n\n$/);
+    expect(read() + journal.printed() + exec.printed()).toBe(uplinks);
+  });
+
+  test("waits for a resolved that is just starting anew, and writes no file meanwhile", async () => {
+    const { exec, deps, read } = machine(STUB);
+    exec.unsettled.push("deactivating", "activating");
+    await linuxDns(deps).apply(POLICY, signal);
+    expect(exec.printed()).toBe(WHOLE);
+    expect(read()).toBe(STUB);
   });
 
   for (const state of ["stopped", "absent"] as const) {

@@ -1,0 +1,108 @@
+// A small Debian with systemd in a folder, unpacked from the distribution's own packages and kept in build/; nothing is installed here.
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { LabRefused } from "../../src/lab/errors.ts";
+import { runChild, runChildOrThrow } from "../../src/lab/spawn.ts";
+import { ROOT_DIR } from "./harness.ts";
+
+/** What higgs needs of a Debian, and the services that it works with. apt finds what these need in turn. */
+const PACKAGES: readonly string[] = `
+  systemd systemd-sysv systemd-resolved libnss-resolve dbus polkitd iproute2 nftables wireguard-tools iputils-ping conntrack
+  procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`
+  .trim()
+  .split(/\s+/);
+
+const NSSWITCH = `passwd: files
+group: files
+shadow: files
+hosts: files resolve [!UNAVAIL=return] dns
+networks: files
+`;
+
+/** To be changed with what is done to the unpacked packages. */
+const VERSION = 2;
+const DOWNLOAD_MS = 300_000;
+const UNPACK_MS = 120_000;
+
+/**
+ * The folder, made at the first call. Nobody may write to it: a machine lays its own changes over it.
+ * Throws LabRefused with apt's words where the packages are not to be had.
+ */
+export async function debianRoot(): Promise<string> {
+  const key = createHash("sha256")
+    .update(JSON.stringify([VERSION, PACKAGES, NSSWITCH]))
+    .digest("hex")
+    .slice(0, 12);
+  const cacheDir = join(ROOT_DIR, "build/debian-root");
+  const rootDir = join(cacheDir, key);
+  if (existsSync(rootDir)) return rootDir;
+  await rm(cacheDir, { recursive: true, force: true }); // of other packages
+  await mkdir(cacheDir, { recursive: true });
+  const workDir = await mkdtemp(join(cacheDir, "making-"));
+  try {
+    const making = join(workDir, "root");
+    await unpack(await download(workDir), making);
+    await makeReady(making);
+    await rename(making, rootDir);
+  } finally {
+    await rm(workDir, { recursive: true, force: true });
+  }
+  return rootDir;
+}
+
+/** With nothing installed as far as apt knows, it brings everything that the packages need. */
+async function download(workDir: string): Promise<readonly string[]> {
+  const archivesDir = join(workDir, "archives");
+  await mkdir(join(archivesDir, "partial"), { recursive: true });
+  const statusPath = join(workDir, "status");
+  await writeFile(statusPath, "");
+  const options = [
+    `Dir::State::status=${statusPath}`,
+    `Dir::Cache::archives=${archivesDir}`,
+    "Debug::NoLocking=true", // the machine's own packages are not touched
+    "APT::Sandbox::User=root",
+    "APT::Install-Recommends=false",
+  ].flatMap((option) => ["-o", option]);
+  const argv = ["apt-get", "-q", "-y", ...options, "--download-only", "install", ...PACKAGES];
+  const { code, stdout, stderr } = await runChild(argv, { timeoutMs: DOWNLOAD_MS, env: proxies() });
+  if (code !== 0) {
+    const said = `${stdout}\n${stderr}`.trim().split("\n").slice(-5).join(" | ");
+    throw new LabRefused(`Cannot fetch the packages of a Debian with systemd: ${said}`, {
+      code: "lab-refused",
+      remedy: "apt-get update",
+    });
+  }
+  const names = (await readdir(archivesDir)).filter((name) => name.endsWith(".deb"));
+  return names.map((name) => join(archivesDir, name));
+}
+
+/** Children of the lab inherit nothing; how the network is reached is the caller's to know. */
+function proxies(): Record<string, string> {
+  const names = ["http_proxy", "https_proxy", "no_proxy"];
+  return Object.fromEntries(
+    names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])),
+  );
+}
+
+/** Without the packages' own scripts: they would want to change a machine that runs. */
+async function unpack(archives: readonly string[], rootDir: string): Promise<void> {
+  for (const name of ["bin", "sbin", "lib", "lib64"]) {
+    await mkdir(join(rootDir, "usr", name), { recursive: true });
+    await symlink(`usr/${name}`, join(rootDir, name));
+  }
+  const script =
+    'set -eu; for deb do dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -C "$ROOT"; done';
+  await runChildOrThrow(["sh", "-c", script, "unpack", ...archives], { timeoutMs: UNPACK_MS, env: { ROOT: rootDir } });
+}
+
+/** What the packages' scripts would have made, as far as a machine without people needs it. */
+async function makeReady(rootDir: string): Promise<void> {
+  await runChildOrThrow(["chroot", rootDir, "ldconfig"]);
+  await runChildOrThrow(["chroot", rootDir, "systemd-sysusers"]);
+  await writeFile(join(rootDir, "etc/nsswitch.conf"), NSSWITCH);
+  await writeFile(join(rootDir, "etc/machine-id"), "");
+  await rm(join(rootDir, "var/run"), { recursive: true, force: true }); // some package brings it as a folder
+  await symlink("/run", join(rootDir, "var/run"));
+}
