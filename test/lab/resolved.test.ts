@@ -40,6 +40,7 @@ describe("names through a real systemd-resolved", () => {
   });
   afterEach(async () => {
     await laptop.exec([HIGGS, "client", "down"]); // still up only where the test has failed
+    await laptop.execOrThrow(["systemctl", "reset-failed", "systemd-resolved"]); // more starts than a person makes
     await resolvectl("dns", "eth0", CAFE_RESOLVER); // what lost resolved's memory lost this too
   });
 
@@ -79,7 +80,7 @@ describe("names through a real systemd-resolved", () => {
     expect(await seenOnLan(askEverywhere)).toEqual([]);
     const stats = await dnsStats(lab);
     expect(stats.queries.filter((query) => CAFE.includes(query.asker))).toEqual([]);
-    expect(stats.doh).toBeGreaterThan(0);
+    expect(await resolvectl("query", "--cache=no", WEB_NAME)).toContain("link: higgs0");
   }
 
   const isSet = async (): Promise<boolean> => (await resolvectl("domain", "higgs0")).includes("~.");
