@@ -1,4 +1,6 @@
 // Leaving a network: the server is told, the operating system is put back, and the machine's state is forgotten.
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import { errorText } from "../base/errors.ts";
 import { silentLogger } from "../base/log.ts";
 import { withDeadline } from "../base/async.ts";
@@ -47,6 +49,7 @@ export async function leaveNetwork(
   });
   said.push(...(await os.undoAll(signal)));
   await dir.clear();
+  await rm(join(dirs.state, "connections"), { recursive: true, force: true }); // a node's record of its clients
   said.push("Forgot this machine's keys and what it knew of the network.");
   return said;
 }
