@@ -186,7 +186,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
       libexecDir: options.libexecDir,
       ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
     }),
-    discovery: async (signal) => ((await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery()),
+    discovery: async (signal) => ((await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery(deps)),
     redirect: nftRedirect(deps),
     peerMtus: hostMtus(deps),
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
