@@ -87,6 +87,12 @@ function machine(role: "node" | "client") {
       schema: pathList,
       default: "direct,udp-relay,wss",
     },
+    portGuessing: {
+      flags: "--no-port-guessing",
+      about: "never try ports of another machine's router at random",
+      schema: toggle,
+      default: true,
+    },
     libexec: {
       flags: "--libexec <dir>",
       about: "where the carried wireguard-go is written",

@@ -151,7 +151,13 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     await exit.isolated;
     const paths = machinePaths(
       { os, membership: joined, log },
-      { enrolment: store.value, allowed: config.paths, manual: config.endpoint, onChange },
+      {
+        enrolment: store.value,
+        allowed: config.paths,
+        manual: config.endpoint,
+        guessesPorts: config.portGuessing,
+        onChange,
+      },
     );
     tunnel = await openTunnel(
       { device: os.wireGuard, relay: joined.relay, openPaths: paths, log },
