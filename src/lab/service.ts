@@ -7,6 +7,7 @@ import { runDns } from "./dns-server.ts";
 import { LabRefused } from "./errors.ts";
 import { interfaceAddresses } from "./topology.ts";
 import type { HostSpec, ServiceSpec } from "./topology.ts";
+import { runProxy } from "./proxy-server.ts";
 import { runWeb } from "./web-server.ts";
 import type { LongLine } from "./wire.ts";
 
@@ -27,6 +28,12 @@ const serviceShape = z.discriminatedUnion("kind", [
     zone: z.array(z.object({ name: z.string(), type: z.enum(["A", "AAAA", "TXT"]), data: z.string() })),
   }),
   z.object({
+    kind: z.literal("proxy"),
+    addresses: addressesShape,
+    port: z.number().int(),
+    login: z.string().nullable(),
+  }),
+  z.object({
     kind: z.literal("delay"),
     lines: z.array(z.object({ near: z.string(), far: z.string(), delayMs: z.number(), jitterMs: z.number() })).min(1),
   }),
@@ -36,11 +43,18 @@ type ServiceOrder = z.infer<typeof serviceShape>;
 /** The two arguments for the program that runs the service: its kind, and the rest as JSON. */
 export function labServiceArguments(host: HostSpec, service: ServiceSpec): readonly [string, string] {
   const addresses = [...interfaceAddresses(host)];
-  const order: ServiceOrder =
-    service.kind === "web"
-      ? { kind: "web", addresses, port: service.port }
-      : { kind: "dns", addresses, zone: [...service.zone] };
-  return [service.kind, JSON.stringify(order)];
+  return [service.kind, JSON.stringify(orderOf(service, addresses))];
+}
+
+function orderOf(service: ServiceSpec, addresses: string[]): ServiceOrder {
+  switch (service.kind) {
+    case "web":
+      return { kind: "web", addresses, port: service.port };
+    case "dns":
+      return { kind: "dns", addresses, zone: [...service.zone] };
+    case "proxy":
+      return { kind: "proxy", addresses, port: service.port, login: service.login ?? null };
+  }
 }
 
 /** As above, for the one process in the switches' namespace that all long lines have. */
@@ -69,6 +83,8 @@ async function startService(order: ServiceOrder): Promise<Service> {
   switch (order.kind) {
     case "web":
       return runWeb(order);
+    case "proxy":
+      return runProxy(order);
     case "delay":
       return runDelay(order.lines);
     case "dns":

@@ -77,7 +77,8 @@ export interface RouterSpec {
 /** A service of the lab's internet, run on the host by the program that the lab was given for it. */
 export type ServiceSpec =
   | { readonly kind: "web"; readonly port: number }
-  | { readonly kind: "dns"; readonly zone: readonly ZoneRecord[] };
+  | { readonly kind: "dns"; readonly zone: readonly ZoneRecord[] }
+  | { readonly kind: "proxy"; readonly port: number; readonly login?: string };
 
 export interface ZoneRecord {
   readonly name: string;
