@@ -5,7 +5,7 @@ import { z } from "zod";
 import { sleep } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
 import { ensurePrivateDir } from "../net/secret-file.ts";
-import type { Config, Resolved } from "../roles/config.ts";
+import type { Config, ProxySetting, Resolved } from "../roles/config.ts";
 import { ask, isRunning, type LocalRole } from "./local.ts";
 
 export class StartError extends HiggsError {
@@ -28,6 +28,8 @@ export async function ensureBackground(
   if (await isRunning(target)) {
     const running = await settingsOf(target, wait.signal);
     if (running !== null) requireSame({ config, sources }, running);
+    // What other programs' variables say is for a client that starts.
+    if (config.proxy?.isNamed === true) await tellProxy(target, config.proxy, wait.signal);
     return target;
   }
   await ensurePrivateDir(config.state);
@@ -54,16 +56,17 @@ export async function ensureBackground(
     }
     await sleep(POLL_MS, wait.signal);
   }
+  if (config.proxy !== null) await tellProxy(target, config.proxy, wait.signal);
   return target;
 }
 
+/** By its socket, since a process' arguments and environment are no place for a password. */
+async function tellProxy(target: LocalRole, proxy: ProxySetting, signal: AbortSignal): Promise<void> {
+  await ask(target, "proxy", { body: proxy, socket: "admin", signal });
+}
+
 /** What a process keeps for as long as it runs. */
-const fixedSettings = z.object({
-  port: z.number().nullable(),
-  paths: z.array(z.string()),
-  wireguard: z.string(),
-  portGuessing: z.boolean().optional(),
-});
+const fixedSettings = z.object({ port: z.number().nullable(), paths: z.array(z.string()), wireguard: z.string() });
 
 /** Null for a process of a version that does not tell. */
 async function settingsOf(target: LocalRole, signal: AbortSignal): Promise<z.infer<typeof fixedSettings> | null> {
@@ -85,13 +88,6 @@ export function requireSame(wanted: Resolved<"client">, running: z.infer<typeof 
       remedy: "higgs client down",
     });
   }
-  const { portGuessing } = wanted.config;
-  if (wanted.sources["portGuessing"] === "default" || portGuessing === (running.portGuessing ?? portGuessing)) return;
-  const now = portGuessing ? "guesses none" : "guesses ports";
-  throw new StartError(`Cannot change whether ports are guessed: the running client ${now}.`, {
-    code: "already-running",
-    remedy: "higgs client down",
-  });
 }
 
 /** Empty, and for its owner alone. The folder may be a lesser user's: what bears the name must be a plain file. */
@@ -139,7 +135,6 @@ export function self(): string[] {
 function flagsOf(config: Config<"client">): string[] {
   const flags = ["--state", config.state, "--run", config.run, "--log-level", config.logLevel, "--log-format", "json"];
   flags.push("--wireguard", config.wireguard, "--libexec", config.libexec, "--paths", config.paths.join(","));
-  if (!config.portGuessing) flags.push("--no-port-guessing");
   if (config.port !== null) flags.push("--port", String(config.port));
   return flags;
 }

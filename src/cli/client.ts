@@ -6,11 +6,10 @@ import { boundedLog, ensureBackground } from "./background.ts";
 import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
 import { endRunning } from "./end-running.ts";
 import { EXIT } from "./exit-codes.ts";
-import { policyLines, policyShape } from "./exit-text.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, isRunning } from "./local.ts";
 import { logWriter } from "./log-text.ts";
-import { joinCommand, joinIfAsked, leaveCommand } from "./machine-actions.ts";
+import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
@@ -65,7 +64,9 @@ export function clientCommand(context: Context): Command {
 }
 
 async function run(term: Terminal, self: Command, background: boolean): Promise<void> {
-  const config = await configOf("client", self);
+  const resolved = await readConfig("client", self);
+  const { config } = resolved;
+  warnOfPassword(resolved, term);
   await joinIfAsked("client", config, term);
   const { runClient } = await import("../roles/client.ts");
   const write = logWriter(config.logFormat, term);
@@ -82,6 +83,7 @@ function upCommand({ term, setExitCode }: Context): Command {
       const timeoutMs = durationMs(flags.timeout, MOST_UP_MS);
       const resolved = await readConfig("client", self);
       const { config } = resolved;
+      warnOfPassword(resolved, term);
       await joinIfAsked("client", config, term);
       const signal = interruptSignal();
       const target = await ensureBackground(resolved, { timeoutMs, signal });
@@ -138,7 +140,6 @@ const exitsShape = z.object({
       publicAddress: z.string().nullable(),
       inUse: z.boolean(),
       missing: z.array(z.string()),
-      policy: policyShape.nullable().default(null),
     }),
   ),
 });
@@ -147,7 +148,7 @@ function exitCommand({ term }: Context): Command {
   const command = new Command("exit").description("the exits that this machine may use");
   command.addCommand(
     addSettings(new Command("list"), "client", ["run"])
-      .description("the exits, which one is in use, and what each lets out and keeps")
+      .description("the exits, and which one is in use")
       .addOption(jsonOption())
       .action(async (flags: { json?: boolean }, self: Command) => {
         const { run: runDir } = await configOf("client", self);
@@ -166,11 +167,7 @@ function exitCommand({ term }: Context): Command {
           exit.ipv6 ? "IPv4 IPv6" : "IPv4",
           exit.missing.join(" "),
         ]);
-        for (const [i, line] of table(rows).entries()) {
-          term.out(line);
-          const policy = exits[i]?.policy ?? null;
-          if (policy !== null) for (const sentence of policyLines(policy)) term.out(`      ${sentence}`);
-        }
+        for (const line of table(rows)) term.out(line);
       }),
   );
   command.addCommand(

@@ -5,7 +5,7 @@ import { doctorFacts } from "../roles/doctor-facts.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { EXIT } from "./exit-codes.ts";
 import { type Place, placed } from "./place.ts";
-import { UsageError } from "../roles/config.ts";
+import { resolveConfig, UsageError } from "../roles/config.ts";
 import { interruptSignal } from "./interrupt.ts";
 
 const ROLES = ["server", "node", "client"] as const;
@@ -18,11 +18,15 @@ export function doctorCommand({ term, setExitCode }: Context): Command {
     )
     .addOption(jsonOption())
     .action(async (flags: Place & { json?: boolean }) => {
-      const places = ROLES.filter((role) => flags.role === undefined || flags.role === role).map((role) => ({
-        role,
-        stateDir: flags.state ?? process.env.HIGGS_STATE ?? `/var/lib/higgs/${role}`,
-        runDir: flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`,
-      }));
+      const asked = ROLES.filter((role) => flags.role === undefined || flags.role === role);
+      const places = await Promise.all(
+        asked.map(async (role) => ({
+          role,
+          stateDir: flags.state ?? process.env.HIGGS_STATE ?? `/var/lib/higgs/${role}`,
+          runDir: flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`,
+          proxy: role === "server" ? null : (await resolveConfig(role, {}, process.env)).config.proxy,
+        })),
+      );
       if (places.length === 0) {
         throw new UsageError(`Cannot use the role "${flags.role}" here.`, {
           code: "usage",

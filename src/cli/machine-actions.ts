@@ -1,11 +1,13 @@
 // What `higgs node` and `higgs client` share: joining and leaving.
 import { Command } from "commander";
 import { endRunning } from "./end-running.ts";
-import { addSettings, configOf } from "./options.ts";
+import { addSettings, configOf, readConfig } from "./options.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { readInvite } from "./invite-input.ts";
 import { isRunning } from "./local.ts";
 import type { Terminal } from "./output.ts";
+import type { ProxySetting, Source } from "../roles/config.ts";
+import { holdsPassword } from "../roles/proxy.ts";
 import type { Context } from "./context.ts";
 
 type MachineRole = "node" | "client";
@@ -13,7 +15,12 @@ type MachineRole = "node" | "client";
 /** Enrols where an invite was given; says so. */
 export async function joinIfAsked(
   role: MachineRole,
-  config: { readonly join: string | null; readonly state: string; readonly name: string | null },
+  config: {
+    readonly join: string | null;
+    readonly state: string;
+    readonly name: string | null;
+    readonly proxy: ProxySetting | null;
+  },
   term: Terminal,
 ): Promise<void> {
   if (config.join === null) return;
@@ -21,27 +28,43 @@ export async function joinIfAsked(
   const { joinWithInvite } = await import("../roles/join.ts");
   const enrolment = await joinWithInvite(
     role,
-    { invite, stateDir: config.state, name: config.name },
+    { invite, stateDir: config.state, name: config.name, proxy: config.proxy },
     interruptSignal(),
   );
   term.out(`Joined as ${term.paint("bold", enrolment.name)} (${enrolment.ipv4}).`);
+}
+
+/** Arguments are for everybody on the machine to read; what was said once is remembered, and need not be said again. */
+export function warnOfPassword(
+  resolved: {
+    readonly config: { readonly proxy: ProxySetting | null };
+    readonly sources: Readonly<Record<string, Source>>;
+  },
+  term: Terminal,
+): void {
+  if (resolved.sources["proxy"] !== "flag" || !holdsPassword(resolved.config.proxy)) return;
+  term.err(
+    "warning: Others on this machine can read a password in a command line; --proxy file:PATH keeps it from them.",
+  );
 }
 
 export function joinCommand(role: MachineRole, { term }: Context): Command {
   return addSettings(new Command("join").argument("<invite>", "an invite, file:PATH, or - for standard input"), role, [
     "state",
     "name",
+    "proxy",
   ])
     .description("enrols this machine")
     .action(async (text: string, _options, self: Command) => {
-      const config = await configOf(role, self);
-      await joinIfAsked(role, { ...config, join: text }, term);
+      const resolved = await readConfig(role, self);
+      warnOfPassword(resolved, term);
+      await joinIfAsked(role, { ...resolved.config, join: text }, term);
       term.out(role === "node" ? "Start it: sudo higgs node" : "Connect: sudo higgs client up");
     });
 }
 
 export function leaveCommand(role: MachineRole, { term }: Context): Command {
-  return addSettings(new Command("leave"), role, ["state", "run", "libexec"])
+  return addSettings(new Command("leave"), role, ["state", "run", "libexec", "proxy"])
     .description("leaves the network and forgets this machine's keys")
     .action(async (_options, self: Command) => {
       const config = await configOf(role, self);

@@ -5,7 +5,8 @@ import { HiggsError } from "../base/errors.ts";
 import { isMachineName } from "../base/hostname.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
-import { type AnyRole, settingsOf, UsageError } from "../roles/config.ts";
+import { type AnyRole, type ProxySetting, settingsOf, UsageError } from "../roles/config.ts";
+import { proxyShown } from "../roles/proxy.ts";
 import { cleanState, journalRole } from "../roles/state.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, askStream, chooseRole } from "./local.ts";
@@ -163,11 +164,18 @@ export function configCommand({ term }: Context): Command {
           });
         }
         const { config, sources } = await readConfig(role, self);
-        const values = config as Readonly<Record<string, unknown>>;
+        const values: Record<string, unknown> = { ...config };
+        const from: Record<string, string> = { ...sources };
+        if (values["join"] != null) values["join"] = "(an invite)";
+        if ("proxy" in config) {
+          const shown = await proxyShown(config.state, values["proxy"] as ProxySetting | null);
+          values["proxy"] = shown.value;
+          if (shown.isRemembered) from["proxy"] = "last time";
+        }
         const settings = Object.entries(settingsOf(role)).map(([key, setting]) => ({
           flag: setting.flags.split(" ")[0] ?? key,
-          value: key === "join" && values[key] !== null ? "(an invite)" : values[key],
-          from: sources[key] ?? "default",
+          value: values[key],
+          from: from[key] ?? "default",
         }));
         if (flags.json === true) {
           term.out(JSON.stringify({ schema: "higgs.config/1", role, settings }));

@@ -85,6 +85,7 @@ export function whyCommand({ term }: Context): Command {
 const checked = z
   .object({
     server: z.string(),
+    proxy: z.string().nullable(),
     udp: z.boolean().nullable(),
     ipv4: z.string().nullable(),
     ipv6: z.string().nullable(),
@@ -107,6 +108,7 @@ export function netcheckCommand({ term }: Context): Command {
       const yesNo = (value: boolean | null): string => (value === null ? "not known" : value ? "yes" : "no");
       const rows = [
         ["server", found.server],
+        ...(found.proxy === null ? [] : [["proxy", found.proxy]]),
         ["UDP", yesNo(found.udp)],
         ["IPv4", found.ipv4 ?? "no"],
         ["IPv6", found.ipv6 ?? "no"],

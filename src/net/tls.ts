@@ -1,5 +1,6 @@
 // Pinned TLS: learning a server's leaf certificate, and options by which fetch and WebSocket accept that key alone.
 import { createHash, X509Certificate } from "node:crypto";
+import type { Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { toBase64Url } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
@@ -32,13 +33,18 @@ export function pinOf(certificate: X509Certificate): ServerPin {
  * Throws TlsError `server-unreachable` or `server-no-tls`.
  */
 export async function probeLeaf(
-  target: { readonly address: string; readonly port: number; readonly serverName: string },
+  target: {
+    readonly address: string;
+    readonly port: number;
+    readonly serverName: string;
+    /** A connection to the server that is there already, such as one through a proxy; it is closed afterwards. */
+    readonly socket?: Socket;
+  },
   signal: AbortSignal,
 ): Promise<ServerPin> {
   const where = `${target.serverName}:${target.port}`;
   const options = {
-    host: target.address,
-    port: target.port,
+    ...(target.socket === undefined ? { host: target.address, port: target.port } : { socket: target.socket }),
     rejectUnauthorized: false,
     ...(isName(target.serverName) ? { servername: target.serverName } : {}),
   };
@@ -51,6 +57,7 @@ export async function probeLeaf(
     const finish = (settle: () => void): void => {
       signal.removeEventListener("abort", onAbort);
       socket.destroy();
+      target.socket?.destroy();
       settle();
     };
     const onAbort = (): void => finish(() => reject(signal.reason as Error));

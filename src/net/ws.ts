@@ -10,6 +10,8 @@ export interface WsOptions {
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly tls: PinnedTls;
+  /** An HTTP proxy's URL; TLS is with the server all the same. May hold a password. */
+  readonly proxyUrl?: string;
   readonly openTimeoutMs: number;
   /** A ping is sent after this long; when nothing at all arrived for twice as long, the connection is dead. */
   readonly pingEveryMs: number;
@@ -37,6 +39,7 @@ export async function openWs(options: WsOptions, signal: AbortSignal): Promise<W
     headers: options.headers,
     tls: options.tls,
     perMessageDeflate: false,
+    ...(options.proxyUrl === undefined ? {} : { proxy: options.proxyUrl }),
   });
   socket.binaryType = "nodebuffer";
   let heard = performance.now();

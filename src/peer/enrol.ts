@@ -12,6 +12,7 @@ import { enrolmentMessage } from "../proto/proof.ts";
 import type { Role } from "../proto/role.ts";
 import { type Enrolment, enrolmentSchema, type KnownServer } from "./enrolment.ts";
 import { machineKeys } from "./identity.ts";
+import type { ProxyUse } from "./proxy-use.ts";
 import { type Door, openDoor, ServerUntrusted } from "./server-door.ts";
 import type { StateDir } from "./state-dir.ts";
 
@@ -26,6 +27,7 @@ export interface JoinOptions {
   readonly hostname: string;
   readonly version: string;
   readonly platform: string;
+  readonly proxy?: ProxyUse | null;
   /** What this machine already has a way to; the network's ranges must leave it alone. */
   readonly prefixes: (signal: AbortSignal) => Promise<readonly ConnectedPrefix[]>;
 }
@@ -64,7 +66,7 @@ export async function join(
     });
   }
   const keys = await machineKeys(dir);
-  const door = await firstDoor(invite, signal);
+  const door = await firstDoor(invite, options.proxy ?? null, signal);
   const signature = sign(
     "higgs enrolment v1",
     enrolmentMessage({
@@ -153,11 +155,14 @@ function checkRanges(answer: RegisterResponse, prefixes: readonly ConnectedPrefi
   }
 }
 
-async function firstDoor(invite: Invite, signal: AbortSignal): Promise<Door> {
+async function firstDoor(invite: Invite, use: ProxyUse | null, signal: AbortSignal): Promise<Door> {
   let failure: unknown;
   for (const server of invite.servers) {
     try {
-      return await openDoor(server, invite.network, { addresses: [], pin: null }, signal);
+      const proxy = use?.for(server) ?? null;
+      const door = await openDoor(server, invite.network, { addresses: [], pin: null, proxy }, signal);
+      if (proxy !== null) await use?.keep(door.proxyAddresses);
+      return door;
     } catch (thrown) {
       signal.throwIfAborted();
       failure ??= thrown;

@@ -14,6 +14,7 @@ import { Netmap } from "./netmap.ts";
 import { type Offer, ownRecord } from "./own-record.ts";
 import { type RelayLink, relayLink } from "./relay-link.ts";
 import type { StunServers } from "./paths.ts";
+import type { ProxyUse } from "./proxy-use.ts";
 import type { Door } from "./server-door.ts";
 import { ServerLink, type ServerSession } from "./server-link.ts";
 import type { StateDir } from "./state-dir.ts";
@@ -37,12 +38,12 @@ export interface Membership extends Service {
   send(message: MachineMessage): boolean;
   /** Where and as whom to ask how the world sees us; null before the first welcome, or from a server without STUN. */
   readonly stun: StunServers | null;
+  /** The HTTP proxy through which the server is reached, as people name it; null without one. */
+  readonly proxy: string | null;
   /** The exact destinations that must stay outside the tunnel. */
   carriers(): Endpoint[];
   /** Said again after every reconnect. */
   presence(exit: ExitState | null): void;
-  /** What this machine offers from now on: its record is signed anew, and told. */
-  reoffer(next: Offer): void;
   /** Judges the map anew. */
   rejudge(): Promise<void>;
 }
@@ -58,6 +59,7 @@ export function joinNetwork(
     readonly store: EnrolmentStore;
     readonly keys: MachineKeys;
     readonly trust: TrustStore;
+    readonly proxy?: ProxyUse | null;
     readonly log: Logger;
   },
   options: {
@@ -73,7 +75,7 @@ export function joinNetwork(
 ): Membership {
   const { store, keys, log } = deps;
   const map = new Netmap({ trust: deps.trust, log }, store.value.position);
-  const link = new ServerLink({ store, keys, log });
+  const link = new ServerLink({ store, keys, proxy: deps.proxy ?? null, log });
   const sessions = new Map<MachineId, Session>();
   const queue = new SerialQueue();
   let relayPath = DEFAULT_RELAY;
@@ -81,7 +83,7 @@ export function joinNetwork(
   let welcomed = false;
   let observedAddress: IpAddress | null = null;
   let stun: StunServers | null = null;
-  let { offer } = options;
+  const { offer } = options;
   let exit: ExitState | null = null;
   let serverSerial = 0n;
 
@@ -202,15 +204,14 @@ export function joinNetwork(
       return session;
     },
     send: (message) => control.send(message),
+    get proxy() {
+      return link.proxy;
+    },
     carriers: () => link.carriers(),
     presence(next) {
       const changed = JSON.stringify(next) !== JSON.stringify(exit);
       exit = next;
       if (changed) control.send({ type: "presence", exit });
-    },
-    reoffer(next) {
-      offer = next;
-      if (welcomed) task(publish);
     },
     rejudge: () => queue.run(() => map.again(context())),
     async [Symbol.asyncDispose]() {

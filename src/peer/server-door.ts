@@ -3,8 +3,10 @@ import { lookup } from "node:dns/promises";
 import type { z } from "zod";
 import { concatBytes, toBase64Url } from "../base/bytes.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
-import { withDeadline } from "../base/async.ts";
+import { DeadlineExceeded, withDeadline } from "../base/async.ts";
 import { type Endpoint, familyOf, formatHostPort, type HostPort, type IpAddress, parseIp } from "../base/ip.ts";
+import { type HttpProxy, proxyName, proxyUrl } from "../net/http-proxy.ts";
+import { connectThrough, type ProxyAt, ProxyError, proxyUnreachable } from "../net/proxy-connect.ts";
 import { pinnedTls, probeLeaf, type ServerPin, TlsError } from "../net/tls.ts";
 import { openWs, type Ws, type WsOptions } from "../net/ws.ts";
 import { API_BASE, problemSchema, proofResponseSchema, VERSION_HEADER } from "../proto/api.ts";
@@ -22,10 +24,12 @@ export class ServerUntrusted extends HiggsError {
 
 export interface Door {
   readonly server: HostPort;
-  /** The address that answered: the carrier's exact destination. */
+  /** The address that answered, the server's or the proxy's: the carrier's exact destination. */
   readonly endpoint: Endpoint;
-  /** Worth keeping, the one that answered first. */
+  /** The server's, worth keeping, the one that answered first. Through a proxy, those that were known. */
   readonly addresses: readonly IpAddress[];
+  /** The proxy's, likewise; empty without one. */
+  readonly proxyAddresses: readonly IpAddress[];
   readonly pin: ServerPin;
   /** `host:port` of this server by its own signed word. */
   readonly names: readonly string[];
@@ -33,7 +37,7 @@ export interface Door {
   request<T>(method: "GET" | "POST" | "DELETE", path: string, options: RequestOptions<T>): Promise<T>;
   openWs(
     path: string,
-    options: Omit<WsOptions, "url" | "headers" | "tls"> & { token: string; version?: string },
+    options: Omit<WsOptions, "url" | "headers" | "tls" | "proxyUrl"> & { token: string; version?: string },
     signal: AbortSignal,
   ): Promise<Ws>;
 }
@@ -63,11 +67,13 @@ const MOST_ANSWER_BYTES = 1024 * 1024;
 export interface DoorHints {
   readonly addresses: readonly IpAddress[];
   readonly pin: ServerPin | null;
+  /** The way there, with its kept addresses; null for none. The proxy is given the server's name, and resolves it. */
+  readonly proxy?: { readonly proxy: HttpProxy; readonly addresses: readonly IpAddress[] } | null;
 }
 
 /**
- * Tries each address of the server: the kept ones first, then what its name resolves to.
- * Throws TlsError `server-unreachable` | `server-no-tls`, or ServerUntrusted `server-not-proven`.
+ * Tries each address of the server, or of the proxy: the kept ones first, then what its name resolves to.
+ * Throws TlsError `server-unreachable` | `server-no-tls`, ServerUntrusted `server-not-proven`, or ProxyError.
  */
 export async function openDoor(
   server: HostPort,
@@ -76,9 +82,11 @@ export async function openDoor(
   signal: AbortSignal,
 ): Promise<Door> {
   let failure: unknown;
+  const proxy = hints.proxy?.proxy ?? null;
+  const known = hints.proxy?.addresses ?? hints.addresses;
   const tried = new Set<IpAddress>();
-  const timeoutMs = hints.addresses.length === 0 ? CONNECT_TIMEOUT_MS : RESOLVE_AGAIN_MS;
-  for (const find of [() => Promise.resolve(hints.addresses), () => resolveHost(server, { timeoutMs, signal })]) {
+  const timeoutMs = known.length === 0 ? CONNECT_TIMEOUT_MS : RESOLVE_AGAIN_MS;
+  for (const find of [() => Promise.resolve(known), () => resolveHost({ server, proxy }, { timeoutMs, signal })]) {
     let addresses: readonly IpAddress[];
     try {
       addresses = await find();
@@ -90,13 +98,18 @@ export async function openDoor(
     for (const address of addresses) {
       if (tried.has(address)) continue;
       tried.add(address);
+      const kept = worthKeeping([...known, ...addresses], { address, tried });
+      const way: Way =
+        proxy === null
+          ? { via: null, address, addresses: kept, proxyAddresses: [] }
+          : { via: { proxy, address }, address, addresses: hints.addresses, proxyAddresses: kept };
       try {
-        const kept = worthKeeping([...hints.addresses, ...addresses], { address, tried });
-        return await provenDoor({ server, address, addresses: kept, network, pin: hints.pin }, signal);
+        return await provenDoor({ server, network, pin: hints.pin, way }, signal);
       } catch (thrown) {
         signal.throwIfAborted();
-        // Its other addresses lead to the same limit.
+        // Its other addresses lead to the same limit, and those of a proxy that answers to the same server.
         if (thrown instanceof ServerRefused && thrown.code === "rate-limited") throw thrown;
+        if (proxy !== null && !(thrown instanceof ProxyError && thrown.code === "proxy-unreachable")) throw thrown;
         // A server that fails its proof says more than one that does not answer.
         if (!(failure instanceof ServerUntrusted)) failure = thrown;
       }
@@ -119,19 +132,18 @@ function worthKeeping(
 }
 
 async function resolveHost(
-  server: HostPort,
+  { server, proxy }: { readonly server: HostPort; readonly proxy: HttpProxy | null },
   { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal: AbortSignal },
 ): Promise<IpAddress[]> {
-  const literal = parseIp(server.host);
+  const { host } = proxy?.server ?? server;
+  const literal = parseIp(host);
   if (literal !== null) return [literal];
   try {
-    const found = await withDeadline(`resolve ${server.host}`, () => lookup(server.host, { all: true }), {
-      timeoutMs,
-      signal,
-    });
+    const found = await withDeadline(`resolve ${host}`, () => lookup(host, { all: true }), { timeoutMs, signal });
     return found.map((entry) => parseIp(entry.address)).filter((address) => address !== null);
   } catch (cause) {
     signal.throwIfAborted();
+    if (proxy !== null) throw proxyUnreachable(proxy, server, cause, "the proxy's name does not resolve");
     throw new TlsError(`Cannot reach the server at ${formatHostPort(server)}: its name does not resolve.`, {
       code: "server-unreachable",
       remedy: "Check the spelling of the name, and that this machine has DNS.",
@@ -140,38 +152,50 @@ async function resolveHost(
   }
 }
 
-interface Candidate {
-  readonly server: HostPort;
+/** How the server is reached: at an address of its own, or through a proxy at one of the proxy's. */
+interface Way {
+  readonly via: ProxyAt | null;
   readonly address: IpAddress;
   readonly addresses: readonly IpAddress[];
+  readonly proxyAddresses: readonly IpAddress[];
+}
+
+interface Candidate {
+  readonly server: HostPort;
+  readonly way: Way;
   readonly network: IdentityKey;
   readonly pin: ServerPin | null;
 }
 
 async function provenDoor(candidate: Candidate, signal: AbortSignal): Promise<Door> {
-  const where = formatHostPort(candidate.server);
-  const { pin } = candidate;
-  if (pin !== null) {
-    try {
-      return await withDeadline(`reach the server at ${where}`, (limited) => proveDoor(candidate, pin, limited), {
-        timeoutMs: CONNECT_TIMEOUT_MS,
-        signal,
-      });
-    } catch (thrown) {
-      // A renewed certificate fails at TLS; it is looked at and proven anew below.
-      if (!(thrown instanceof TlsError) || thrown.code !== "server-key-changed") throw thrown;
+  const { pin, server } = candidate;
+  const { via, address } = candidate.way;
+  const what = `reach the server at ${formatHostPort(server)}`;
+  const limits = { timeoutMs: CONNECT_TIMEOUT_MS, signal };
+  try {
+    if (pin !== null) {
+      try {
+        return await withDeadline(what, (limited) => proveDoor(candidate, pin, limited), limits);
+      } catch (thrown) {
+        // A renewed certificate fails at TLS; it is looked at and proven anew below.
+        if (!(thrown instanceof TlsError) || thrown.code !== "server-key-changed") throw thrown;
+      }
     }
+    const leaf = await withDeadline(
+      what,
+      async (limited) => {
+        const socket = via === null ? null : await connectThrough(via, server, limited);
+        const target = { address, port: server.port, serverName: server.host };
+        return await probeLeaf(socket === null ? target : { ...target, socket }, limited);
+      },
+      limits,
+    );
+    return await proveDoor(candidate, leaf, signal);
+  } catch (thrown) {
+    signal.throwIfAborted();
+    if (via === null || !(thrown instanceof DeadlineExceeded)) throw thrown;
+    throw proxyUnreachable(via.proxy, server, thrown, "neither the proxy nor the server behind it answers in time");
   }
-  const leaf = await withDeadline(
-    `reach the server at ${where}`,
-    (limited) =>
-      probeLeaf(
-        { address: candidate.address, port: candidate.server.port, serverName: candidate.server.host },
-        limited,
-      ),
-    { timeoutMs: CONNECT_TIMEOUT_MS, signal },
-  );
-  return await proveDoor(candidate, leaf, signal);
 }
 
 async function proveDoor(candidate: Candidate, pin: ServerPin, signal: AbortSignal): Promise<Door> {
@@ -210,14 +234,17 @@ function untrusted(candidate: Candidate, why: string, cause?: unknown): ServerUn
 }
 
 function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string[]): Door {
-  const { server, address } = candidate;
-  const authority = familyOf(address) === 4 ? `${address}:${server.port}` : `[${address}]:${server.port}`;
-  const tls = pinnedTls(pin, server.host);
+  const { server, way } = candidate;
+  const { via, address } = way;
   const host = formatHostPort(server);
+  const authority = via === null ? formatHostPort({ host: address, port: server.port }) : host;
+  const proxied = via === null ? null : proxyUrl(via.proxy, via.address);
+  const tls = pinnedTls(pin, server.host);
   return {
     server,
-    endpoint: { address, port: server.port },
-    addresses: candidate.addresses,
+    endpoint: { address, port: via?.proxy.server.port ?? server.port },
+    addresses: way.addresses,
+    proxyAddresses: way.proxyAddresses,
     pin,
     names,
     async request(method, path, options) {
@@ -232,6 +259,7 @@ function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string
               ...(options.token === undefined ? {} : { authorization: `Bearer ${options.token}` }),
             },
             ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
+            ...(proxied === null ? {} : { proxy: proxied }),
             tls,
             redirect: "error",
             signal,
@@ -240,21 +268,48 @@ function pinnedDoor(candidate: Candidate, pin: ServerPin, names: readonly string
           return await readAnswer(response, host, options.response);
         },
         { timeoutMs: REQUEST_TIMEOUT_MS, signal: options.signal },
-      ).catch((thrown: unknown) => {
+      ).catch(async (thrown: unknown) => {
         options.signal.throwIfAborted();
-        throw asTlsError(host, thrown);
+        const error = asTlsError(host, thrown);
+        if (error.code === "server-unreachable") await sayWhatProxySays(candidate, options.signal);
+        throw error;
       });
     },
-    openWs: (path, options, signal) => {
+    async openWs(path, options, signal) {
       const { token, version, ...rest } = options;
       const headers = {
         host,
         authorization: `Bearer ${token}`,
         ...(version === undefined ? {} : { [VERSION_HEADER]: version }),
       };
-      return openWs({ ...rest, url: `wss://${authority}${path}`, headers, tls }, signal);
+      const where = { url: `wss://${authority}${path}`, ...(proxied === null ? {} : { proxyUrl: proxied }) };
+      try {
+        return await openWs({ ...rest, ...where, headers, tls }, signal);
+      } catch (thrown) {
+        signal.throwIfAborted();
+        await sayWhatProxySays(candidate, signal);
+        throw thrown;
+      }
     },
   };
+}
+
+/** fetch and WebSocket tell little of why a proxy let nothing through: it is asked once more, and what it says is thrown. */
+async function sayWhatProxySays({ server, way }: Candidate, signal: AbortSignal): Promise<void> {
+  const { via } = way;
+  if (via === null) return;
+  try {
+    const socket = await withDeadline(
+      `reach the proxy at ${proxyName(via.proxy)}`,
+      (limited) => connectThrough(via, server, limited),
+      { timeoutMs: CONNECT_TIMEOUT_MS, signal },
+    );
+    socket.destroy();
+  } catch (thrown) {
+    signal.throwIfAborted();
+    if (thrown instanceof ProxyError) throw thrown;
+    throw proxyUnreachable(via.proxy, server, thrown);
+  }
 }
 
 function asTlsError(host: string, thrown: unknown): HiggsError {

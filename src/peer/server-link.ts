@@ -4,12 +4,14 @@ import { fromBase64Url } from "../base/bytes.ts";
 import type { Logger } from "../base/log.ts";
 import { type Endpoint, formatEndpoint, parseIp } from "../base/ip.ts";
 import { challengeResponseSchema, tokenResponseSchema } from "../proto/api.ts";
+import { proxyName } from "../net/http-proxy.ts";
 import { sign } from "../proto/keys.ts";
 import { machineProofMessage } from "../proto/proof.ts";
 import { dialList, knownServers } from "./enrol.ts";
 import type { EnrolmentStore } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
 import { askedToWaitMs } from "./reconnect.ts";
+import type { ProxyUse } from "./proxy-use.ts";
 import { type Door, openDoor } from "./server-door.ts";
 
 export interface ServerSession {
@@ -23,11 +25,18 @@ const TOKEN_MARGIN_S = 60;
 export class ServerLink {
   readonly #store: EnrolmentStore;
   readonly #keys: MachineKeys;
+  readonly #proxy: ProxyUse | null;
   readonly #log: Logger;
   readonly #queue = new SerialQueue();
   #current: { readonly session: ServerSession; readonly goodUntilMs: number } | null = null;
 
-  constructor(deps: { readonly store: EnrolmentStore; readonly keys: MachineKeys; readonly log: Logger }) {
+  constructor(deps: {
+    readonly store: EnrolmentStore;
+    readonly keys: MachineKeys;
+    readonly proxy?: ProxyUse | null;
+    readonly log: Logger;
+  }) {
+    this.#proxy = deps.proxy ?? null;
     this.#store = deps.store;
     this.#keys = deps.keys;
     this.#log = deps.log;
@@ -52,14 +61,25 @@ export class ServerLink {
     if (this.#current?.session === session) this.#current = null;
   }
 
-  /** Every address and port at which a server may be dialled: the carrier's exact destinations. */
+  /** As people name it; null when no server is reached through it. */
+  get proxy(): string | null {
+    const use = this.#proxy;
+    if (use === null) return null;
+    const isUsed = dialList(this.#store.value.servers).some(({ target }) => use.for(target) !== null);
+    return isUsed ? proxyName(use.choice.proxy) : null;
+  }
+
+  /** Every address and port at which a server, or the proxy before it, may be dialled: the carrier's exact destinations. */
   carriers(): Endpoint[] {
-    return dialList(this.#store.value.servers).flatMap(({ known, target }) => {
+    const all = dialList(this.#store.value.servers).flatMap(({ known, target }) => {
+      const proxy = this.#proxy;
+      if (proxy !== null && proxy.for(target) !== null) return proxy.endpoints();
       // One that is named by its address may never have been dialled yet, and must be reachable the first time too.
       const literal = parseIp(target.host);
       const addresses = new Set(literal === null ? known.addresses : [...known.addresses, literal]);
       return [...addresses].map((address) => ({ address, port: target.port }));
     });
+    return [...new Map(all.map((endpoint) => [formatEndpoint(endpoint), endpoint])).values()];
   }
 
   async #open(signal: AbortSignal): Promise<Door> {
@@ -67,8 +87,10 @@ export class ServerLink {
     let failure: unknown;
     for (const { known, target } of dialList(servers)) {
       try {
-        const hints = { addresses: known.addresses, pin: known.pin };
+        const proxy = this.#proxy?.for(target) ?? null;
+        const hints = { addresses: known.addresses, pin: known.pin, proxy };
         const door = await openDoor(target, this.#store.value.network, hints, signal);
+        if (proxy !== null) await this.#proxy?.keep(door.proxyAddresses);
         const names = [...servers.map((server) => server.name), ...door.names];
         await this.#store.update({ servers: knownServers(names, servers, door) });
         return door;

@@ -18,6 +18,7 @@ export const STATE_FILES = [
   "record.json",
   "trust.json",
   "settings.json",
+  "proxy.json",
 ] as const;
 export type StateFile = (typeof STATE_FILES)[number];
 

@@ -5,6 +5,7 @@ import { errorText } from "../base/errors.ts";
 import { type ExitChoice, ExitError, exitChoiceText, offersExit, parseExitChoice } from "../client/exit-choice.ts";
 import { connect, ConnectError, type Connection } from "../client/connection.ts";
 import { type ClientSystem, clientSystem } from "../net/os.ts";
+import { proxyName } from "../net/http-proxy.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
 import { joinNetwork } from "../peer/membership.ts";
@@ -17,6 +18,7 @@ import { clientStatus, exitRows, relayWithheld } from "./client-status.ts";
 import type { Config } from "./config.ts";
 import { machinePaths } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
+import { openProxy } from "./proxy.ts";
 import { startRuntime } from "./runtime.ts";
 import { VERSION } from "./version.ts";
 
@@ -33,6 +35,7 @@ export interface ClientRun {
 }
 
 const upBody = z.object({ exit: z.string().max(63).nullable(), timeoutMs: z.number().positive().max(3_600_000) });
+const proxyBody = z.object({ text: z.string().max(4096), except: z.string().max(65_536), isNamed: z.boolean() });
 const exitBody = z.object({ exit: z.string().max(63) });
 const waitBody = z.object({ timeoutMs: z.number().positive().max(86_400_000) });
 
@@ -63,6 +66,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
   const port = await listenPort(dir, config.port);
   const queue = new SerialQueue();
   let connection: Connection | null = null;
+  let proxySetting = config.proxy;
 
   async function chosenExit(asked: string | null): Promise<ExitChoice> {
     if (asked !== null) {
@@ -80,13 +84,17 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         connection.use(choice);
         return connection;
       }
-      log.info({ exit: exitChoiceText(choice) }, "connecting");
+      const proxy = await openProxy(dir, proxySetting);
+      log.info(
+        { exit: exitChoiceText(choice), proxy: proxy === null ? null : proxyName(proxy.choice.proxy) },
+        "connecting",
+      );
       const { ipv4, ipv6 } = store.value;
       connection = await connect(
         {
           membership: (onChange) =>
             joinNetwork(
-              { dir, store, keys, trust, log },
+              { dir, store, keys, trust, proxy, log },
               {
                 offer: { routes: [], endpoint: null },
                 version: VERSION,
@@ -102,13 +110,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
                 relay: membership.relay,
                 openPaths: machinePaths(
                   { os, membership, log },
-                  {
-                    enrolment: store.value,
-                    allowed: config.paths,
-                    manual: null,
-                    guessesPorts: config.portGuessing,
-                    onChange: () => connection?.poke(),
-                  },
+                  { enrolment: store.value, allowed: config.paths, manual: null, onChange: () => connection?.poke() },
                 ),
                 log,
               },
@@ -152,6 +154,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       connection?.reach(peer, askSignal),
     pathTo: (peer: MachineId) => connection?.paths?.view(peer) ?? null,
     nat: () => connection?.paths?.nat ?? null,
+    proxy: () => connection?.membership.proxy ?? null,
   };
   const view = { os, store, startedAt: new Date() };
 
@@ -178,12 +181,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       everyday: {
         ...machineVerbs(verbDeps),
         status: (_body, askSignal) => clientStatus({ ...view, connection }, askSignal),
-        settings: () => ({
-          port: config.port,
-          paths: config.paths,
-          wireguard: config.wireguard,
-          portGuessing: config.portGuessing,
-        }),
+        settings: () => ({ port: config.port, paths: config.paths, wireguard: config.wireguard }),
         up: async (body, askSignal) => {
           const { exit, timeoutMs } = bodyOf(upBody, body);
           await up(exit);
@@ -209,7 +207,19 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
           return { exit: exitChoiceText(choice) };
         },
       },
-      admin: trustVerbs(verbDeps),
+      admin: {
+        ...trustVerbs(verbDeps),
+        // Neither the arguments nor the environment of a process that stays may hold a password.
+        proxy: async (body) => {
+          const next = bodyOf(proxyBody, body);
+          const isOther = JSON.stringify(next) !== JSON.stringify(proxySetting);
+          if (isOther && connection?.state.kind === "connected") throw otherProxy();
+          // One that still tries may be trying in vain for the want of this very proxy.
+          if (isOther && connection !== null) await down();
+          proxySetting = next;
+          return {};
+        },
+      },
     });
     await using _watch = os.watchLinks(() => {
       connection?.poke();
@@ -242,6 +252,13 @@ function requireKnownExit(choice: ExitChoice, connection: Connection | null): vo
   throw new ExitError(`Cannot use the exit "${choice.name}": no machine of that name offers one here.`, {
     code: "no-exit",
     remedy: names === "" ? "higgs client exit list" : `There are: ${names}`,
+  });
+}
+
+function otherProxy(): ConnectError {
+  return new ConnectError("Cannot use another --proxy: the running client was started without it.", {
+    code: "already-running",
+    remedy: "higgs client down",
   });
 }
 

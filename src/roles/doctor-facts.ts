@@ -17,14 +17,17 @@ import { type Enrolment, readEnrolment } from "../peer/enrolment.ts";
 import { openDoor } from "../peer/server-door.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { parseHostPort } from "../base/ip.ts";
-import type { AnyRole } from "./config.ts";
+import type { AnyRole, ProxySetting } from "./config.ts";
 import type { DoctorFacts, RoleFacts } from "./doctor.ts";
+import { findProxy } from "./proxy.ts";
 import { SOCKET } from "./runtime.ts";
 
 export interface RolePlace {
   readonly role: AnyRole;
   readonly stateDir: string;
   readonly runDir: string;
+  /** Of a node and a client. */
+  readonly proxy: ProxySetting | null;
 }
 
 const TOOLS = ["ip", "wg", "nft", "ping"] as const;
@@ -78,7 +81,7 @@ function kernelHasWireGuard(): boolean {
   });
 }
 
-async function roleFacts({ role, stateDir, runDir }: RolePlace, signal: AbortSignal): Promise<RoleFacts> {
+async function roleFacts({ role, stateDir, runDir, proxy }: RolePlace, signal: AbortSignal): Promise<RoleFacts> {
   const status = await statusOf(runDir, signal);
   const base = { role, isRunning: status !== null, left: null, health: status?.health ?? [] };
   if (role === "server") return { ...base, ranges: [], servers: [] };
@@ -87,7 +90,9 @@ async function roleFacts({ role, stateDir, runDir }: RolePlace, signal: AbortSig
   return {
     ...base,
     ranges: [enrolment.range4, enrolment.range6],
-    servers: await Promise.all(enrolment.servers.map((server) => reached(server, enrolment, signal))),
+    servers: await Promise.all(
+      enrolment.servers.map((server) => reached(server, { stateDir, enrolment, proxy }, signal)),
+    ),
   };
 }
 
@@ -133,15 +138,16 @@ function isForOthers(thrown: unknown): boolean {
 
 async function reached(
   server: Enrolment["servers"][number],
-  { network }: Enrolment,
+  of: { readonly stateDir: string; readonly enrolment: Enrolment; readonly proxy: ProxySetting | null },
   signal: AbortSignal,
 ): Promise<RoleFacts["servers"][number]> {
   const { name } = server;
   try {
     const target = parseHostPort(name, 443);
     if (target === null) return { name, trouble: null };
-    const hints = { addresses: server.addresses, pin: server.pin };
-    await withDeadline(`reach ${name}`, (inner) => openDoor(target, network, hints, inner), {
+    const use = await findProxy(await openStateDir(of.stateDir), of.proxy);
+    const hints = { addresses: server.addresses, pin: server.pin, proxy: use?.for(target) ?? null };
+    await withDeadline(`reach ${name}`, (inner) => openDoor(target, of.enrolment.network, hints, inner), {
       timeoutMs: SERVER_TIMEOUT_MS,
       signal,
     });

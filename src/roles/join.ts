@@ -7,19 +7,34 @@ import type { Invite } from "../proto/invite.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import { join } from "../peer/enrol.ts";
 import { openStateDir } from "../peer/state-dir.ts";
+import type { ProxySetting } from "./config.ts";
+import { openProxy } from "./proxy.ts";
 import { PLATFORM, VERSION } from "./version.ts";
 
 /** Safe to repeat; see peer/enrol.ts for what it throws. */
 export async function joinWithInvite(
   role: "node" | "client",
-  options: { readonly invite: Invite; readonly stateDir: string; readonly name: string | null },
+  options: {
+    readonly invite: Invite;
+    readonly stateDir: string;
+    readonly name: string | null;
+    readonly proxy: ProxySetting | null;
+  },
   signal: AbortSignal,
 ): Promise<Enrolment> {
   const dir = await openStateDir(options.stateDir);
   return await join(
     dir,
     options.invite,
-    { role, name: options.name, hostname: hostname(), version: VERSION, platform: PLATFORM, prefixes: ownPrefixes },
+    {
+      role,
+      name: options.name,
+      hostname: hostname(),
+      version: VERSION,
+      platform: PLATFORM,
+      proxy: await openProxy(dir, options.proxy),
+      prefixes: ownPrefixes,
+    },
     signal,
   );
 }

@@ -26,6 +26,8 @@ export interface MachineVerbDeps {
   readonly reach: (peer: KnownPeer, signal: AbortSignal) => Promise<void>;
   /** Null while there is no session with the peer, or only the relay. */
   readonly pathTo: (peer: MachineId) => PathView | null;
+  /** The HTTP proxy before the server, as people name it. */
+  readonly proxy: () => string | null;
   /** How the servers see this machine; null before they were asked. */
   readonly nat: () => NatView | null;
 }
@@ -90,7 +92,8 @@ async function ping(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
 async function why(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
   const peer = await reached(deps, name, signal);
   const withheld = deps.membership()?.sessions.get(peer.id)?.withheld ?? null;
-  const evidence = { peer: name, view: deps.pathTo(peer.id), nat: deps.nat(), withheld, at: performance.now() };
+  const at = performance.now();
+  const evidence = { peer: name, view: deps.pathTo(peer.id), nat: deps.nat(), proxy: deps.proxy(), withheld, at };
   return { schema: "higgs.why/1", peer: name, ...explain(evidence) };
 }
 
@@ -101,6 +104,7 @@ function netcheck(deps: MachineVerbDeps) {
   return {
     schema: "higgs.netcheck/1",
     server: membership.trouble === null ? "reached" : membership.trouble.message,
+    proxy: deps.proxy(),
     udp: nat?.udp ?? null,
     ipv4: endpointOrNull(nat?.mapped4 ?? null),
     ipv6: endpointOrNull(nat?.mapped6 ?? null),

@@ -19,8 +19,7 @@ export type PathOrder =
       readonly mechanism: "nft" | "bridge";
       readonly ports: { readonly wireGuardPort: number; readonly publicPort?: number };
     }
-  | { readonly do: "ask"; readonly to: string; readonly sizeBytes?: number; readonly bySide?: boolean }
-  | { readonly do: "side" }
+  | { readonly do: "ask"; readonly to: string; readonly sizeBytes?: number }
   | { readonly do: "peer-socket"; readonly to: string }
   | { readonly do: "route"; readonly to: string; readonly alsoFrom?: readonly string[] }
   | { readonly do: "redirect"; readonly policy: RedirectPolicy }
