@@ -54,7 +54,7 @@ function startTimes(): Row[] {
 async function roles(): Promise<Row[]> {
   await using lab = await benchLab({}, signal);
   const network = await startNetwork(lab, signal);
-  await clientUp(lab, signal, network.clientInvite);
+  await clientUp(lab, signal, { invite: network.clientInvite });
   await Bun.sleep(SETTLE_MS);
   signal.throwIfAborted();
   const [laptop, home, vps] = [lab.host("laptop"), lab.host("home-pc"), lab.host("vps")];

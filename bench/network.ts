@@ -42,35 +42,74 @@ export async function startNetwork(lab: Lab, signal: AbortSignal): Promise<Bench
   const server = await startServer(lab, signal);
   const nodeInvite = await inviteFor(lab, "node", signal);
   const clientInvite = await inviteFor(lab, "client", signal);
-  const node = await startNode(lab, signal, nodeInvite);
+  const node = await startNode(lab, signal, { invite: nodeInvite });
   return { server, node, clientInvite };
 }
 
-export async function startServer(lab: Lab, signal: AbortSignal): Promise<LabProcess> {
-  const server = await lab.host("vps").spawn([HIGGS, "server", "--log-level", "warn"]);
+export interface ServerPlace {
+  /** Default "vps". */
+  readonly host?: string;
+  /** Before the command: `env`, with what the server is to find there. */
+  readonly prefix?: readonly string[];
+  readonly flags?: readonly string[];
+}
+
+export async function startServer(lab: Lab, signal: AbortSignal, place: ServerPlace = {}): Promise<LabProcess> {
+  const { host = "vps", prefix = [], flags = [] } = place;
+  const argv = [...prefix, HIGGS, "server", "--log-level", "warn", ...flags];
+  const server = await lab.host(host).spawn(argv);
   await server.waitForLine(/is running at/, { timeoutMs: START_TIMEOUT_MS, signal });
   return server;
 }
 
 /** Without an invite it has joined before. Resolves when its control socket answers. */
-export async function startNode(lab: Lab, signal: AbortSignal, invite?: string): Promise<LabProcess> {
-  const join = invite === undefined ? [] : ["--join", invite];
-  const node = await lab.host("home-pc").spawn([HIGGS, "node", ...join, ...DNS_FLAGS]);
+export async function startNode(
+  lab: Lab,
+  signal: AbortSignal,
+  place: { readonly host?: string; readonly invite?: string } = {},
+): Promise<LabProcess> {
+  const join = place.invite === undefined ? [] : ["--join", place.invite];
+  const node = await lab.host(place.host ?? "home-pc").spawn([HIGGS, "node", ...join, ...DNS_FLAGS]);
   await node.waitForLine(/higgs node.* is running/, { timeoutMs: START_TIMEOUT_MS, signal });
   return node;
 }
 
-export async function inviteFor(lab: Lab, role: "node" | "client", signal: AbortSignal): Promise<string> {
-  const text = await lab.host("vps").execOrThrow([HIGGS, "server", "invite", role, "--json"], { signal });
+export async function inviteFor(
+  lab: Lab,
+  role: "node" | "client",
+  signal: AbortSignal,
+  server = "vps",
+): Promise<string> {
+  const text = await lab.host(server).execOrThrow([HIGGS, "server", "invite", role, "--json"], { signal });
   return (JSON.parse(text) as { invite: string }).invite;
 }
 
 /** Resolves when connected; gives what the command printed. */
-export async function clientUp(lab: Lab, signal: AbortSignal, invite?: string): Promise<string> {
-  const join = invite === undefined ? [] : ["--join", invite];
+export async function clientUp(
+  lab: Lab,
+  signal: AbortSignal,
+  place: { readonly host?: string; readonly invite?: string; readonly flags?: readonly string[] } = {},
+): Promise<string> {
+  const join = place.invite === undefined ? [] : ["--join", place.invite];
   return await lab
-    .host("laptop")
-    .execOrThrow([HIGGS, "client", "up", ...join], { timeoutMs: START_TIMEOUT_MS, signal });
+    .host(place.host ?? "laptop")
+    .execOrThrow([HIGGS, "client", "up", ...join, ...(place.flags ?? [])], { timeoutMs: START_TIMEOUT_MS, signal });
+}
+
+/** By which path the client's exit is reached now; null while it is not connected. */
+export async function pathKind(client: LabHost): Promise<string | null> {
+  const { stdout } = await client.exec([HIGGS, "client", "status", "--json"]);
+  return stdout.startsWith("{") ? ((JSON.parse(stdout) as { path: { kind: string } | null }).path?.kind ?? null) : null;
+}
+
+/** Throws when it does not come to it. */
+export async function untilPath(client: LabHost, kind: string, signal: AbortSignal): Promise<void> {
+  const until = performance.now() + START_TIMEOUT_MS;
+  while ((await pathKind(client)) !== kind) {
+    signal.throwIfAborted();
+    if (performance.now() > until) throw new Error(`Cannot measure: "${client.name}" has no path of the kind ${kind}.`);
+    await Bun.sleep(100);
+  }
 }
 
 /** Resolves when its process is gone too, which is some milliseconds after the command. */

@@ -1,11 +1,15 @@
-// `bun bench/tunnel.ts`: traffic through the wss path against plain WireGuard between the same places, in one run.
-import { existsSync, rmSync } from "node:fs";
-import { copyFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { cafeHost, homeHost } from "../src/lab/small-internet.ts";
-import type { Lab } from "../src/lab/lab.ts";
-import type { LabHost } from "../src/lab/host.ts";
+// `bun bench/tunnel.ts`: traffic over every kind of path against plain WireGuard between the same places, in one run.
+import {
+  type Contender,
+  contenderHosts,
+  DEBIAN,
+  DIRECT,
+  KERNEL,
+  makeContenders,
+  PLAIN,
+  PROCESS_RELAY,
+  WSS,
+} from "./contenders.ts";
 import { type Direction, iperfServer, pings, type Transfer, transfer } from "./iperf.ts";
 import {
   alternating,
@@ -20,43 +24,27 @@ import {
   round,
   row,
   type Row,
+  wants,
 } from "./lib.ts";
-import { benchLab, clientUp, PROCESS, processIn, startNetwork } from "./network.ts";
-import { PLAIN_PROCESS, plainTunnel } from "./plain-wireguard.ts";
+import { benchLab, pathKind } from "./network.ts";
 import { machineText } from "./processes.ts";
 
-const DEBIAN = "Debian's wireguard-go";
-const PLAIN = "plain WireGuard";
-const WSS = "higgs wss";
 const PING_COUNT = 250;
-
-interface Contender {
-  readonly laptop: LabHost;
-  readonly watch: Readonly<Record<string, number>>;
-}
+/** `--only` takes these words. */
+const PARTS: Readonly<Record<string, string>> = {
+  [PLAIN]: "plain",
+  [DEBIAN]: "debian",
+  [DIRECT]: "direct",
+  [KERNEL]: "kernel",
+  [PROCESS_RELAY]: "process",
+  [WSS]: "wss",
+};
 
 const args = benchArguments({ seconds: 4, rounds: 3 });
-const signal = benchSignal(900);
+const signal = benchSignal(1200);
 
-// Each pair stands in the same two places: higgs's kill switch would stop a second tunnel on its own two machines.
-await using lab = await benchLab(
-  {
-    extraHosts: [
-      cafeHost("laptop-plain", 31),
-      homeHost("home-plain", 31),
-      cafeHost("laptop-debian", 32),
-      homeHost("home-debian", 32),
-    ],
-    homeRouter: {
-      forwards: [
-        { protocol: "udp", port: 51831, to: "192.168.1.31", toPort: 51831 },
-        { protocol: "udp", port: 51832, to: "192.168.1.32", toPort: 51832 },
-      ],
-    },
-  },
-  signal,
-);
-const contenders = await makeContenders(lab);
+await using lab = await benchLab(contenderHosts(), signal);
+const contenders = await makeContenders(lab, (name) => wants(args, PARTS[name] ?? name), signal);
 await using _iperf = await iperfServer(lab.host("web"));
 progress(`${machineText()}; ${Object.keys(contenders).join(", ")}`);
 
@@ -66,109 +54,47 @@ const down = await measureTransfers("down");
 const loaded = await measureLoadedPings();
 printTable("bench/tunnel: laptop → café's router → internet → home's router → home PC → web", tableRows());
 
-async function makeContenders(inLab: Lab): Promise<Record<string, Contender>> {
-  const network = await startNetwork(inLab, signal);
-  await forceWss(inLab.host("laptop"));
-  await clientUp(inLab, signal, network.clientInvite);
-  const [laptop, home, vps] = [inLab.host("laptop"), inLab.host("home-pc"), inLab.host("vps")];
-  const made: Record<string, Contender> = {};
-  const carried = await carriedCopy(laptop);
-  try {
-    made[PLAIN] = await plain(inLab, { suffix: "plain", port: 51831, programPath: carried });
-  } finally {
-    if (carried !== null) rmSync(carried);
-  }
-  made[WSS] = {
-    laptop,
-    watch: {
-      ...(carried === null
-        ? {}
-        : {
-            "laptop wireguard-go": processIn(laptop, PROCESS.wireGuard),
-            "home wireguard-go": processIn(home, PROCESS.wireGuard),
-          }),
-      client: processIn(laptop, PROCESS.client),
-      node: processIn(home, PROCESS.node),
-      server: processIn(vps, PROCESS.server),
-    },
-  };
-  const debian = process.env.WIREGUARD_GO ?? Bun.which("wireguard-go");
-  if (debian === null || !existsSync(debian))
-    progress(`${DEBIAN} is left out: apt-get install wireguard-go, or WIREGUARD_GO=PATH`);
-  else made[DEBIAN] = await plain(inLab, { suffix: "debian", port: 51832, programPath: debian });
-  return made;
-}
-
-/** A network that lets no UDP out leaves only the WebSocket; the other laptops in the same café are not touched. */
-async function forceWss(laptop: LabHost): Promise<void> {
-  const rule = 'oifname "eth0" meta l4proto udp udp dport != 53 drop';
-  await laptop.execOrThrow(["nft", "-f", "-"], {
-    stdin: `table inet bench {\n  chain out {\n    type filter hook output priority 0\n    ${rule}\n  }\n}\n`,
+/** By each in turn; a measurement is of the path that it is named after, before and after, or of none. */
+async function eachInTurn<T>(
+  rounds: number,
+  measure: (contender: Contender, name: string) => Promise<T>,
+): Promise<Record<string, T[]>> {
+  const measurements = Object.entries(contenders).map(([name, contender]) => {
+    const once = async (): Promise<T> => {
+      await checkPath(name, contender);
+      const result = await measure(contender, name);
+      await checkPath(name, contender);
+      return result;
+    };
+    return [name, once] as const;
   });
+  return await alternating(Object.fromEntries(measurements), { rounds, signal });
 }
 
-/** The very program that higgs runs on the laptop; null where it uses the kernel's. */
-async function carriedCopy(laptop: LabHost): Promise<string | null> {
-  let pid: number;
-  try {
-    pid = processIn(laptop, PROCESS.wireGuard);
-  } catch {
-    return null; // no process: the kernel does it
-  }
-  const path = join(tmpdir(), `higgs-bench-wg-${process.pid}`);
-  await copyFile(`/proc/${pid}/exe`, path);
-  return path;
-}
-
-async function plain(
-  inLab: Lab,
-  at: { readonly suffix: string; readonly port: number; readonly programPath: string | null },
-): Promise<Contender> {
-  const ends = { laptop: inLab.host(`laptop-${at.suffix}`), home: inLab.host(`home-${at.suffix}`) };
-  await plainTunnel(ends, { programPath: at.programPath, endpoint: `203.0.113.7:${at.port}`, listenPort: at.port });
-  if (at.programPath === null) return { laptop: ends.laptop, watch: {} };
-  return {
-    laptop: ends.laptop,
-    watch: { laptop: processIn(ends.laptop, PLAIN_PROCESS), home: processIn(ends.home, PLAIN_PROCESS) },
-  };
+async function checkPath(name: string, { laptop, path }: Contender): Promise<void> {
+  const kind = path === null ? null : await pathKind(laptop);
+  if (kind !== path) throw new Error(`Cannot measure "${name}": the path is ${kind} now.`);
 }
 
 async function measurePings(): Promise<Record<string, number[][]>> {
-  const measurements = Object.entries(contenders).map(
-    ([name, { laptop }]) => [name, () => pings(laptop, { count: PING_COUNT, signal })] as const,
-  );
-  return await alternating(Object.fromEntries(measurements), { rounds: 1, signal });
+  return await eachInTurn(1, ({ laptop }) => pings(laptop, { count: PING_COUNT, signal }));
 }
 
 async function measureTransfers(direction: Direction): Promise<Record<string, Transfer[]>> {
-  const measurements = Object.entries(contenders).map(
-    ([name, { laptop, watch }]) =>
-      [
-        name,
-        async () => {
-          const result = await transfer(laptop, { direction, seconds: args.seconds, watch, signal });
-          progress(`${direction} ${name}: ${round(result.mbitPerSecond)} Mbit/s`);
-          return result;
-        },
-      ] as const,
-  );
-  return await alternating(Object.fromEntries(measurements), { rounds: args.rounds, signal });
+  return await eachInTurn(args.rounds, async ({ laptop, watch }, name) => {
+    const result = await transfer(laptop, { direction, seconds: args.seconds, watch, signal });
+    progress(`${direction} ${name}: ${round(result.mbitPerSecond)} Mbit/s`);
+    return result;
+  });
 }
 
 async function measureLoadedPings(): Promise<Record<string, number[][]>> {
-  const count = Math.min(PING_COUNT, (args.seconds - 1) * 50);
-  const measurements = Object.entries(contenders).map(
-    ([name, { laptop }]) =>
-      [
-        name,
-        async () => {
-          const busy = transfer(laptop, { direction: "down", seconds: args.seconds, watch: {}, signal });
-          const [times] = await Promise.all([pings(laptop, { count: Math.max(20, count), signal }), busy]);
-          return times;
-        },
-      ] as const,
-  );
-  return await alternating(Object.fromEntries(measurements), { rounds: 1, signal });
+  const count = Math.max(20, Math.min(PING_COUNT, (args.seconds - 1) * 50));
+  return await eachInTurn(1, async ({ laptop }) => {
+    const busy = transfer(laptop, { direction: "down", seconds: args.seconds, watch: {}, signal });
+    const [times] = await Promise.all([pings(laptop, { count, signal }), busy]);
+    return times;
+  });
 }
 
 function rate(transfers: Record<string, Transfer[]>, name: string): number {
@@ -180,37 +106,52 @@ function cpu(name: string, processName: string): number {
   return median(all.map((one) => one.cpuPerGigabyte[processName] ?? Number.NaN));
 }
 
+function pingTime(times: Record<string, number[][]>, name: string, percent: number): number {
+  return percentile((times[name] ?? []).flat(), percent);
+}
+
 function tableRows(): Row[] {
+  const names = Object.keys(contenders);
   const rows: Row[] = [];
-  for (const [direction, transfers] of [
-    ["up", up],
-    ["down", down],
-  ] as const) {
-    for (const name of Object.keys(contenders))
-      rows.push(row(`${name}, ${direction}`, `${round(rate(transfers, name))} Mbit/s`));
-    rows.push(atLeast(`${WSS} ÷ ${PLAIN}, ${direction}`, rate(transfers, WSS) / rate(transfers, PLAIN), 0.25));
-    if (DEBIAN in contenders)
-      rows.push(row(`${WSS} ÷ ${DEBIAN}, ${direction}`, round(rate(transfers, WSS) / rate(transfers, DEBIAN))));
-  }
-  for (const [state, times] of [
-    ["idle", idle],
-    ["under load", loaded],
-  ] as const) {
-    for (const name of Object.keys(contenders)) {
-      const all = (times[name] ?? []).flat();
-      rows.push(
-        row(`ping ${state}, ${name}: p50, p99`, `${round(percentile(all, 50))}, ${round(percentile(all, 99))} ms`),
-      );
+  const ratio = (name: string, to: string, least: number | null): void => {
+    if (!(name in contenders) || !(to in contenders)) return;
+    for (const [direction, transfers] of [
+      ["up", up],
+      ["down", down],
+    ] as const) {
+      const value = rate(transfers, name) / rate(transfers, to);
+      const what = `${name} ÷ ${to}, ${direction}`;
+      rows.push(least === null ? row(what, round(value)) : atLeast(what, value, least));
     }
+  };
+  for (const name of names)
+    rows.push(row(`${name}: up, down`, `${round(rate(up, name))}, ${round(rate(down, name))} Mbit/s`));
+  ratio(DIRECT, PLAIN, 0.98);
+  ratio(KERNEL, DIRECT, 0.9);
+  ratio(PROCESS_RELAY, DIRECT, 0.25);
+  ratio(WSS, DIRECT, 0.25);
+  ratio(WSS, DEBIAN, null);
+  for (const name of names) {
+    const text = [idle, loaded].map(
+      (times) => `${round(pingTime(times, name, 50))}, ${round(pingTime(times, name, 99))}`,
+    );
+    rows.push(row(`ping of ${name}: idle p50, p99; loaded p50, p99`, `${text.join("; ")} ms`));
+  }
+  if (KERNEL in contenders && DIRECT in contenders) {
+    const added = pingTime(idle, KERNEL, 50) - pingTime(idle, DIRECT, 50);
+    rows.push(atMost(`${KERNEL}: round trip added to ${DIRECT}, idle p50`, added, 0.2, "ms"));
   }
   for (const [name, { watch }] of Object.entries(contenders)) {
-    for (const processName of Object.keys(watch))
-      rows.push(row(`CPU s/GB, ${name}, ${processName}`, round(cpu(name, processName))));
+    const text = Object.keys(watch).map((processName) => `${processName} ${round(cpu(name, processName))}`);
+    if (text.length > 0) rows.push(row(`CPU s/GB of ${name}`, text.join(", ")));
   }
-  const ends = ["laptop", "home"].map((end) => cpu(PLAIN, end));
-  if (ends.every(Number.isFinite)) {
-    const end = ends.reduce((sum, value) => sum + value, 0) / ends.length;
-    rows.push(atMost("CPU s/GB of the relay ÷ of one plain WireGuard end", cpu(WSS, "server") / end, 1, ""));
+  const ends = ["laptop", "home"].map((end) => cpu(PLAIN, `${end} wireguard-go`));
+  const end = median(ends);
+  for (const name of [WSS, PROCESS_RELAY]) {
+    if (!(name in contenders) || !Number.isFinite(end)) continue;
+    rows.push(
+      atMost(`CPU s/GB of the server's ${name} ÷ of one plain WireGuard end`, cpu(name, "server") / end, 1, ""),
+    );
   }
   return rows;
 }

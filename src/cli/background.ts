@@ -5,7 +5,8 @@ import { z } from "zod";
 import { sleep } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
 import { ensurePrivateDir } from "../net/secret-file.ts";
-import type { Config, ProxySetting, Resolved } from "../roles/config.ts";
+import type { Config, Resolved } from "../roles/config.ts";
+import type { ProxySetting } from "../roles/proxy-setting.ts";
 import { ask, isRunning, type LocalRole } from "./local.ts";
 
 export class StartError extends HiggsError {
@@ -66,7 +67,12 @@ async function tellProxy(target: LocalRole, proxy: ProxySetting, signal: AbortSi
 }
 
 /** What a process keeps for as long as it runs. */
-const fixedSettings = z.object({ port: z.number().nullable(), paths: z.array(z.string()), wireguard: z.string() });
+const fixedSettings = z.object({
+  port: z.number().nullable(),
+  paths: z.array(z.string()),
+  wireguard: z.string(),
+  portGuessing: z.boolean().optional(),
+});
 
 /** Null for a process of a version that does not tell. */
 async function settingsOf(target: LocalRole, signal: AbortSignal): Promise<z.infer<typeof fixedSettings> | null> {
@@ -88,6 +94,13 @@ export function requireSame(wanted: Resolved<"client">, running: z.infer<typeof 
       remedy: "higgs client down",
     });
   }
+  const { portGuessing } = wanted.config;
+  if (wanted.sources["portGuessing"] === "default" || portGuessing === (running.portGuessing ?? portGuessing)) return;
+  const now = portGuessing ? "guesses none" : "guesses ports";
+  throw new StartError(`Cannot change whether ports are guessed: the running client ${now}.`, {
+    code: "already-running",
+    remedy: "higgs client down",
+  });
 }
 
 /** Empty, and for its owner alone. The folder may be a lesser user's: what bears the name must be a plain file. */
@@ -135,6 +148,7 @@ export function self(): string[] {
 function flagsOf(config: Config<"client">): string[] {
   const flags = ["--state", config.state, "--run", config.run, "--log-level", config.logLevel, "--log-format", "json"];
   flags.push("--wireguard", config.wireguard, "--libexec", config.libexec, "--paths", config.paths.join(","));
+  if (!config.portGuessing) flags.push("--no-port-guessing");
   if (config.port !== null) flags.push("--port", String(config.port));
   return flags;
 }

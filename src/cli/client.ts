@@ -6,6 +6,7 @@ import { boundedLog, ensureBackground } from "./background.ts";
 import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
 import { endRunning } from "./end-running.ts";
 import { EXIT } from "./exit-codes.ts";
+import { policyLines, policyShape } from "./exit-text.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, isRunning } from "./local.ts";
 import { logWriter } from "./log-text.ts";
@@ -140,6 +141,7 @@ const exitsShape = z.object({
       publicAddress: z.string().nullable(),
       inUse: z.boolean(),
       missing: z.array(z.string()),
+      policy: policyShape.nullable().default(null),
     }),
   ),
 });
@@ -148,7 +150,7 @@ function exitCommand({ term }: Context): Command {
   const command = new Command("exit").description("the exits that this machine may use");
   command.addCommand(
     addSettings(new Command("list"), "client", ["run"])
-      .description("the exits, and which one is in use")
+      .description("the exits, which one is in use, and what each lets out and keeps")
       .addOption(jsonOption())
       .action(async (flags: { json?: boolean }, self: Command) => {
         const { run: runDir } = await configOf("client", self);
@@ -167,7 +169,11 @@ function exitCommand({ term }: Context): Command {
           exit.ipv6 ? "IPv4 IPv6" : "IPv4",
           exit.missing.join(" "),
         ]);
-        for (const line of table(rows)) term.out(line);
+        for (const [i, line] of table(rows).entries()) {
+          term.out(line);
+          const policy = exits[i]?.policy ?? null;
+          if (policy !== null) for (const sentence of policyLines(policy)) term.out(`      ${sentence}`);
+        }
       }),
   );
   command.addCommand(

@@ -6,7 +6,8 @@ import { interruptSignal } from "./interrupt.ts";
 import { readInvite } from "./invite-input.ts";
 import { isRunning } from "./local.ts";
 import type { Terminal } from "./output.ts";
-import type { ProxySetting, Source } from "../roles/config.ts";
+import type { Source } from "../roles/config.ts";
+import type { ProxySetting } from "../roles/proxy-setting.ts";
 import { holdsPassword } from "../roles/proxy.ts";
 import type { Context } from "./context.ts";
 

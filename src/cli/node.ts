@@ -1,6 +1,10 @@
 // `higgs node …`: the exit at home.
 import { Command } from "commander";
 import { z } from "zod";
+import { HiggsError } from "../base/errors.ts";
+import { openStateDir } from "../peer/state-dir.ts";
+import { type Resolved, UsageError } from "../roles/config.ts";
+import { chooseSettings, shownSettings } from "../roles/node-settings.ts";
 import { endRunning } from "./end-running.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask } from "./local.ts";
@@ -11,6 +15,7 @@ import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { printHealth } from "./status-text.ts";
 import { EXIT } from "./exit-codes.ts";
+import { policyLines, policyShape } from "./exit-text.ts";
 
 const statusShape = z
   .object({
@@ -25,6 +30,8 @@ const statusShape = z
         ipv6: z.boolean(),
         interface: z.string().nullable(),
         publicAddress: z.string().nullable(),
+        policy: policyShape.optional(),
+        record: z.string().nullable().optional(),
       })
       .loose(),
     clients: z.array(
@@ -63,20 +70,26 @@ export function nodeCommand(context: Context): Command {
         term.out("The node has ended; its machine is as it was.");
       }),
   );
+  command.addCommand(setCommand(context));
+  command.addCommand(getCommand(context));
   command.addCommand(leaveCommand("node", context));
   return command;
 }
 
 async function run(term: Terminal, self: Command): Promise<void> {
-  const resolved = await readConfig("node", self);
+  const again = () => readConfig("node", self);
+  const resolved = await again();
   const { config } = resolved;
   warnOfPassword(resolved, term);
   await joinIfAsked("node", config, term);
   const { runNode } = await import("../roles/node.ts");
-  await runNode(config, {
-    write: logWriter(config.logFormat, term),
-    onReady: (name) => term.out(`${term.paint("bold", "higgs node")} "${name}" is running.`),
-  });
+  await runNode(
+    { resolved, again },
+    {
+      write: logWriter(config.logFormat, term),
+      onReady: (name) => term.out(`${term.paint("bold", "higgs node")} "${name}" is running.`),
+    },
+  );
 }
 
 function statusCommand({ term, setExitCode }: Context): Command {
@@ -94,6 +107,80 @@ function statusCommand({ term, setExitCode }: Context): Command {
     });
 }
 
+function setCommand({ term }: Context): Command {
+  return addSettings(new Command("set"), "node", ["state", "run"])
+    .argument("<key=value...>", "settings of the exit, such as exit-mail=yes; KEY= puts the default back")
+    .description("changes what this node's exit lets out, opens and keeps, at once and for good")
+    .action(async (pairs: readonly string[], _options, self: Command) => {
+      const choices = Object.fromEntries(pairs.map(choiceOf));
+      const resolved = await readConfig("node", self);
+      const { config } = resolved;
+      const target = { role: "node" as const, runDir: config.run };
+      try {
+        await ask(target, "set", { body: { choices }, socket: "admin" });
+      } catch (thrown) {
+        if (!(thrown instanceof HiggsError && thrown.code === "not-running")) throw thrown;
+        await chooseSettings(await openStateDir(config.state), resolved, choices);
+      }
+      for (const [key, value] of Object.entries(choices)) term.out(`${key} is now ${value ?? "as it was at first"}.`);
+    });
+}
+
+function choiceOf(pair: string): [string, string | null] {
+  const at = pair.indexOf("=");
+  if (at <= 0) {
+    throw new UsageError(`Cannot set "${pair}": it is no KEY=VALUE.`, {
+      code: "usage",
+      remedy: "higgs node get shows what there is.",
+    });
+  }
+  const value = pair.slice(at + 1);
+  return [pair.slice(0, at), value === "" ? null : value];
+}
+
+const settingsShape = z.object({
+  settings: z.array(z.object({ name: z.string(), value: z.unknown(), from: z.string() })),
+});
+
+function getCommand({ term }: Context): Command {
+  return addSettings(new Command("get"), "node", ["state", "run"])
+    .argument("[key]")
+    .description("what this node's exit lets out, opens and keeps")
+    .addOption(jsonOption())
+    .action(async (key: string | undefined, flags: { json?: boolean }, self: Command) => {
+      const resolved = await readConfig("node", self);
+      const all = await effectiveSettings(resolved);
+      const settings = key === undefined ? all : all.filter((one) => one.name === key);
+      if (settings.length === 0) {
+        throw new UsageError(`Cannot show "${key}": there is no such setting.`, {
+          code: "bad-setting",
+          remedy: `There are: ${all.map((one) => one.name).join(", ")}`,
+        });
+      }
+      if (flags.json === true) {
+        term.out(JSON.stringify({ schema: "higgs.node-settings/1", settings }));
+        return;
+      }
+      for (const line of table(settings.map((one) => [one.name, valueText(one.value), one.from]))) term.out(line);
+    });
+}
+
+/** The running node's own, whose flags and environment are not ours. */
+async function effectiveSettings(resolved: Resolved<"node">): Promise<z.infer<typeof settingsShape>["settings"]> {
+  try {
+    const { run: runDir } = resolved.config;
+    return settingsShape.parse(await ask({ role: "node", runDir }, "get")).settings;
+  } catch (thrown) {
+    if (thrown instanceof HiggsError && thrown.code === "not-running") return [...shownSettings(resolved)];
+    throw thrown;
+  }
+}
+
+function valueText(value: unknown): string {
+  if (Array.isArray(value)) return value.length === 0 ? "none" : value.join(",");
+  return value === true ? "yes" : value === false ? "no" : String(value);
+}
+
 function printStatus(term: Terminal, status: z.infer<typeof statusShape>): void {
   const { exit, tunnel } = status;
   const colour = status.state === "connected" ? "green" : "yellow";
@@ -103,6 +190,9 @@ function printStatus(term: Terminal, status: z.infer<typeof statusShape>): void 
   if (exit.enabled) {
     const families = exit.ipv6 ? "IPv4 and IPv6" : "IPv4 only";
     rows.push(["exit", `${exit.publicAddress ?? "-"} by ${exit.interface ?? "-"}, ${families}`]);
+    const said = exit.policy === undefined ? [] : policyLines(exit.policy);
+    rows.push(...said.map((line, i) => [i === 0 ? "policy" : "", line]));
+    if (exit.record !== undefined && exit.record !== null) rows.push(["", `the record is in ${exit.record}`]);
   }
   for (const line of table(rows)) term.out(`  ${line}`);
   if (status.clients.length > 0) {

@@ -1,7 +1,10 @@
 // Which exit a client uses: the one that was named, any that is ready, or none.
 import { isMachineName, type MachineName } from "../base/hostname.ts";
+import { fromBase64 } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
+import { decodeExitTerms, type ExitTerms } from "../proto/exit-terms.ts";
+import { decodeRecord, EXTENSION } from "../proto/record.ts";
 
 export type ExitChoice =
   | { readonly kind: "auto" }
@@ -35,6 +38,13 @@ export type ExitPick =
 /** A record without a default route offers no exit, whatever presence says. */
 export function offersExit(peer: KnownPeer): boolean {
   return peer.machine.routes.some((route) => route === "0.0.0.0/0");
+}
+
+/** From the record that the node signed and this machine verified: no server can say otherwise. Null where it says none. */
+export function termsOf(peer: Pick<KnownPeer, "machine">): ExitTerms | null {
+  const { extensions } = decodeRecord(fromBase64(peer.machine.bytes) ?? new Uint8Array(0));
+  const terms = extensions.find((extension) => extension.type === EXTENSION.exitTerms);
+  return terms === undefined ? null : decodeExitTerms(terms.value);
 }
 
 function usable(peer: KnownPeer): boolean {

@@ -8,6 +8,8 @@ export interface Identifiers {
   /** nft tables of the same family: WireGuard's port shared with discovery, and paths that are left. */
   readonly demuxTable: string;
   readonly redirectTable: string;
+  /** Connections that are kept on record; only an exit's are. */
+  readonly logTable: string;
   /** Firewall mark of WireGuard's own socket. */
   readonly mark: number;
   readonly markMask: number;
@@ -23,6 +25,7 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
     table: "higgs_client",
     demuxTable: "higgs_client_demux",
     redirectTable: "higgs_client_redirect",
+    logTable: "higgs_client_log",
     mark: 0x68000,
     markMask: 0xff000,
     rulePrefs: { first: 5210, last: 5270 },
@@ -33,6 +36,7 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
     table: "higgs_node",
     demuxTable: "higgs_node_demux",
     redirectTable: "higgs_node_redirect",
+    logTable: "higgs_node_log",
     mark: 0x69000,
     markMask: 0xff000,
     rulePrefs: null,

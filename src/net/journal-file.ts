@@ -58,6 +58,7 @@ const undoEntry = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("nft-table") }),
   z.strictObject({ kind: z.literal("demux-table") }),
   z.strictObject({ kind: z.literal("redirect-table") }),
+  z.strictObject({ kind: z.literal("log-table") }),
   z.strictObject({ kind: z.literal("ip-rules") }),
   z.strictObject({ kind: z.literal("ip-routes") }),
   z.strictObject({ kind: z.literal("sysctl"), key: sysctlKey, before: sysctlValue, ours: sysctlValue }),

@@ -20,6 +20,7 @@ export type UndoEntry =
   | { readonly kind: "nft-table" }
   | { readonly kind: "demux-table" }
   | { readonly kind: "redirect-table" }
+  | { readonly kind: "log-table" }
   | { readonly kind: "ip-rules" }
   | { readonly kind: "ip-routes" }
   | { readonly kind: "sysctl"; readonly key: SysctlKey; readonly before: string; readonly ours: string }

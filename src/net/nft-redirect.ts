@@ -60,8 +60,11 @@ export function nftRedirect(deps: NftRedirectDeps): Redirect {
 }
 
 /** The policy for a person, before it is put in place. */
-function sentence({ redirects, dropFrom }: RedirectPolicy): string {
+function sentence({ redirects, dropFrom, sides = [] }: RedirectPolicy): string {
   const moved = redirects.map(({ from, to }) => `${formatEndpoint(from)} goes to ${formatEndpoint(to)}`);
   const dropped = dropFrom.map((from) => `${formatEndpoint(from)} is dropped`);
-  return [...moved, ...dropped].join("; ") || "nothing is redirected or dropped";
+  const beside = sides.map(({ port, peer, leaves }) =>
+    leaves ? `${formatEndpoint(peer)} by port ${port}` : `${formatEndpoint(peer)} is let in at port ${port}`,
+  );
+  return [...moved, ...beside, ...dropped].join("; ") || "nothing is redirected or dropped";
 }

@@ -15,9 +15,11 @@ import type { DiscoveryPort } from "./discovery/discovery.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
 import { type Exec, findTool, output, systemExec, toolMissing } from "./exec.ts";
 import type { ClientFirewall } from "./firewall/client.ts";
+import type { ConnectionLog } from "./firewall/connection-log.ts";
 import type { ExitFirewall } from "./firewall/exit.ts";
 import { foreignForwardDrop } from "./firewall/foreign.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
+import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
 import { removeTable } from "./firewall/nft.ts";
 import { enableForwarding, type Fence, forwardingFence, type ForwardingWanted } from "./forwarding.ts";
@@ -65,6 +67,7 @@ export interface MachineSystem {
 
 export interface NodeSystem extends MachineSystem {
   readonly exitFirewall: ExitFirewall;
+  readonly connectionLog: ConnectionLog;
   readonly enableForwarding: (wanted: ForwardingWanted) => Promise<readonly string[]>;
   /** Puts back what `enableForwarding` changed, also in an earlier process. */
   readonly restoreForwarding: () => Promise<readonly string[]>;
@@ -110,6 +113,7 @@ export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
   return {
     ...machine,
     exitFirewall: nftExitFirewall(deps),
+    connectionLog: nftConnectionLog(deps),
     enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
     restoreForwarding: () => sysctl.restore(),
     fence: forwardingFence({ sysctl, journal }),
@@ -182,7 +186,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
       libexecDir: options.libexecDir,
       ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
     }),
-    discovery: async (signal) => ((await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery()),
+    discovery: async (signal) => ((await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery(deps)),
     redirect: nftRedirect(deps),
     peerMtus: hostMtus(deps),
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),

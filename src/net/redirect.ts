@@ -10,13 +10,23 @@ export interface RedirectPolicy {
   readonly wireGuardPort: number;
   /** What WireGuard sends to `from` goes to `to`, of the same family; `from` is named once. Packets from either are let in. */
   readonly redirects: readonly { readonly from: Endpoint; readonly to: Endpoint }[];
+  /** Peers that are reached by another port than WireGuard's. */
+  readonly sides?: readonly SidePath[];
   /** WireGuard packets from here never arrive: paths that were given up and not confirmed since. */
   readonly dropFrom: readonly Endpoint[];
 }
 
+/** A path whose end here is a side port (net/discovery): what the peer sends there is WireGuard's, STUN messages excepted. */
+export interface SidePath {
+  readonly port: number;
+  readonly peer: Endpoint;
+  /** True: what WireGuard sends to the peer leaves from there. Only one of a peer's sides may say so. */
+  readonly leaves: boolean;
+}
+
 export interface Redirect {
   /**
-   * Replaces the whole table in one transaction; a policy without redirects and drops has no table. The same policy again mends
+   * Replaces the whole table in one transaction; a policy that wants nothing has no table. The same policy again mends
    * what somebody else did to it. Throws RedirectRefused.
    */
   apply(policy: RedirectPolicy, signal: AbortSignal): Promise<void>;

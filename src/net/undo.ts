@@ -49,6 +49,7 @@ const ORDER: readonly Kind[] = [
   "sysctl",
   "demux-table",
   "redirect-table",
+  "log-table",
   "nft-table",
 ];
 
@@ -93,7 +94,7 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
     return forgetting("ip-routes", wereThere ? [`Removed the routing rules and routes of the ${role}.`] : []);
   };
   const table =
-    (kind: "demux-table" | "redirect-table", name: string): Step =>
+    (kind: "demux-table" | "redirect-table" | "log-table", name: string): Step =>
     async () => {
       const wasThere = await removeTable(exec, { table: name }, signal);
       return forgetting(kind, wasThere ? [`Removed the table inet ${name}.`] : []);
@@ -124,6 +125,7 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
     },
     "demux-table": table("demux-table", identifiers.demuxTable),
     "redirect-table": table("redirect-table", identifiers.redirectTable),
+    "log-table": table("log-table", identifiers.logTable),
     "nft-table": async () => {
       const wasThere = await removeTable(exec, identifiers, signal);
       return forgetting("nft-table", wasThere ? [`Removed the firewall table inet ${identifiers.table}.`] : []);

@@ -1,6 +1,6 @@
 // What an exit's firewall must say, from the machine's links and the clients of the moment.
 import { type Cidr, cidrParts, familyOf, hostCidr, type IpAddress, parseCidr } from "../base/ip.ts";
-import { type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
+import { type ExitOutlet, type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
 import type { Fence } from "../net/forwarding.ts";
 import type { Links } from "../net/links.ts";
 
@@ -15,6 +15,7 @@ export interface ExitInputs {
   /** What the links do not tell: the router's own addresses as the world sees them, whose admin page must not open from inside the tunnel. */
   readonly alsoHere: readonly Cidr[];
   readonly fence: Fence;
+  readonly outlet: ExitOutlet;
   /** False for `--no-exit`: isolation alone. */
   readonly offered: boolean;
 }
@@ -35,6 +36,7 @@ export function exitPolicy(inputs: ExitInputs): ExitPolicy {
     here6: here.filter((cidr) => familyOf(cidr) === 6),
     fence4: fenced(inputs.fence.fence4, uplinks),
     fence6: fenced(inputs.fence.fence6, uplinks),
+    outlet: inputs.outlet,
     resolverPort: inputs.resolverPort,
     leaseS: LEASE_S,
     open: false,

@@ -4,7 +4,7 @@ import { errorText, HiggsError } from "../base/errors.ts";
 import { hostCidr, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
-import { type ExitFirewall, type ExitKept, type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
+import { type ExitFirewall, type ExitKept, type ExitOutlet, type ExitPolicy, LEASE_S } from "../net/firewall/exit.ts";
 import type { Fence } from "../net/forwarding.ts";
 import type { Links } from "../net/links.ts";
 import type { ExitState } from "../proto/control.ts";
@@ -31,6 +31,7 @@ export interface ExitOptions {
   readonly addresses: readonly IpAddress[];
   /** False for `--no-exit`: isolation alone, and no lease. */
   readonly offered: boolean;
+  readonly outlet: ExitOutlet;
   readonly onChange: (state: ExitState | null) => void;
 }
 
@@ -44,6 +45,8 @@ export interface Exit extends Service {
   setClients(addresses: readonly IpAddress[]): void;
   /** All that are known, by whoever saw them. Until the first call what the loaded table denies stays denied. */
   setPublicAddresses(addresses: readonly IpAddress[]): void;
+  /** What the owner lets out from now on: in one transaction, with no packet lost that it allows. */
+  setOutlet(outlet: ExitOutlet): void;
   /** The machine's links changed. */
   poke(): void;
   /** Someone touched the firewall, maybe we: looks, and mends it where it is not as wanted. */
@@ -67,6 +70,7 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   const isolated = Promise.withResolvers<void>();
   let clients: readonly IpAddress[] | null = null;
   let publicAddresses: readonly IpAddress[] | null = null;
+  let outlet = options.outlet;
   let kept: ExitKept = NOTHING_KEPT;
   let breaches: readonly string[] = [];
   let isFirst = true;
@@ -124,6 +128,7 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
       offered,
       links,
       fence,
+      outlet,
       clients: clients ?? [...kept.clients4, ...kept.clients6],
       alsoHere: publicAddresses?.map(hostCidr) ?? kept.here,
     });
@@ -194,6 +199,11 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     setPublicAddresses(next) {
       if (publicAddresses !== null && String(next) === String(publicAddresses)) return;
       publicAddresses = next;
+      settle.poke();
+    },
+    setOutlet(next) {
+      if (JSON.stringify(next) === JSON.stringify(outlet)) return;
+      outlet = next;
       settle.poke();
     },
     poke: () => settle.poke(),

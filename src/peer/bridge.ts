@@ -27,6 +27,8 @@ export interface Bridge extends Service {
    * relay. What the relay brings is delivered all the same.
    */
   divert(send: ((packets: readonly Uint8Array[]) => number) | null): void;
+  /** What came from the peer by another socket of ours is handed to WireGuard as if the relay had brought it. */
+  inject(packets: readonly Uint8Array[]): void;
   readonly dropped: number;
 }
 
@@ -123,10 +125,14 @@ export async function openBridge(deps: {
   await enlargeReceiveBuffer(socket, RECEIVE_BUFFER_BYTES); // without it there is more loss, and nothing worse
   const sendBatch = await batchSender(socket);
 
-  function deliver(packets: readonly Uint8Array[]): void {
+  function inject(packets: readonly Uint8Array[]): void {
     if (yielding !== null && packets.some(isInitiation)) stopYielding();
     const sent = sendBatch(packets);
     if (sent < packets.length) dropped += packets.length - sent;
+  }
+
+  function deliver(packets: readonly Uint8Array[]): void {
+    inject(packets);
     deps.onRelayed?.();
   }
 
@@ -153,6 +159,7 @@ export async function openBridge(deps: {
     divert(send) {
       diverted = send;
     },
+    inject,
     [Symbol.asyncDispose]() {
       if (session !== null) deps.relay.detach(session);
       session = null;

@@ -11,7 +11,7 @@ import {
 } from "../base/ip.ts";
 import type { Links } from "../net/links.ts";
 import { type Candidate, MOST_CANDIDATES } from "../proto/path.ts";
-import type { PathTarget } from "./path-info.ts";
+import { type PathTarget, type Place, placeKey } from "./path-info.ts";
 
 export interface Gathered {
   readonly links: Links;
@@ -66,7 +66,9 @@ export function isWorthAPacket(address: IpAddress, refused: Refused): boolean {
   return !refused.links.addresses.some((own) => own.address === address);
 }
 
-export function directTarget(endpoint: Endpoint, links: Links): PathTarget {
+export function directTarget(place: Place, links: Links): PathTarget {
+  const { via, ...endpoint } = place;
+  if (via !== undefined) return { key: placeKey(place), kind: "direct", endpoint, lan: false, via };
   const { address } = endpoint;
   // What seems to come from our router was turned round by it: the way there is no LAN's.
   const isRouter = links.uplinks.some(({ gateway }) => gateway === address);
@@ -76,7 +78,9 @@ export function directTarget(endpoint: Endpoint, links: Links): PathTarget {
 
 /** The peer's candidates that may be tried, and the server's relay ports for the session. */
 export function targetsOf(peer: readonly Candidate[], relay: readonly string[], refused: Refused): PathTarget[] {
-  const direct = peer.flatMap(({ endpoint: text }) => {
+  const direct = peer.flatMap(({ kind, endpoint: text }) => {
+    // A fresh port is for one of ours, and what is foreseen counts only where the peer was seen.
+    if (kind === "fresh" || (kind === "predicted" && !isSeenAt(peer, text))) return [];
     const endpoint = parseEndpoint(text);
     if (endpoint === null || !isWorthAPacket(endpoint.address, refused)) return [];
     return [directTarget(endpoint, refused.links)];
@@ -87,6 +91,17 @@ export function targetsOf(peer: readonly Candidate[], relay: readonly string[], 
     return [{ key: text, kind: "udp-relay", endpoint, lan: false }];
   });
   return [...relayed, ...direct.filter((target) => hasFamily(refused.links, target.endpoint))];
+}
+
+/** The IPv4 endpoints of the peer that the server itself has seen just now, of these kinds. */
+export function seenEndpoints(peer: readonly Candidate[], kinds: readonly Candidate["kind"][]): Endpoint[] {
+  const seen = peer.filter((one) => one.seen === true && kinds.includes(one.kind));
+  return seen.flatMap((one) => parseEndpoint(one.endpoint) ?? []).filter(({ address }) => familyOf(address) === 4);
+}
+
+function isSeenAt(peer: readonly Candidate[], text: string): boolean {
+  const address = parseEndpoint(text)?.address;
+  return seenEndpoints(peer, ["reflexive", "fresh"]).some((one) => one.address === address);
 }
 
 function hasFamily(links: Links, endpoint: Endpoint): boolean {

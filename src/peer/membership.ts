@@ -44,6 +44,8 @@ export interface Membership extends Service {
   carriers(): Endpoint[];
   /** Said again after every reconnect. */
   presence(exit: ExitState | null): void;
+  /** What this machine offers from now on: its record is signed anew, and told. */
+  reoffer(next: Offer): void;
   /** Judges the map anew. */
   rejudge(): Promise<void>;
 }
@@ -83,7 +85,7 @@ export function joinNetwork(
   let welcomed = false;
   let observedAddress: IpAddress | null = null;
   let stun: StunServers | null = null;
-  const { offer } = options;
+  let { offer } = options;
   let exit: ExitState | null = null;
   let serverSerial = 0n;
 
@@ -212,6 +214,10 @@ export function joinNetwork(
       const changed = JSON.stringify(next) !== JSON.stringify(exit);
       exit = next;
       if (changed) control.send({ type: "presence", exit });
+    },
+    reoffer(next) {
+      offer = next;
+      if (welcomed) task(publish);
     },
     rejudge: () => queue.run(() => map.again(context())),
     async [Symbol.asyncDispose]() {

@@ -4,6 +4,7 @@ import { toHex, utf8 } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
 import type { Cidr } from "../base/ip.ts";
 import { signedRecordSchema } from "../proto/control.ts";
+import { encodeExitTerms, type ExitTerms } from "../proto/exit-terms.ts";
 import {
   encodeRecord,
   EXTENSION,
@@ -33,6 +34,8 @@ export interface Offer {
   readonly routes: readonly Cidr[];
   /** `host:port` of a UDP port that a person forwarded to this machine's WireGuard; null for none. */
   readonly endpoint: string | null;
+  /** Of an exit, as its owner set them. */
+  readonly terms?: ExitTerms;
 }
 
 /**
@@ -50,7 +53,6 @@ export async function ownRecord(
   },
 ): Promise<{ readonly record: MachineRecord; readonly signed: SignedRecord }> {
   const { enrolment, keys } = wanted;
-  const { endpoint } = wanted.offer;
   const stored = await dir.readJson("record.json", recordFileSchema);
   const before = stored === null ? null : openRecord(stored.record);
   const serial = before?.serial ?? 0n;
@@ -69,7 +71,7 @@ export async function ownRecord(
     name: enrolment.name,
     addresses: [enrolment.ipv4, enrolment.ipv6],
     routes: wanted.offer.routes,
-    extensions: endpoint === null ? [] : [{ type: EXTENSION.endpoint, value: utf8(endpoint) }],
+    extensions: extensionsOf(wanted.offer),
   };
   const unchanged = before !== null && contentKey(before) === contentKey(content);
   if (unchanged && stored !== null && serial >= wanted.serverSerial) return { record: before, signed: stored.record };
@@ -78,6 +80,14 @@ export async function ownRecord(
   const signed = signRecord(record, keys.identity);
   await dir.writeJson("record.json", { version: 1, record: signed });
   return { record, signed };
+}
+
+/** In ascending order of their types. */
+function extensionsOf({ endpoint, terms }: Offer): MachineRecord["extensions"] {
+  return [
+    ...(endpoint === null ? [] : [{ type: EXTENSION.endpoint, value: utf8(endpoint) }]),
+    ...(terms === undefined ? [] : [{ type: EXTENSION.exitTerms, value: encodeExitTerms(terms) }]),
+  ];
 }
 
 function contentKey(record: Omit<MachineRecord, "serial">): string {

@@ -1,13 +1,24 @@
 // The path of one session: sends its checks, takes their answers, and has the decisions of path-state.ts carried out.
 import { fromBase64Url, toHex } from "../base/bytes.ts";
-import { type Endpoint, formatEndpoint } from "../base/ip.ts";
+import type { Endpoint } from "../base/ip.ts";
 import { type Logger, short } from "../base/log.ts";
 import type { Session } from "../proto/control.ts";
 import type { Probe } from "../proto/path.ts";
-import type { Discovery } from "../net/discovery/discovery.ts";
+import type { Discovery, SidePort } from "../net/discovery/discovery.ts";
 import { type CheckKeys, checkAnswer, checkRequest, type Incoming, isFromPeer, sessionName } from "./path-check.ts";
-import type { PathInfo, PathKind, PathTarget } from "./path-info.ts";
+import {
+  isAnswering,
+  isTried,
+  isUsable,
+  type PathInfo,
+  type PathKind,
+  type PathTarget,
+  type Place,
+  placeKey,
+  placeOf,
+} from "./path-info.ts";
 import type { PathMover } from "./path-mover.ts";
+import type { SideView } from "./side-plan.ts";
 import { BURST_MS, type PathEffect, type PathEvent, type PathState, startPaths, stepPaths } from "./path-state.ts";
 
 export interface PathView {
@@ -21,13 +32,17 @@ export interface PathView {
   readonly sizeBytes: number | null;
   /** Everything that was tried, for `higgs why`. */
   readonly tried: readonly PathInfo[];
+  /** The search by other ports than WireGuard's. */
+  readonly side?: SideView;
 }
 
 export interface PathAgentDeps {
   readonly discovery: Discovery;
   readonly mover: PathMover;
+  /** Null for one that is closed. */
+  readonly sidePort: (port: number) => SidePort | null;
   /** How an address looks from here: LAN or not. */
-  readonly target: (endpoint: Endpoint) => PathTarget | null;
+  readonly target: (place: Place) => PathTarget | null;
   /** Which kinds a person allows. */
   readonly allowed: ReadonlySet<PathKind>;
   readonly peerName: string;
@@ -48,6 +63,8 @@ interface Pending {
 /** An answer that comes later says nothing about now. */
 const ANSWER_MS = 3_000;
 const MOST_PENDING = 256;
+/** Both ends have found the same path by then. */
+const SETTLED_MS = 5_000;
 /** Transaction ids of the peer's checks, some minutes of them: what comes again was recorded by somebody. */
 const MOST_SEEN = 1_024;
 
@@ -101,6 +118,45 @@ export class PathAgent {
     );
   }
 
+  /** True once a direct path answers, in whatever size: routers are in the way no more. */
+  get hasDirect(): boolean {
+    const at = performance.now();
+    return [...this.#state.paths.values()].some((info) => info.target.kind === "direct" && isAnswering(info, at));
+  }
+
+  /** The side ports that are of use: the one of the path in use, and while that is not direct, or new, those by which there may be another. */
+  get sides(): ReadonlySet<number> {
+    const { paths, current, since } = this.#state;
+    const at = performance.now();
+    const isSettled = paths.get(current)?.target.kind === "direct" && at - since > SETTLED_MS;
+    const used = [...paths.values()].filter((info) => {
+      return info.target.key === current || (!isSettled && isTried(info, at));
+    });
+    return new Set(used.flatMap(({ target }) => target.via ?? []));
+  }
+
+  sideClosed(via: number): void {
+    this.#step({ kind: "side-closed", at: performance.now(), via });
+  }
+
+  /** Round trip by the server's relay, or null. */
+  get relayRttMs(): number | null {
+    const relays = [...this.#state.paths.values()].filter((info) => info.target.kind === "udp-relay");
+    return relays.find((info) => info.rttMs !== null)?.rttMs ?? null;
+  }
+
+  /** True while WireGuard's packets from there are welcome. */
+  isOpen(place: Place): boolean {
+    const info = this.#state.paths.get(placeKey(place));
+    return info !== undefined && isUsable(info, performance.now());
+  }
+
+  /** A check whose answer is of no interest: whoever gets it checks back. */
+  probe(): Uint8Array {
+    const transactionId = crypto.getRandomValues(new Uint8Array(12));
+    return checkRequest(this.#keys, { transactionId, nominate: false, sizeBytes: null });
+  }
+
   targets(targets: readonly PathTarget[]): void {
     this.#step({
       kind: "targets",
@@ -148,7 +204,7 @@ export class PathAgent {
   }
 
   /** A message that names this session, or answers a question of ours; false when it is neither, or nobody vouches for it. */
-  take(bytes: Uint8Array, message: Incoming, from: Endpoint): boolean {
+  take(bytes: Uint8Array, message: Incoming, from: Place): boolean {
     if (message.kind === "answer") return this.#takeAnswer(bytes, message, from);
     if (message.user !== this.user) return false;
     const keys = this.#keysFor(bytes);
@@ -156,19 +212,19 @@ export class PathAgent {
     if (!this.#isNew(message.transactionId)) return true;
     const answer = { transactionId: message.transactionId, mapped: from, sizeBytes: bytes.length };
     if (keys === this.#relayKeys) {
-      this.#deps.discovery.send(checkAnswer(keys, answer), from); // the server's challenge: answering it is all
+      this.#sendTo(from, checkAnswer(keys, answer)); // the server's challenge: answering it is all
       return true;
     }
     const target = this.#targetAt(from);
     // An answer would tell the peer that it may come this way.
     if (target === null || !this.#deps.allowed.has(target.kind)) return true;
-    this.#deps.discovery.send(checkAnswer(keys, answer), from);
+    this.#sendTo(from, checkAnswer(keys, answer));
     this.#step({ kind: "asked", at: performance.now(), target, nominated: message.nominated && !this.#state.chooses });
     return true;
   }
 
-  #targetAt(from: Endpoint): PathTarget | null {
-    const key = formatEndpoint(from);
+  #targetAt(from: Place): PathTarget | null {
+    const key = placeKey(from);
     if (this.#relays.has(key)) return { key, kind: "udp-relay", endpoint: from, lan: false };
     return this.#state.paths.get(key)?.target ?? this.#deps.target(from);
   }
@@ -189,12 +245,12 @@ export class PathAgent {
     return this.#relayKeys !== null && isFromPeer(bytes, this.#relayKeys) ? this.#relayKeys : null;
   }
 
-  #takeAnswer(bytes: Uint8Array, message: Incoming, from: Endpoint): boolean {
+  #takeAnswer(bytes: Uint8Array, message: Incoming, from: Place): boolean {
     const id = toHex(message.transactionId);
     const pending = this.#pending.get(id);
     if (pending === undefined || !isFromPeer(bytes, pending.keys)) return false;
     // An answer from elsewhere shows that packets get there, not that they come back the same way.
-    if (formatEndpoint(from) !== pending.key) return true;
+    if (placeKey(from) !== pending.key) return true;
     this.#pending.delete(id);
     if (pending.sizeBytes === null) return true;
     this.#deps.mover.confirmed(from);
@@ -218,7 +274,8 @@ export class PathAgent {
       return;
     }
     const { to, from, fromDead, reason } = effect;
-    this.#deps.mover.move(to?.target.endpoint ?? null, from?.target.endpoint ?? null, fromDead);
+    const placed = (info: PathInfo | null): Place | null => (info === null ? null : placeOf(info.target));
+    this.#deps.mover.move(placed(to), placed(from), fromDead);
     this.#deps.log.info(
       { peer: this.#deps.peerName, path: to?.target.kind ?? "wss", endpoint: short(to?.target.key ?? "relay"), reason },
       "path changed",
@@ -247,6 +304,11 @@ export class PathAgent {
     const transactionId = crypto.getRandomValues(new Uint8Array(12));
     const sizeBytes = what.counts ? (what.sizeBytes ?? 0) : null;
     this.#pending.set(toHex(transactionId), { key: target.key, keys, sentAt: performance.now(), sizeBytes });
-    this.#deps.discovery.send(checkRequest(keys, { transactionId, ...what }), target.endpoint);
+    this.#sendTo(placeOf(target), checkRequest(keys, { transactionId, ...what }));
+  }
+
+  #sendTo(place: Place, bytes: Uint8Array): void {
+    const by = place.via === undefined ? this.#deps.discovery : this.#deps.sidePort(place.via);
+    by?.send(bytes, place);
   }
 }

@@ -1,16 +1,32 @@
 // What is known of one path: when it answered, in which sizes, and which of two is better: pure.
-import type { Endpoint } from "../base/ip.ts";
+import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import { FULL_BYTES, SMALLER_BYTES } from "./path-check.ts";
 
 export type PathKind = "direct" | "udp-relay" | "wss";
 
 export interface PathTarget {
-  /** The endpoint as text. */
+  /** The endpoint as text, with the side port, if there is one. */
   readonly key: string;
   readonly kind: "direct" | "udp-relay";
   readonly endpoint: Endpoint;
   /** Both ends in one LAN, by the look of the address. */
   readonly lan: boolean;
+  /** The side port of ours by which the peer is reached there; without it WireGuard's own. */
+  readonly via?: number | undefined;
+}
+
+/** Where a path ends at the peer, and by which side port of ours it goes; without one by WireGuard's. */
+export interface Place extends Endpoint {
+  readonly via?: number | undefined;
+}
+
+export function placeKey(place: Place): string {
+  const text = formatEndpoint(place);
+  return place.via === undefined ? text : `${text} via ${place.via}`;
+}
+
+export function placeOf({ endpoint, via }: PathTarget): Place {
+  return via === undefined ? endpoint : { ...endpoint, via };
 }
 
 export interface PathInfo {
@@ -86,6 +102,14 @@ export function wantedSize(info: PathInfo): number {
 
 export function isAnswering(info: PathInfo, at: number): boolean {
   return info.answeredAt !== null && at - info.answeredAt <= 2 * CHECK_IDLE_MS + TRUST_MS;
+}
+
+/** A path that was given up is tried for so long. */
+export const LOST_MS = 300_000;
+
+/** Something comes by it, or did and may again. */
+export function isTried(info: PathInfo, at: number): boolean {
+  return isAlive(info, at) || (info.lostAt !== null && at - info.lostAt <= LOST_MS);
 }
 
 export function isUsable(info: PathInfo, at: number): boolean {

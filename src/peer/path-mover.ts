@@ -6,9 +6,10 @@ import { SerialQueue } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type Endpoint, familyOf, formatEndpoint } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
-import type { Discovery, PeerSocket } from "../net/discovery/discovery.ts";
+import type { Discovery, PeerSocket, SidePort } from "../net/discovery/discovery.ts";
 import type { Redirect } from "../net/redirect.ts";
 import type { Bridge } from "./bridge.ts";
+import { type Place, placeKey } from "./path-info.ts";
 
 /** What the moves of all sessions together ask of the kernel. */
 export class RedirectBoard {
@@ -18,6 +19,9 @@ export class RedirectBoard {
   readonly #queue = new SerialQueue();
   readonly #redirects = new Map<string, { readonly from: Endpoint; readonly to: Endpoint }>();
   readonly #drops = new Map<string, Endpoint>();
+  /** Side ports by which peers' packets are let in, by place; and by which they leave, by the peer's endpoint. */
+  readonly #arriving = new Map<string, { readonly port: number; readonly peer: Endpoint }>();
+  readonly #leaving = new Map<string, number>();
 
   constructor(deps: { readonly redirect: Redirect; readonly wireGuardPort: number; readonly log: Logger }) {
     this.#redirect = deps.redirect;
@@ -25,39 +29,83 @@ export class RedirectBoard {
     this.#log = deps.log;
   }
 
-  send(from: Endpoint, to: Endpoint): void {
+  send(from: Place, to: Place): void {
     const [fromKey, toKey] = [formatEndpoint(from), formatEndpoint(to)];
-    this.#drops.delete(toKey);
+    if (to.via === undefined) this.#drops.delete(toKey);
     this.#redirects.delete(toKey);
-    // What was led to the old path goes on to the new one: no packet passes two redirects.
-    for (const [key, one] of this.#redirects) {
-      if (formatEndpoint(one.to) === fromKey) this.#redirects.set(key, { from: one.from, to });
+    this.#takeSide(to);
+    if (fromKey !== toKey) {
+      // What was led to the old path goes on to the new one: no packet passes two redirects.
+      for (const [key, one] of this.#redirects) {
+        if (formatEndpoint(one.to) === fromKey) this.#redirects.set(key, { from: one.from, to });
+      }
+      this.#redirects.set(fromKey, { from, to });
     }
-    this.#redirects.set(fromKey, { from, to });
     this.#apply();
   }
 
-  drop(from: Endpoint): void {
+  /** The path is used from now on: nothing holds it up, and its side port is WireGuard's too. */
+  enter(to: Place): void {
+    const isNew = this.#takeSide(to);
+    if (this.#forget(to) || isNew) this.#apply();
+  }
+
+  /** The path is dead. */
+  drop(from: Place): void {
     const key = formatEndpoint(from);
     this.#redirects.delete(key);
     // Nothing may be led into it either; the endpoint is told where to instead.
     for (const [old, one] of this.#redirects) if (formatEndpoint(one.to) === key) this.#redirects.delete(old);
-    this.#drops.set(key, from);
+    // Without its rules, what comes to a side port is not WireGuard's.
+    if (from.via === undefined) this.#drops.set(key, from);
+    else this.#leaveSide(from);
     this.#apply();
   }
 
-  /** The address is of no interest any more, or answers again. */
-  clear(endpoint: Endpoint): void {
-    const key = formatEndpoint(endpoint);
+  /** The address is of no interest any more. */
+  clear(place: Place): void {
+    const had = this.#leaveSide(place);
+    if (this.#forget(place) || had) this.#apply();
+  }
+
+  /** It answers again: what it brings is welcome. A side port has its rules as long as it is used. */
+  confirmed(place: Place): void {
+    if (place.via === undefined && this.#forget(place)) this.#apply();
+  }
+
+  #forget(place: Endpoint): boolean {
+    const key = formatEndpoint(place);
     const had = this.#redirects.delete(key);
-    if (this.#drops.delete(key) || had) this.#apply();
+    return this.#drops.delete(key) || had;
+  }
+
+  /** True when something changed. */
+  #takeSide(to: Place): boolean {
+    const key = formatEndpoint(to);
+    if (this.#leaving.get(key) === to.via && (to.via === undefined || this.#arriving.has(placeKey(to)))) return false;
+    if (to.via === undefined) return this.#leaving.delete(key);
+    this.#leaving.set(key, to.via);
+    this.#arriving.set(placeKey(to), { port: to.via, peer: { address: to.address, port: to.port } });
+    return true;
+  }
+
+  #leaveSide(place: Place): boolean {
+    if (place.via === undefined) return false;
+    const key = formatEndpoint(place);
+    if (this.#leaving.get(key) === place.via) this.#leaving.delete(key);
+    return this.#arriving.delete(placeKey(place));
   }
 
   #apply(): void {
+    const sides = [...this.#arriving.values()].map((side) => ({
+      ...side,
+      leaves: this.#leaving.get(formatEndpoint(side.peer)) === side.port,
+    }));
     const policy = {
       wireGuardPort: this.#wireGuardPort,
       redirects: [...this.#redirects.values()],
       dropFrom: [...this.#drops.values()],
+      sides,
     };
     this.#queue
       .run(() => this.#redirect.apply(policy, new AbortController().signal))
@@ -76,6 +124,8 @@ export interface MoverDeps {
   /** Where WireGuard sends now. */
   readonly endpoint: () => Promise<Endpoint | null>;
   readonly setEndpoint: (endpoint: Endpoint) => Promise<void>;
+  /** Null for one that is closed. */
+  readonly sidePort: (port: number) => SidePort | null;
   readonly log: Logger;
 }
 
@@ -87,8 +137,9 @@ const LINGER_MS = 5_000;
 export class PathMover {
   readonly #deps: MoverDeps;
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
-  /** Paths that were left: what the board may still say of them. */
-  readonly #left = new Map<string, Endpoint>();
+  /** Paths that were used: what the board may still say of them. */
+  readonly #known = new Map<string, Place>();
+  #current: string | null = null;
   #moves = 0;
   #socket: PeerSocket | null = null;
 
@@ -97,29 +148,34 @@ export class PathMover {
   }
 
   /** Null is the relay's WebSocket. */
-  move(to: Endpoint | null, from: Endpoint | null, fromDead: boolean): void {
+  move(to: Place | null, from: Place | null, fromDead: boolean): void {
     const { bridge, board, discovery } = this.#deps;
     const move = ++this.#moves;
-    if (from !== null) this.#left.set(formatEndpoint(from), from);
+    for (const place of [from, to]) if (place !== null) this.#known.set(placeKey(place), place);
+    this.#current = to === null ? null : placeKey(to);
     if (to === null) {
       bridge.divert(null);
       if (from !== null && fromDead) board.drop(from);
       this.#point(bridge.endpoint);
       return;
     }
-    bridge.divert((packets) => discovery.sendMany(packets, to));
-    board.clear(to);
+    bridge.divert((packets) => this.#sendMany(packets, to));
     if (discovery.mechanism === "bridge") {
-      void this.#route(to, from);
+      // By a side port the session's own bridge does it all: it sends there, and what comes in there is injected into it.
+      if (to.via === undefined) void this.#route(to, from);
+      else this.#point(bridge.endpoint);
       return;
     }
-    if (from !== null && fromDead) {
-      board.drop(from);
-      this.#point(to);
-    } else if (from !== null && familyOf(from.address) === familyOf(to.address)) {
+    if (from !== null && !fromDead && familyOf(from.address) === familyOf(to.address)) {
       board.send(from, to);
-    } else if (from !== null) {
-      this.#point(bridge.endpoint); // which diverts to the new family
+    } else {
+      board.enter(to);
+      if (from !== null && fromDead) {
+        board.drop(from);
+        this.#point(to);
+      } else if (from !== null) {
+        this.#point(bridge.endpoint); // which diverts to the new family
+      }
     }
     this.#later(SETTLE_MS, () => void this.#settle(move, to));
     if (from !== null && !fromDead)
@@ -129,12 +185,26 @@ export class PathMover {
   }
 
   /** The path answers again: what it brings is welcome. */
-  confirmed(endpoint: Endpoint): void {
-    this.#deps.board.clear(endpoint);
+  confirmed(place: Place): void {
+    this.#deps.board.confirmed(place);
+  }
+
+  /** The side port is closed: nothing of it stays. */
+  closedSide(port: number): void {
+    for (const [key, place] of this.#known) {
+      if (place.via !== port) continue;
+      this.#deps.board.clear(place);
+      this.#known.delete(key);
+    }
+  }
+
+  #sendMany(packets: readonly Uint8Array[], to: Place): number {
+    if (to.via === undefined) return this.#deps.discovery.sendMany(packets, to);
+    return this.#deps.sidePort(to.via)?.sendMany(packets, to) ?? 0;
   }
 
   /** Where a userspace bridge has the port, WireGuard's endpoint is a socket of its own for the peer. */
-  async #route(to: Endpoint, from: Endpoint | null): Promise<void> {
+  async #route(to: Endpoint, from: Place | null): Promise<void> {
     const route = { to, ...(from === null ? {} : { alsoFrom: [from] }) };
     try {
       if (this.#socket === null) this.#socket = await this.#deps.discovery.peerSocket(route);
@@ -172,8 +242,8 @@ export class PathMover {
     this.#moves++;
     for (const timer of this.#timers) clearTimeout(timer);
     bridge.divert(null);
-    for (const endpoint of this.#left.values()) board.clear(endpoint);
-    this.#left.clear();
+    for (const [key, place] of this.#known) if (toRelay || key !== this.#current) board.clear(place);
+    this.#known.clear();
     await this.#socket?.[Symbol.asyncDispose]();
   }
 }

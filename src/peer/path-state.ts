@@ -17,6 +17,7 @@ import {
   isBetter,
   isNarrow,
   isUsable,
+  LOST_MS,
   type PathInfo,
   type PathTarget,
   TRUST_MS,
@@ -57,6 +58,8 @@ export type PathEvent =
   /** Packets of the session came in over the WebSocket. */
   | { readonly kind: "relayed"; readonly at: number }
   | { readonly kind: "tick"; readonly at: number; readonly sent: boolean; readonly received: boolean }
+  /** A side port is closed, and with it whatever went by it. */
+  | { readonly kind: "side-closed"; readonly at: number; readonly via: number }
   /** The machine's network changed: nothing that was measured holds. */
   | { readonly kind: "network-changed"; readonly at: number };
 
@@ -106,9 +109,8 @@ const TELL_FOR_MS = 1_500;
 const ASKED_GAP_MS = 50;
 /** Only a path that answered just now is moved to. */
 const FRESH_MS = 1_000;
-/** A path that was given up is tried so often, for so long. */
+/** A path that was given up is tried so often. */
 const LOST_CHECK_MS = 5_000;
-const LOST_MS = 300_000;
 export const MOST_PATHS = 32;
 const SIZE_PACE_MS = 200;
 /** A path that once lost full packets may carry them later. */
@@ -156,6 +158,10 @@ function apply(state: PathState, event: PathEvent, effects: PathEffect[]): PathS
       return { ...state, relayedAt: event.at, silentSince: state.silentSince ?? event.at - SUSPECT_MS };
     case "tick":
       return tick(state, event, effects);
+    case "side-closed": {
+      const kept = [...state.paths].filter(([key, { target }]) => target.via !== event.via || key === state.current);
+      return { ...state, paths: new Map(kept) };
+    }
     case "network-changed":
       return {
         ...state,

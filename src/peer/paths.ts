@@ -1,5 +1,5 @@
 // The paths of all sessions: one discovery socket, the gathering of candidates, and an agent for each session.
-import { Debounce, repeat, SerialQueue, sleep, Stopped } from "../base/async.ts";
+import { Debounce, repeat, sleep, Stopped } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type Cidr, type Endpoint, familyOf } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
@@ -16,9 +16,13 @@ import type { Bridge } from "./bridge.ts";
 import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candidates.ts";
 import { ManualEndpoint } from "./manual-endpoint.ts";
 import { PathAgent, type PathView } from "./path-agent.ts";
-import { FULL_BYTES, readIncoming } from "./path-check.ts";
+import { readIncoming } from "./path-check.ts";
 import { PathMover, RedirectBoard } from "./path-mover.ts";
-import type { PathKind, PathTarget } from "./path-info.ts";
+import type { PathKind, PathTarget, Place } from "./path-info.ts";
+import { PeerSizes } from "./peer-sizes.ts";
+import { PortSeeker } from "./port-seeker.ts";
+import { mappingOf, type NatMapping } from "./side-plan.ts";
+import { SideSearch } from "./side-search.ts";
 import { type NatView, natView, type Reflexive, type StunCredential, StunClient } from "./stun-client.ts";
 
 export interface PathSession {
@@ -57,6 +61,8 @@ export interface PathsOptions {
   readonly manual: string | null;
   /** False where WireGuard cannot be trusted with endpoints of both families; then IPv6 is neither told, tried nor answered. */
   readonly ipv6: boolean;
+  /** False: no port of a peer is guessed, and none of this machine is opened for it. */
+  readonly guessesPorts: boolean;
   readonly onChange: () => void;
 }
 
@@ -81,13 +87,12 @@ interface Entry {
   of: PathSession;
   readonly agent: PathAgent;
   readonly mover: PathMover;
+  readonly side: SideSearch;
   remote: readonly Candidate[];
 }
 
 type PathMessage = Extract<ServerMessage, { type: "candidates" | "punch" }>;
 
-/** What WireGuard adds to an inner packet: header of 16 bytes, tag of 16. */
-const WIREGUARD_BYTES = 32;
 /** Messages for sessions that are not set up yet. */
 const MOST_EARLY = 32;
 const BUSY_MS = 100;
@@ -110,12 +115,13 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   let links: Links | null = null;
   let answers: readonly Reflexive[] = [];
   let own: readonly Candidate[] = [];
+  let mapping: NatMapping | null = null;
+  const seeker = new PortSeeker();
   let round = 0;
   let gatheredAt = Number.NEGATIVE_INFINITY;
   let before: DeviceCounters | null = null;
   const early: PathMessage[] = [];
-  const mtuQueue = new SerialQueue();
-  let mtusBefore = "[]";
+  const sizes = new PeerSizes({ peerMtus: deps.peerMtus, log: deps.log }, alive);
 
   if (options.allowed.has("direct") || options.allowed.has("udp-relay")) {
     try {
@@ -152,27 +158,34 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     const gathered = { links, port: discovery.publicPort, reflexive, mapped: [], manual: manual.endpoints(seen) };
     own = ownCandidates(gathered).filter(({ endpoint }) => options.ipv6 || !endpoint.startsWith("["));
     round++;
-    for (const entry of entries.values()) offer(entry);
+    for (const entry of entries.values()) {
+      entry.side.again();
+      offer(entry);
+    }
     deps.log.debug({ round, candidates: own.map((one) => `${one.kind} ${one.endpoint}`) }, "candidates gathered");
   }
 
-  async function askStun({ families }: Discovery): Promise<void> {
+  async function askStun({ families, publicPort }: Discovery): Promise<void> {
     const stun = deps.stun();
     if (stun === null || stunClient === null) return;
     const servers = stun.servers.filter((server) => families.includes(familyOf(server.address)));
     answers = await stunClient.ask(servers, stun.credential, alive);
+    const now = mappingOf(answers, publicPort);
+    // Later on the two questions have mappings of different age: no row shows any more.
+    if (now !== null && !(mapping === "sequential" && now === "random")) mapping = now;
   }
 
   function offer(entry: Entry): void {
     if (round === 0) return;
-    deps.send({ type: "candidates", session: entry.of.session.id, round, candidates: [...own] });
+    deps.send({ type: "candidates", session: entry.of.session.id, round, ...entry.side.told(own) });
     aim(entry);
   }
 
   function aim(entry: Entry): void {
     if (links === null) return;
     const relay = entry.of.session.probe?.relay?.endpoints ?? [];
-    entry.agent.targets(targetsOf(entry.remote, relay, { links, ranges }).filter(mayUse));
+    const targets = targetsOf(entry.remote, relay, { links, ranges }).filter(mayUse);
+    entry.agent.targets([...targets, ...entry.side.targets]);
   }
 
   const gathering = new Debounce(() => {
@@ -191,16 +204,43 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       bridge: wanted.bridge,
       endpoint: async () => (await deps.device.stats(alive)).find((one) => one.publicKey === key)?.endpoint ?? null,
       setEndpoint: (endpoint) => deps.device.setEndpoint(key, endpoint, alive),
+      sidePort: (port) => side.port(port),
+      log: deps.log,
+    });
+    const target = (place: Place): PathTarget | null => {
+      if (links === null || !isWorthAPacket(place.address, { links, ranges })) return null;
+      return directTarget(place, links);
+    };
+    const shared = discovery;
+    const side = new SideSearch({
+      peer: wanted.peer,
+      peerName: wanted.peerName,
+      agent: () => agent,
+      openSide: (onDatagram) => shared.openSide(onDatagram),
+      stun: deps.stun,
+      mapping: () => mapping,
+      guesses: options.guessesPorts && options.allowed.has("direct"),
+      seeker,
+      send: (bytes, to) => void shared.send(bytes, to),
+      target,
+      offer: () => {
+        round++;
+        offer(entry);
+        return round;
+      },
+      inject: (packets) => entry.of.bridge.inject(packets),
+      onClosed: (port) => {
+        agent.sideClosed(port);
+        mover.closedSide(port);
+      },
       log: deps.log,
     });
     const agent = new PathAgent(
       {
         discovery,
         mover,
-        target: (endpoint) => {
-          if (links === null || !isWorthAPacket(endpoint.address, { links, ranges })) return null;
-          return directTarget(endpoint, links);
-        },
+        sidePort: (port) => side.port(port),
+        target,
         allowed: options.allowed,
         peerName: wanted.peerName,
         onMoved: (lost) => {
@@ -214,28 +254,15 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       wanted.session,
       probe,
     );
-    const entry: Entry = { of: wanted, agent, mover, remote: [] };
+    const entry: Entry = { of: wanted, agent, mover, side, remote: [] };
     entries.set(wanted.peer, entry);
     if (round === 0) gathering.poke();
     else offer(entry);
     for (const message of early.splice(0)) take(message);
   }
 
-  /** Peers on narrow paths get smaller packets; all others keep the device's size. */
   function fit(): void {
-    const peers = [...entries.values()].flatMap(({ of, agent }) => {
-      const { sizeBytes } = agent.view;
-      if (sizeBytes === null || sizeBytes === 0 || sizeBytes >= FULL_BYTES || of.allowedIps.length === 0) return [];
-      return [{ prefixes: of.allowedIps, mtu: sizeBytes - WIREGUARD_BYTES }];
-    });
-    const text = JSON.stringify(peers);
-    if (text === mtusBefore) return;
-    mtusBefore = text;
-    mtuQueue
-      .run(() => deps.peerMtus.apply(peers, alive))
-      .catch((thrown: unknown) => {
-        if (!alive.aborted) deps.log.warn({ reason: errorText(thrown) }, "packets not made smaller");
-      });
+    sizes.fit([...entries.values()].map(({ of, agent }) => ({ ...of, sizeBytes: agent.view.sizeBytes })));
   }
 
   /** What comes before its session has an agent waits for it: the server tells both ends at once. */
@@ -245,9 +272,12 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       early.push(message);
       if (early.length > MOST_EARLY) early.shift();
     } else if (message.type === "punch") {
+      entry.side.punch(message.round, message.inMs);
+      aim(entry);
       entry.agent.punch(message.inMs);
     } else {
       entry.remote = message.candidates;
+      entry.side.remote(message);
       aim(entry);
     }
   }
@@ -257,7 +287,12 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     const now = await deps.readLinks(alive);
     if (links !== null && linksKey(now) === linksKey(links)) return;
     links = now;
-    for (const { agent } of entries.values()) agent.networkChanged();
+    mapping = null;
+    seeker.networkChanged();
+    for (const { agent, side } of entries.values()) {
+      agent.networkChanged();
+      side.networkChanged();
+    }
     gathering.poke();
   }
 
@@ -266,6 +301,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     const entry = entries.get(peer);
     entries.delete(peer);
     entry?.agent.close();
+    entry?.side.close();
     await entry?.mover.close({ toRelay }).catch((thrown: unknown) => {
       deps.log.warn({ reason: errorText(thrown) }, "path not closed");
     });
@@ -276,7 +312,10 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     const sent = now !== null && before !== null && now.txPackets !== before.txPackets;
     const received = now !== null && before !== null && now.rxPackets !== before.rxPackets;
     before = now;
-    for (const { agent } of entries.values()) agent.tick({ sent, received });
+    for (const { agent, side } of entries.values()) {
+      agent.tick({ sent, received });
+      side.tick();
+    }
     fit(); // a path may have grown
   }
 
@@ -332,14 +371,18 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
         if (!alive.aborted) deps.log.warn({ reason: errorText(thrown) }, "links not read");
       });
     },
-    view: (peer) => entries.get(peer)?.agent.view ?? null,
+    view(peer) {
+      const entry = entries.get(peer);
+      return entry === undefined ? null : { ...entry.agent.view, side: entry.side.view };
+    },
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
       gathering.cancel();
+      seeker.close();
       await Promise.all(loops);
       for (const peer of [...entries.keys()]) await closeEntry(peer, { toRelay: false });
       await board.idle();
-      await mtuQueue.idle();
+      await sizes.idle();
       await discovery?.[Symbol.asyncDispose]();
     },
   };

@@ -1,20 +1,34 @@
-// What a machine remembers of its own choices: the WireGuard port that it drew, and the exit that a person chose.
+// What a machine remembers of its own choices: the WireGuard port that it drew, the exit and the settings that a person chose.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { z } from "zod";
 import type { StateDir } from "./state-dir.ts";
 
+const chosenSchema = z.record(z.string().max(32), z.string().max(4096));
 const settingsSchema = z.object({
   version: z.literal(1),
   /** Drawn at random once, so that two machines behind one router do not want the same port; then kept. */
   port: z.int().min(1024).max(65_535).nullable(),
   /** `auto`, `none`, or a machine's name. */
   exit: z.string().max(63).nullable(),
+  /** Settings that were chosen while the machine ran, by their flag's name, as they were typed. */
+  chosen: chosenSchema.default({}),
 });
 export type MachineSettings = z.infer<typeof settingsSchema>;
 
-const NOTHING: MachineSettings = { version: 1, port: null, exit: null };
+const NOTHING: MachineSettings = { version: 1, port: null, exit: null, chosen: {} };
 
 export async function readSettings(dir: StateDir): Promise<MachineSettings> {
   return (await dir.readJson("settings.json", settingsSchema)) ?? NOTHING;
+}
+
+/** For whoever resolves settings before the folder may be opened: nothing where it cannot be read; what is damaged is told later. */
+export async function readChosen(stateDir: string): Promise<Readonly<Record<string, string>>> {
+  try {
+    return settingsSchema.parse(JSON.parse(await readFile(join(stateDir, "settings.json"), "utf8"))).chosen;
+  } catch {
+    return {};
+  }
 }
 
 export async function changeSettings(dir: StateDir, change: Partial<MachineSettings>): Promise<MachineSettings> {

@@ -10,7 +10,7 @@ import {
   roleSchema,
   tagSchema,
 } from "./api.ts";
-import { candidatesSchema, MOST_PUNCH_WAIT_MS, probeSchema, stunCredentialSchema } from "./path.ts";
+import { candidatesSchema, MOST_PUNCH_WAIT_MS, probeSchema, stunCredentialSchema, toldNatSchema } from "./path.ts";
 
 /** WebSocket close codes of ours (RFC 6455 section 7.4.2 leaves 4000–4999 to applications). */
 /** `changed`: what the machine is called changed; it connects anew and reads the welcome. */
@@ -128,6 +128,7 @@ export const serverMessageSchema = z.discriminatedUnion("type", [
     session: sessionIdSchema,
     round: roundSchema,
     candidates: candidatesSchema,
+    nat: toldNatSchema,
   }),
   /** Start the checks of this round in so many milliseconds: at the same instant as the peer. */
   z.object({
@@ -158,6 +159,7 @@ export const machineMessageSchema = z.discriminatedUnion("type", [
     session: sessionIdSchema,
     round: roundSchema,
     candidates: candidatesSchema,
+    nat: toldNatSchema,
   }),
   /** Asks for a new moment, with the candidates that are known. */
   z.object({ type: z.literal("punch-request"), session: sessionIdSchema }),

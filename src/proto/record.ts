@@ -8,6 +8,7 @@
 // Extensions are in ascending order of type; unknown ones are kept and covered by the signature:
 //
 //   1  endpoint     `host:port` of a UDP port that a person forwarded to the machine's WireGuard, UTF-8
+//   2  exit terms   what an exit's owner lets out, opens and keeps (exit-terms.ts)
 //
 // The encoding is canonical: what decodes re-encodes to the same bytes, or it is refused.
 import { ByteReader, ByteWriter, equalBytes, fromBase64, toBase64, utf8, utf8Text } from "../base/bytes.ts";
@@ -52,7 +53,7 @@ export interface SignedRecord {
 }
 
 /** Types of extensions. */
-export const EXTENSION = { endpoint: 1 } as const;
+export const EXTENSION = { endpoint: 1, exitTerms: 2 } as const;
 
 export class RecordError extends HiggsError {
   override readonly name = "RecordError";

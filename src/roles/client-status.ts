@@ -1,5 +1,5 @@
 // What `higgs client status` and `higgs client exit list` show.
-import { offersExit } from "../client/exit-choice.ts";
+import { offersExit, termsOf } from "../client/exit-choice.ts";
 import { ConnectError, type Connection } from "../client/connection.ts";
 import type { MachineSystem } from "../net/os.ts";
 import { implementationText } from "../net/wg/device.ts";
@@ -116,5 +116,7 @@ export function exitRows(connection: Connection | null) {
       publicAddress: peer.publicAddress,
       inUse: connection.exit?.id === peer.id,
       missing: peer.exit?.missing ?? [],
+      /** As the node itself signed it; null from one of an earlier version. */
+      policy: termsOf(peer),
     }));
 }

@@ -110,7 +110,13 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
                 relay: membership.relay,
                 openPaths: machinePaths(
                   { os, membership, log },
-                  { enrolment: store.value, allowed: config.paths, manual: null, onChange: () => connection?.poke() },
+                  {
+                    enrolment: store.value,
+                    allowed: config.paths,
+                    manual: null,
+                    guessesPorts: config.portGuessing,
+                    onChange: () => connection?.poke(),
+                  },
                 ),
                 log,
               },
@@ -181,7 +187,12 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       everyday: {
         ...machineVerbs(verbDeps),
         status: (_body, askSignal) => clientStatus({ ...view, connection }, askSignal),
-        settings: () => ({ port: config.port, paths: config.paths, wireguard: config.wireguard }),
+        settings: () => ({
+          port: config.port,
+          paths: config.paths,
+          wireguard: config.wireguard,
+          portGuessing: config.portGuessing,
+        }),
         up: async (body, askSignal) => {
           const { exit, timeoutMs } = bodyOf(upBody, body);
           await up(exit);

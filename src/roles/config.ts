@@ -1,19 +1,31 @@
-// The settings of each role: flag, environment, file, default, in this order, parsed once into a frozen value.
+// The settings of each role: flag, environment, file, what was chosen while it ran, default, in this order, parsed once into a frozen value.
 import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { errorText, HiggsError } from "../base/errors.ts";
-import { parseCidr, parseHostPort, parseIp } from "../base/ip.ts";
 import { LOG_LEVELS } from "../base/log.ts";
-import { parseProxy } from "../net/http-proxy.ts";
-import { DEFAULT_PORT } from "../proto/invite.ts";
-import { parseQuota } from "../server/relay/quota.ts";
+import { readChosen } from "../peer/settings.ts";
+import { EXIT_SETTINGS } from "./exit-settings.ts";
+import { proxyElsewhere, proxySetting } from "./proxy-setting.ts";
+import {
+  cidr,
+  domain,
+  hostPort,
+  list,
+  optional,
+  pathList,
+  port,
+  portRange,
+  quota,
+  text,
+  toggle,
+} from "./setting-schemas.ts";
 
 export class UsageError extends HiggsError {
   override readonly name = "UsageError";
 }
 
 export type AnyRole = "server" | "node" | "client";
-export type Source = "flag" | "environment" | "file" | "default";
+export type Source = "flag" | "environment" | "file" | "chosen" | "default";
 
 interface Setting {
   /** As commander writes it: `--port <n>`, `--no-exit`, `--dns <url...>`. */
@@ -21,78 +33,13 @@ interface Setting {
   readonly about: string;
   readonly schema: z.ZodType;
   readonly default: unknown;
+  /** May be chosen while the role runs, by `set`; kept in the state folder. */
+  readonly live?: true;
   /** What other programs' variables say, where ours and the file say nothing. */
   readonly elsewhere?: (env: Readonly<Record<string, string | undefined>>) => unknown;
   /** May hold a password: messages do not repeat it. */
   readonly isSecret?: boolean;
 }
-
-export interface ProxySetting {
-  /** http://[USER:PASSWORD@]HOST:PORT, file:PATH, or none. Secret. */
-  readonly text: string;
-  /** NO_PROXY; empty for a proxy that was named for higgs. */
-  readonly except: string;
-  /** By a flag, a variable or a file of ours: then it is for keeps. */
-  readonly isNamed: boolean;
-}
-
-const PROXY_BY_RANK = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] as const;
-/** What other programs, and this one's runtime, read about proxies. */
-export const PROXY_VARIABLES = [...PROXY_BY_RANK, "http_proxy", "HTTP_PROXY"] as const;
-
-function proxyElsewhere(env: Readonly<Record<string, string | undefined>>): ProxySetting | null {
-  const text = PROXY_BY_RANK.map((name) => env[name]).find((value) => value !== undefined && value !== "");
-  if (text === undefined) return null;
-  return { text, except: env["no_proxy"] ?? env["NO_PROXY"] ?? "", isNamed: false };
-}
-
-const port = z.coerce.number().int().min(1).max(65_535);
-const hostPort = z
-  .string()
-  .refine((text) => parseHostPort(text, DEFAULT_PORT) !== null, { error: "is no HOST or HOST:PORT" });
-const cidr = z.string().refine((text) => parseCidr(text) !== null, { error: "is no prefix such as 10.77.0.0/16" });
-const list = z.union([
-  z.array(z.string()),
-  z.string().transform((text) => text.split(",").filter((part) => part !== "")),
-]);
-const toggle = z.union([
-  z.boolean(),
-  z.enum(["1", "true", "yes", "0", "false", "no"]).transform((t) => t === "1" || t === "true" || t === "yes"),
-]);
-const text = z.string().min(1);
-const domain = z.string().transform((name, context) => {
-  const known = parseHostPort(name.replace(/\.$/, ""), DEFAULT_PORT)?.host;
-  if (known !== undefined && parseIp(known) === null) return known;
-  context.addIssue(`"${name}" is no domain`);
-  return z.NEVER;
-});
-const pathList = z
-  .string()
-  .transform((kinds) => kinds.split(",").map((kind) => kind.trim()))
-  .pipe(z.array(z.enum(["direct", "udp-relay", "wss"])))
-  .refine((kinds) => kinds.includes("wss"), { error: "must have wss, by which every session starts" });
-const portRange = z
-  .string()
-  .regex(/^\d{1,5}-\d{1,5}$/, { error: "is no range such as 40000-40999" })
-  .transform((range) => range.split("-").map(Number))
-  .transform(([first = 0, last = 0]) => ({ first, last }))
-  .refine(({ first, last }) => first >= 1 && first <= last && last <= 65_535, { error: "is no range of ports" });
-const quota = z
-  .string()
-  .refine((limit) => limit === "none" || parseQuota(limit) !== null, {
-    error: "is no quota such as 50GB/month or 2GB/day, nor none",
-  })
-  .transform((limit) => parseQuota(limit))
-  .nullable();
-/** Another program's variable is looked at by whoever dials: `status` has no need of it. */
-const proxySetting = z.preprocess(
-  (value) => (typeof value === "string" ? { text: value, except: "", isNamed: true } : value),
-  z.custom<ProxySetting>().refine(({ text: url, isNamed }) => !isNamed || isProxyText(url), {
-    error: "it is no http://[USER:PASSWORD@]HOST:PORT",
-  }),
-);
-const isProxyText = (url: string): boolean => url === "none" || /^file:./.test(url) || parseProxy(url) !== null;
-const optional = <T extends z.ZodType>(schema: T) => schema.nullable();
 
 function common(role: AnyRole) {
   return {
@@ -144,6 +91,12 @@ function machine(role: "node" | "client") {
       about: "which paths may be used: direct, udp-relay, wss",
       schema: pathList,
       default: "direct,udp-relay,wss",
+    },
+    portGuessing: {
+      flags: "--no-port-guessing",
+      about: "never try ports of another machine's router at random",
+      schema: toggle,
+      default: true,
     },
     proxy: {
       flags: "--proxy <url>",
@@ -239,6 +192,7 @@ const NODE = {
     schema: optional(hostPort),
     default: null,
   },
+  ...EXIT_SETTINGS,
   dns: {
     flags: "--dns <url...>",
     about: "where names are asked: https://HOST/dns-query, tls://HOST[#NAME], or udp://ADDRESS",
@@ -300,6 +254,11 @@ export function settingsOf(role: AnyRole): Readonly<Record<string, Setting>> {
   return SETTINGS[role];
 }
 
+/** `--stun-port` is `stun-port`. */
+export function settingName(flags: string): string {
+  return (flags.split(" ")[0] ?? flags).replace(/^--/, "");
+}
+
 /** `--stun-port` is HIGGS_STUN_PORT; `--no-exit` is HIGGS_NO_EXIT. */
 export function environmentName(flags: string): string {
   const flag = flags.split(" ")[0] ?? flags;
@@ -321,8 +280,11 @@ export async function resolveConfig<R extends AnyRole>(
   const file = await readConfigFile(filePath);
   const values: Record<string, unknown> = {};
   const sources: Record<string, Source> = {};
+  let chosen: Readonly<Record<string, string>> | null = null;
   for (const [key, setting] of Object.entries(settingsOf(role))) {
-    const { value, source } = effective(key, setting, { flags, env, file });
+    // The folder comes first among a role's settings.
+    if (setting.live === true) chosen ??= await readChosen(String(values["state"]));
+    const { value, source } = effective(key, setting, { flags, env, file, chosen: chosen ?? {} });
     const parsed = setting.schema.safeParse(value);
     if (!parsed.success) {
       const shown = setting.isSecret === true ? "what was given" : JSON.stringify(value);
@@ -341,6 +303,7 @@ interface Layers {
   readonly flags: Readonly<Record<string, unknown>>;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly file: Readonly<Record<string, unknown>>;
+  readonly chosen: Readonly<Record<string, string>>;
 }
 
 function effective(
@@ -353,6 +316,9 @@ function effective(
   const fromEnv = layers.env[environmentName(setting.flags)];
   if (fromEnv !== undefined && fromEnv !== "") return { value: negated(flagName, fromEnv), source: "environment" };
   if (layers.file[flagName] !== undefined) return { value: negated(flagName, layers.file[flagName]), source: "file" };
+  if (setting.live === true && layers.chosen[flagName] !== undefined) {
+    return { value: layers.chosen[flagName], source: "chosen" };
+  }
   const elsewhere = setting.elsewhere?.(layers.env) ?? null;
   if (elsewhere !== null) return { value: elsewhere, source: "environment" };
   return { value: setting.default, source: "default" };

@@ -17,9 +17,10 @@ import { type Enrolment, readEnrolment } from "../peer/enrolment.ts";
 import { openDoor } from "../peer/server-door.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { parseHostPort } from "../base/ip.ts";
-import type { AnyRole, ProxySetting } from "./config.ts";
+import type { AnyRole } from "./config.ts";
 import type { DoctorFacts, RoleFacts } from "./doctor.ts";
 import { findProxy } from "./proxy.ts";
+import type { ProxySetting } from "./proxy-setting.ts";
 import { SOCKET } from "./runtime.ts";
 
 export interface RolePlace {

@@ -7,7 +7,7 @@ import type { Invite } from "../proto/invite.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import { join } from "../peer/enrol.ts";
 import { openStateDir } from "../peer/state-dir.ts";
-import type { ProxySetting } from "./config.ts";
+import type { ProxySetting } from "./proxy-setting.ts";
 import { openProxy } from "./proxy.ts";
 import { PLATFORM, VERSION } from "./version.ts";
 

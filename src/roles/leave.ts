@@ -1,4 +1,6 @@
 // Leaving a network: the server is told, the operating system is put back, and the machine's state is forgotten.
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import { errorText } from "../base/errors.ts";
 import { silentLogger } from "../base/log.ts";
 import { withDeadline } from "../base/async.ts";
@@ -8,7 +10,7 @@ import { machineKeys } from "../peer/identity.ts";
 import { ServerLink } from "../peer/server-link.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { z } from "zod";
-import type { ProxySetting } from "./config.ts";
+import type { ProxySetting } from "./proxy-setting.ts";
 import { openProxy } from "./proxy.ts";
 
 const TELL_TIMEOUT_MS = 10_000;
@@ -50,6 +52,7 @@ export async function leaveNetwork(
   });
   said.push(...(await os.undoAll(signal)));
   await dir.clear();
+  await rm(join(dirs.state, "connections"), { recursive: true, force: true }); // a node's record of its clients
   said.push("Forgot this machine's keys and what it knew of the network.");
   return said;
 }

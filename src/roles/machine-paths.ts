@@ -14,11 +14,12 @@ export function machinePaths(
     readonly enrolment: Enrolment;
     readonly allowed: readonly PathKind[];
     readonly manual: string | null;
+    readonly guessesPorts: boolean;
     readonly onChange: () => void;
   },
 ): ((wireGuardPort: number, signal: AbortSignal) => Promise<Paths>) | null {
   const { os, membership, log } = deps;
-  const { manual, onChange } = options;
+  const { manual, guessesPorts, onChange } = options;
   const allowed = new Set(options.allowed);
   if (!allowed.has("direct") && !allowed.has("udp-relay")) return null;
   const ranges = [options.enrolment.range4, options.enrolment.range6];
@@ -34,7 +35,15 @@ export function machinePaths(
         stun: () => membership.stun,
         log,
       },
-      { wireGuardPort, ranges, allowed, manual, onChange, ipv6: takesBothFamilies(os.wireGuard.implementation()) },
+      {
+        wireGuardPort,
+        ranges,
+        allowed,
+        manual,
+        guessesPorts,
+        onChange,
+        ipv6: takesBothFamilies(os.wireGuard.implementation()),
+      },
       signal,
     );
 }

@@ -1,7 +1,9 @@
 // What `higgs node status` shows.
 import type { MachineSystem } from "../net/os.ts";
 import { implementationText } from "../net/wg/device.ts";
+import type { DnsCounters } from "../node/dns-answers.ts";
 import type { Exit } from "../node/exit.ts";
+import { type ExitRules, termsOf } from "../node/exit-rules.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
@@ -17,11 +19,17 @@ export interface NodeView {
   readonly exit: Exit;
   readonly tunnel: Tunnel;
   readonly startedAt: Date;
+  readonly shown: () => {
+    readonly rules: ExitRules;
+    readonly recordDir: string;
+    readonly resolver: DnsCounters | null;
+  };
 }
 
 export async function nodeStatus(view: NodeView, signal: AbortSignal) {
   const { store, joined, exit, tunnel } = view;
   const stats = await tunnel.stats(signal);
+  const { rules, recordDir, resolver } = view.shown();
   const uplink = exit.links?.uplinks.find((one) => one.family === 4) ?? null;
   return {
     schema: "higgs.node-status/1",
@@ -42,7 +50,10 @@ export async function nodeStatus(view: NodeView, signal: AbortSignal) {
       interface: uplink?.interface ?? null,
       publicAddress: joined.observedAddress,
       endpoint: view.config.endpoint,
+      policy: termsOf(rules, { filtersNames: view.config.dnsBlock.length > 0 }),
+      record: rules.logDays === 0 ? null : recordDir,
     },
+    resolver,
     clients: tunnel.peers().map((peer) => {
       const stat = stats.find((one) => one.publicKey === peer.wireGuard);
       return {

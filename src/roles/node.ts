@@ -1,13 +1,17 @@
 // The role `node`: an exit to the internet behind a router, assembled from its parts and taken apart again.
 import { readFile } from "node:fs/promises";
-import { repeat, Stopped } from "../base/async.ts";
+import { join } from "node:path";
+import { z } from "zod";
+import { repeat, SerialQueue, Stopped } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { type Cidr, cidrContains, familyOf, type IpAddress } from "../base/ip.ts";
 import { RESOLVER_PORT } from "../net/identifiers.ts";
 import { type NodeSystem, nodeSystem } from "../net/os.ts";
 import { openBlockList } from "../node/dns-block-list.ts";
 import { DEFAULT_UPSTREAMS, parseUpstream } from "../node/dns-upstream.ts";
+import { type ConnectionRecord, openConnectionRecord } from "../node/connection-record.ts";
 import { type Exit, openExit } from "../node/exit.ts";
+import { outletOf, termsOf } from "../node/exit-rules.ts";
 import { openUpstream } from "../node/open-upstream.ts";
 import { openResolver, type Resolver } from "../node/resolver.ts";
 import { SessionPeers } from "../node/session-peers.ts";
@@ -20,8 +24,9 @@ import { TrustStore } from "../peer/trust-store.ts";
 import type { PathView } from "../peer/path-agent.ts";
 import type { MachineId } from "../proto/keys.ts";
 import { openTunnel, type Tunnel } from "../peer/tunnel.ts";
-import type { Config } from "./config.ts";
-import { machineVerbs, trustVerbs } from "./machine-verbs.ts";
+import type { Config, Resolved } from "./config.ts";
+import { chooseSettings, exitRulesOf, shownSettings } from "./node-settings.ts";
+import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { machinePaths } from "./machine-paths.ts";
 import { nodeStatus } from "./node-status.ts";
 import { openProxy } from "./proxy.ts";
@@ -35,11 +40,20 @@ export interface NodeCallbacks {
   readonly onReady: (name: string) => void;
 }
 
+export interface NodeSettings {
+  readonly resolved: Resolved<"node">;
+  /** The same again, once something else was chosen. */
+  readonly again: () => Promise<Resolved<"node">>;
+}
+
+const setBody = z.object({ choices: z.record(z.string().max(32), z.string().max(4096).nullable()) });
 const RECONCILE_MS = 30_000;
 const DEFAULT_ROUTES: readonly Cidr[] = ["0.0.0.0/0" as Cidr, "::/0" as Cidr];
 
 /** Runs until a signal, `down` or `leave`; then everything is undone. Throws NotEnrolled, AlreadyRunning, PrivilegeMissing, ToolMissing. */
-export async function runNode(config: Config<"node">, callbacks: NodeCallbacks): Promise<void> {
+export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks): Promise<void> {
+  let { resolved } = settings;
+  const { config } = resolved;
   const upstreams = await openUpstreams(config);
   await using runtime = await startRuntime({
     role: "node",
@@ -64,11 +78,37 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
   const addresses: readonly IpAddress[] = [ipv4, ipv6];
   const isOfNetwork = (address: IpAddress): boolean => cidrContains(range4, address) || cidrContains(range6, address);
   const startedAt = new Date();
+  const choosing = new SerialQueue();
 
   let tunnel: Tunnel | null = null;
   let exit: Exit | null = null;
   let resolver: Resolver | null = null;
   let membership: Membership | null = null;
+  let record: ConnectionRecord | null = null;
+  let rules = exitRulesOf(config);
+
+  /** In session, by name: the addresses that a part of the own network is opened for. */
+  const addressesOf = (name: string): readonly IpAddress[] =>
+    tunnelPeers().find((peer) => peer.name === name)?.addresses ?? [];
+  const tunnelPeers = () => (membership === null || !membership.welcomed ? [] : sessionPeers.of(membership));
+  const nameOf = (address: IpAddress): string | null =>
+    tunnelPeers().find((peer) => peer.addresses.includes(address))?.name ?? null;
+  const offer = () => ({
+    routes: config.exit ? DEFAULT_ROUTES : [],
+    endpoint: config.endpoint,
+    ...(config.exit ? { terms: termsOf(rules, { filtersNames: config.dnsBlock.length > 0 }) } : {}),
+  });
+
+  /** What the owner chose holds at once: at the firewall first, and then clients are told. */
+  async function choose(choices: Readonly<Record<string, string | null>>): Promise<void> {
+    await chooseSettings(dir, resolved, choices);
+    resolved = await settings.again();
+    rules = exitRulesOf(resolved.config);
+    log.info({ choices }, "settings chosen");
+    exit?.setOutlet(outletOf(rules, addressesOf));
+    record?.setDays(config.exit ? rules.logDays : 0);
+    membership?.reoffer(offer());
+  }
 
   const onChange = (): void => {
     if (membership === null || tunnel === null || exit === null) return;
@@ -77,6 +117,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     exit.setPublicAddresses(publicAddresses(membership, tunnel));
     const peers = sessionPeers.of(membership);
     exit.setClients(peers.flatMap((peer) => peer.addresses));
+    exit.setOutlet(outletOf(rules, addressesOf));
     tunnel.sync(peers, signal).catch((thrown: unknown) => {
       if (!signal.aborted) log.error({ reason: errorText(thrown) }, "tunnel not as wanted");
     });
@@ -88,7 +129,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     const joined = joinNetwork(
       { dir, store, keys, trust, proxy, log },
       {
-        offer: { routes: config.exit ? DEFAULT_ROUTES : [], endpoint: config.endpoint },
+        offer: offer(),
         version: VERSION,
         onChange,
         onPath: (message) => tunnel?.paths?.take(message),
@@ -104,6 +145,7 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
         resolverPort: RESOLVER_PORT,
         addresses,
         offered: config.exit,
+        outlet: outletOf(rules, addressesOf),
         onChange: (state) => joined.presence(state),
       },
     );
@@ -111,7 +153,13 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
     await exit.isolated;
     const paths = machinePaths(
       { os, membership: joined, log },
-      { enrolment: store.value, allowed: config.paths, manual: config.endpoint, onChange },
+      {
+        enrolment: store.value,
+        allowed: config.paths,
+        manual: config.endpoint,
+        guessesPorts: config.portGuessing,
+        onChange,
+      },
     );
     tunnel = await openTunnel(
       { device: os.wireGuard, relay: joined.relay, openPaths: paths, log },
@@ -148,11 +196,23 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
         tunnel?.paths?.networkChanged();
       }),
     );
-    stack.use(os.watchRules(() => exit?.rulesTouched()));
+    record = stack.use(
+      openConnectionRecord(
+        { seen: os.connectionLog, nameOf, log },
+        { dir: recordDir(config.state), days: config.exit ? rules.logDays : 0 },
+      ),
+    );
+    stack.use(
+      os.watchRules(() => {
+        exit?.rulesTouched();
+        record?.rulesTouched();
+      }),
+    );
     stack.use(reconciling(onChange, signal));
     onChange();
 
-    const view = { config, os, store, joined, exit, tunnel, startedAt };
+    const shown = () => ({ rules, recordDir: recordDir(config.state), resolver: resolver?.counters ?? null });
+    const view = { config, os, shown, store, joined, exit, tunnel, startedAt };
     const pathTo = (peer: MachineId): PathView | null => tunnel?.paths?.view(peer) ?? null;
     const verbDeps = {
       membership: () => joined,
@@ -169,8 +229,15 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
         status: (_body, askSignal) => nodeStatus(view, askSignal),
         down: () => runtime.stop(),
         stop: () => runtime.stop(),
+        get: () => ({ schema: "higgs.node-settings/1", settings: shownSettings(resolved) }),
       },
-      admin: trustVerbs(verbDeps),
+      admin: {
+        ...trustVerbs(verbDeps),
+        set: async (body) => {
+          await choosing.run(() => choose(bodyOf(setBody, body).choices));
+          return { schema: "higgs.node-settings/1", settings: shownSettings(resolved) };
+        },
+      },
     });
     callbacks.onReady(store.value.name);
     await aborted(signal);
@@ -181,6 +248,11 @@ export async function runNode(config: Config<"node">, callbacks: NodeCallbacks):
       await undo(os);
     }
   }
+}
+
+/** Beside the keys, for the same eyes. */
+export function recordDir(stateDir: string): string {
+  return join(stateDir, "connections");
 }
 
 function exitDeps(os: NodeSystem, resolver: () => Resolver | null) {

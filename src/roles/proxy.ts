@@ -4,7 +4,8 @@ import { type HttpProxy, parseProxy, redactedUrl } from "../net/http-proxy.ts";
 import { readSecretFile } from "../net/secret-file.ts";
 import { chosenProxy, chosenProxyAt, choosePermanently, ProxyUse } from "../peer/proxy-use.ts";
 import type { StateDir } from "../peer/state-dir.ts";
-import { PROXY_VARIABLES, type ProxySetting, UsageError } from "./config.ts";
+import { UsageError } from "./config.ts";
+import { PROXY_VARIABLES, type ProxySetting } from "./proxy-setting.ts";
 
 const NONE = "none";
 const FILE = "file:";

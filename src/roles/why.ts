@@ -2,6 +2,7 @@
 import { formatEndpoint } from "../base/ip.ts";
 import type { PathView } from "../peer/path-agent.ts";
 import { type PathInfo, isUsable } from "../peer/path-info.ts";
+import { isSteady, type SideView, type Stage } from "../peer/side-plan.ts";
 import type { NatView } from "../peer/stun-client.ts";
 import type { Withheld } from "../proto/control.ts";
 
@@ -38,13 +39,59 @@ export function explain(evidence: Evidence): Explanation {
     };
   }
   const causes = [currentText(peer, view), ...withheldCauses(withheld, view.kind)];
-  if (view.kind === "direct") return { path: view.kind, causes, remedies: [] };
+  const found = view.side?.found ?? null;
+  if (view.kind === "direct") {
+    if (found !== null) causes.push(foundText(found, view.side?.probes ?? 0));
+    return { path: view.kind, causes, remedies: [] };
+  }
   if (proxy !== null) causes.push(proxyText(proxy));
   causes.push(...natCauses(nat, proxy));
   const direct = view.tried.filter((info) => info.target.kind === "direct");
   if (direct.length === 0) causes.push(`${peer} has told no address that could be tried.`);
-  for (const info of direct) causes.push(triedText(info, evidence.at));
-  return { path: view.kind, causes, remedies: remediesFor(peer, nat, direct) };
+  const silent = direct.filter((info) => info.answeredAt === null && info.lostAt === null);
+  const shown = direct.filter((info) => !silent.includes(info) || silent.indexOf(info) < MOST_SILENT);
+  for (const info of shown) causes.push(triedText(info, evidence.at));
+  if (direct.length > shown.length) causes.push(`${direct.length - shown.length} more addresses do not answer.`);
+  if (view.side !== undefined) causes.push(...sideCauses(peer, view.side));
+  return { path: view.kind, causes, remedies: remediesFor(peer, nat, direct, view.side ?? null) };
+}
+
+/** A list of foreseen ports says nothing more than its length. */
+const MOST_SILENT = 6;
+
+function foundText(stage: Stage, probes: number): string {
+  switch (stage) {
+    case "fresh":
+      return "Fresh ports at both ends opened the way, when the first ones had not.";
+    case "predicted":
+      return "A router that gives every destination another port was met at the port that it gives out next.";
+    case "guessed":
+      return `A router that gives every destination another port was met by guessing${probes > 0 ? `, after ${probes} ports` : ""}.`;
+  }
+}
+
+function sideCauses(peer: string, side: SideView): string[] {
+  const { own, tried, probes } = side;
+  const causes: string[] = [];
+  if (side.peer !== null && !isSteady(side.peer)) causes.push(`${peer}'s router gives every destination another port.`);
+  if (own !== null && side.peer !== null && !isSteady(own) && !isSteady(side.peer)) {
+    causes.push("With such a router at both ends no port can be guessed in reasonable time.");
+    return causes;
+  }
+  if (tried.includes("fresh")) causes.push("Fresh ports at both ends did not help.");
+  if (tried.includes("predicted")) causes.push("The ports that this router gives out next were foreseen, in vain.");
+  if (probes > 0) causes.push(`${probes} ports of ${peer}'s router were guessed, in vain.`);
+  else if (tried.includes("guessed")) causes.push(`Ports were opened for ${peer} to guess, in vain.`);
+  if (mightGuess(side) && side.off === "here")
+    causes.push("This machine guesses no ports: it was started with --no-port-guessing.");
+  if (mightGuess(side) && side.off === "peer")
+    causes.push(`${peer} guesses no ports: it was started with --no-port-guessing.`);
+  return causes;
+}
+
+/** Just one end has a router of the kind for which ports are guessed. */
+function mightGuess({ own, peer }: SideView): boolean {
+  return own !== null && peer !== null && isSteady(own) !== isSteady(peer);
 }
 
 function currentText(peer: string, view: PathView): string {
@@ -80,7 +127,7 @@ function natCauses(nat: NatView | null, proxy: string | null): string[] {
   if (nat.mapped4 !== null) causes.push(`The server sees this machine at ${formatEndpoint(nat.mapped4)}.`);
   if (nat.mapped6 !== null) causes.push(`The server sees this machine at ${formatEndpoint(nat.mapped6)}.`);
   if (nat.varies === true) {
-    causes.push("This network's router gives every destination a port of its own, which nobody can foresee.");
+    causes.push("This network's router gives every destination a port of its own.");
   }
   return causes;
 }
@@ -93,11 +140,14 @@ function triedText(info: PathInfo, at: number): string {
   return `${key} does not answer (${info.unanswered} checks).`;
 }
 
-function remediesFor(peer: string, nat: NatView | null, direct: readonly PathInfo[]): string[] {
+function remediesFor(peer: string, nat: NatView | null, direct: readonly PathInfo[], side: SideView | null): string[] {
   if (nat !== null && !nat.udp) return ["Let UDP out of this network, or use another one."];
   const remedies = [
     `At ${peer}'s router, switch on UPnP, NAT-PMP or PCP; or forward one UDP port to it and start: higgs node --port N --endpoint HOST:N`,
   ];
+  if (side !== null && side.off !== null && mightGuess(side)) {
+    remedies.unshift(`Start ${side.off === "here" ? "this machine" : peer} without --no-port-guessing.`);
+  }
   if (direct.some((info) => info.answeredAt !== null && info.sizeBytes === 0)) {
     remedies.unshift(
       "Something on the way loses full-sized packets: lower the MTU of that line's router to what it can carry.",

@@ -5,7 +5,7 @@
 import { type Cidr, cidrContains, parseCidr, parseEndpoint } from "../base/ip.ts";
 import type { ServerMessage } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
-import { type Candidate, MOST_CANDIDATES, MOST_PUNCH_WAIT_MS } from "../proto/path.ts";
+import { type Candidate, MOST_CANDIDATES, MOST_PUNCH_WAIT_MS, type Nat } from "../proto/path.ts";
 import type { RelaySession } from "./relay/sessions.ts";
 
 /** A machine's control connection. */
@@ -25,6 +25,7 @@ export interface RendezvousDeps {
 interface Offer {
   readonly round: number;
   readonly candidates: readonly Candidate[];
+  readonly nat: Nat | undefined;
   /** By which the offer came, and by which the other end has heard of it. */
   readonly from: Channel;
   readonly toldTo: Channel | null;
@@ -57,7 +58,11 @@ export class Rendezvous {
   }
 
   /** Ignored unless the machine is an end of the session. */
-  offer(session: RelaySession, machine: MachineId, offer: { round: number; candidates: readonly Candidate[] }): void {
+  offer(
+    session: RelaySession,
+    machine: MachineId,
+    offer: { round: number; candidates: readonly Candidate[]; nat?: Nat | undefined },
+  ): void {
     const end = endOf(session, machine);
     const from = this.#deps.channelOf(machine);
     if (end === null || from === null) return;
@@ -66,7 +71,7 @@ export class Rendezvous {
     if (before !== null && before.from === from && offer.round < before.round) return;
     const candidates = passable(offer.candidates, (endpoint) => this.#deps.wasSeen(machine, endpoint));
     meeting.told[end] = Math.max(meeting.told[end] + 1, offer.round);
-    meeting.offers[end] = { round: offer.round, candidates, from, toldTo: null };
+    meeting.offers[end] = { round: offer.round, candidates, nat: offer.nat, from, toldTo: null };
     for (const one of [0, 1] as const) this.#tell(session, meeting, one);
     this.#punch(session, meeting);
   }
@@ -98,7 +103,8 @@ export class Rendezvous {
     if (offer === null || to === null || offer.toldTo === to) return;
     meeting.offers[end] = { ...offer, toldTo: to };
     const candidates = offer.candidates.map((candidate) => ({ ...candidate }));
-    to.send({ type: "candidates", session: session.id, round: meeting.told[end], candidates });
+    const nat = offer.nat === undefined ? {} : { nat: offer.nat };
+    to.send({ type: "candidates", session: session.id, round: meeting.told[end], candidates, ...nat });
   }
 
   #punch(session: RelaySession, meeting: Meeting): void {
@@ -141,7 +147,10 @@ const NEVER: readonly Cidr[] = [
   "ff00::/8",
 ].flatMap((text) => parseCidr(text) ?? []);
 
-/** What an end may be told of the other: at most 16 places, each once, none where nothing of another machine can be. */
+/**
+ * What an end may be told of the other: at most 16 places, each once, none where nothing of another machine can be. What is foreseen
+ * is so only at an address where the machine was just seen.
+ */
 export function passable(
   candidates: readonly Candidate[],
   wasSeen: (endpoint: string) => boolean,
@@ -153,7 +162,13 @@ export function passable(
     if (address === undefined || known.has(endpoint) || passed.length >= MOST_CANDIDATES) continue;
     if (NEVER.some((prefix) => cidrContains(prefix, address))) continue;
     known.add(endpoint);
-    passed.push(kind === "reflexive" && wasSeen(endpoint) ? { kind, endpoint, seen: true } : { kind, endpoint });
+    const isSeen = (kind === "reflexive" || kind === "fresh") && wasSeen(endpoint);
+    passed.push(isSeen ? { kind, endpoint, seen: true } : { kind, endpoint });
   }
-  return passed;
+  const seenAt = new Set(passed.filter(({ seen }) => seen === true).map(addressOf));
+  return passed.filter((one) => one.kind !== "predicted" || seenAt.has(addressOf(one)));
+}
+
+function addressOf({ endpoint }: Candidate): string | undefined {
+  return parseEndpoint(endpoint)?.address;
 }

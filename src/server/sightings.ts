@@ -5,8 +5,8 @@ import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { MachineId } from "../proto/keys.ts";
 
 const FRESH_MS = 60_000;
-/** Two ports of the server in two families, and as many again after a change of network. */
-const MOST_PER_MACHINE = 8;
+/** Two ports of the server in two families, those of some side ports, and as many again after a change of network. */
+const MOST_PER_MACHINE = 24;
 
 export class Sightings {
   /** Of this start: whatever was given out before counts no more. */

@@ -4,7 +4,7 @@ import { silentLogger } from "../../src/base/log.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { HostSpec, InterfaceSpec, Topology } from "../../src/lab/topology.ts";
-import { type ExitPolicy, LEASE_S } from "../../src/net/firewall/exit.ts";
+import { type ExitPolicy, LEASE_S, USUAL_OUTLET } from "../../src/net/firewall/exit.ts";
 import { foreignForwardDrop } from "../../src/net/firewall/foreign.ts";
 import { removeTable } from "../../src/net/firewall/nft.ts";
 import { nftExitFirewall } from "../../src/net/firewall/nft-exit.ts";
@@ -55,6 +55,7 @@ const POLICY: ExitPolicy = {
   here6: [cidr("2001:db8:7::/48")],
   fence4: [],
   fence6: [],
+  outlet: USUAL_OUTLET,
   resolverPort: RESOLVER,
   leaseS: LEASE_S,
   open: true,

@@ -3,7 +3,7 @@ import type { Endpoint } from "../../src/base/ip.ts";
 import { formatEndpoint, parseEndpoint } from "../../src/base/ip.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { bridgeDiscovery } from "../../src/net/discovery/bridge.ts";
-import type { Discovery, PeerSocket } from "../../src/net/discovery/discovery.ts";
+import type { Discovery, PeerSocket, SidePort } from "../../src/net/discovery/discovery.ts";
 import { nftDiscovery } from "../../src/net/discovery/nft.ts";
 import { systemExec } from "../../src/net/exec.ts";
 import { IDENTIFIERS } from "../../src/net/identifiers.ts";
@@ -35,6 +35,7 @@ const mtus = hostMtus(deps);
 const signal = new AbortController().signal;
 let discovery: Discovery | null = null;
 let peerSocket: PeerSocket | null = null;
+let side: SidePort | null = null;
 let mapper: PortMapper | null = null;
 /** By transaction id: who waits for the answer. */
 const waiting = new Map<string, (mapped: Endpoint) => void>();
@@ -42,11 +43,11 @@ const waiting = new Map<string, (mapped: Endpoint) => void>();
 let mistaken = 0;
 
 /** Answers checks, and hands answers to who asked. */
-function onMessage(bytes: Uint8Array, from: Endpoint): void {
+function onMessage(bytes: Uint8Array, from: Endpoint, by: Pick<SidePort, "send"> | null = discovery): void {
   const message = decodeStun(bytes);
   if (message === null) mistaken++;
   if (message?.class === "request") {
-    discovery?.send(encodeStun(bindingSuccess(message.transactionId, { mapped: from })), from);
+    by?.send(encodeStun(bindingSuccess(message.transactionId, { mapped: from })), from);
   }
   if (message?.class !== "success") return;
   for (const attribute of message.attributes) {
@@ -55,12 +56,12 @@ function onMessage(bytes: Uint8Array, from: Endpoint): void {
 }
 
 /** What the other end sees; null without an answer. */
-async function ask(to: Endpoint, sizeBytes: number): Promise<string | null> {
+async function ask(to: Endpoint, sizeBytes: number, by: Pick<SidePort, "send"> | null): Promise<string | null> {
   const transactionId = crypto.getRandomValues(new Uint8Array(12));
   const { promise, resolve } = Promise.withResolvers<Endpoint | null>();
   waiting.set(transactionId.toHex(), resolve);
   const bytes = encodeStun(bindingRequest(transactionId), sizeBytes === 0 ? {} : { sizeBytes });
-  const timers = ASK_MS.map((atMs) => setTimeout(() => discovery?.send(bytes, to), atMs));
+  const timers = ASK_MS.map((atMs) => setTimeout(() => by?.send(bytes, to), atMs));
   timers.push(setTimeout(() => resolve(null), (ASK_MS.at(-1) ?? 0) * 2));
   const mapped = await promise;
   for (const timer of timers) clearTimeout(timer);
@@ -107,7 +108,7 @@ async function obey(order: PathOrder): Promise<unknown> {
     case "peer":
       return device.setPeer(order.peer, signal);
     case "open": {
-      const port = order.mechanism === "nft" ? nftDiscovery(deps) : bridgeDiscovery();
+      const port = order.mechanism === "nft" ? nftDiscovery(deps) : bridgeDiscovery(deps);
       discovery = await port.open({ ...order.ports, onMessage }, signal);
       return { port: discovery.port, publicPort: discovery.publicPort, families: discovery.families };
     }
@@ -116,7 +117,10 @@ async function obey(order: PathOrder): Promise<unknown> {
       discovery = null;
       return null;
     case "ask":
-      return ask(endpoint(order.to), order.sizeBytes ?? 0);
+      return ask(endpoint(order.to), order.sizeBytes ?? 0, order.bySide === true ? side : discovery);
+    case "side":
+      side = (await discovery?.openSide((bytes, from) => onMessage(bytes, from, side))) ?? null;
+      return side?.port;
     case "peer-socket":
       peerSocket = (await discovery?.peerSocket({ to: endpoint(order.to) })) ?? null;
       return peerSocket?.endpoint;

@@ -19,7 +19,8 @@ export type PathOrder =
       readonly mechanism: "nft" | "bridge";
       readonly ports: { readonly wireGuardPort: number; readonly publicPort?: number };
     }
-  | { readonly do: "ask"; readonly to: string; readonly sizeBytes?: number }
+  | { readonly do: "ask"; readonly to: string; readonly sizeBytes?: number; readonly bySide?: boolean }
+  | { readonly do: "side" }
   | { readonly do: "peer-socket"; readonly to: string }
   | { readonly do: "route"; readonly to: string; readonly alsoFrom?: readonly string[] }
   | { readonly do: "redirect"; readonly policy: RedirectPolicy }

@@ -97,6 +97,7 @@ export async function until(what: () => boolean, mostMs: number, stepMs = 2): Pr
 
 export const SERVER = "203.0.113.10" as IpAddress;
 const STUN_PORTS: readonly number[] = [3478, 3479];
+const PUNCH_APART_MS = 500;
 export const RELAY_PORT = 40_000;
 export const SESSION = 0xabcd;
 const key = (fill: number): Uint8Array => new Uint8Array(32).fill(fill);
@@ -123,6 +124,10 @@ export class FakeServer {
   readonly host: FakeHost;
   readonly stun: readonly Endpoint[] = STUN_PORTS.map((port) => ({ address: SERVER, port }));
   relayWorks = true;
+  /** False: a candidate is never said to have been seen. */
+  saysSeen = true;
+  /** False: a server, or a peer, of an earlier version. */
+  passesNat = true;
   /** How much earlier or later an end is told to start, in milliseconds. */
   readonly skewMs: Record<EndName, number> = { a: 0, b: 0 };
   controlDelayMs = 10;
@@ -130,6 +135,9 @@ export class FakeServer {
   readonly #net: FakeInternet;
   readonly #ends = new Map<EndName, (message: Extract<ServerMessage, { type: "candidates" | "punch" }>) => void>();
   readonly #rounds = new Map<EndName, number>();
+  readonly #seen = new Set<string>();
+  #punchedAt = Number.NEGATIVE_INFINITY;
+  #waiting = false;
   readonly #latched = new Map<EndName, Endpoint>();
   readonly candidates = new Map<EndName, readonly Candidate[]>();
 
@@ -152,14 +160,34 @@ export class FakeServer {
 
   #pass(end: EndName, message: Extract<MachineMessage, { type: "candidates" }>): void {
     const other = end === "a" ? "b" : "a";
-    this.candidates.set(end, message.candidates);
+    const candidates = message.candidates.map((one) =>
+      this.saysSeen && this.#seen.has(one.endpoint) ? { ...one, seen: true } : one,
+    );
+    this.candidates.set(end, candidates);
     this.#rounds.set(end, message.round);
-    setTimeout(() => this.#ends.get(other)?.(message), this.controlDelayMs);
-    const round = Math.max(...this.#rounds.values());
-    if (this.#rounds.size < 2) return;
+    const { nat: _, ...rest } = message;
+    const passed = { ...(this.passesNat ? message : rest), candidates };
+    setTimeout(() => this.#ends.get(other)?.(passed), this.controlDelayMs);
+    if (this.#rounds.size === 2) this.#punch();
+  }
+
+  /** Not twice within half a second, as the real one. */
+  #punch(): void {
+    if (this.#waiting) return;
+    const waitMs = this.#punchedAt + PUNCH_APART_MS - performance.now();
+    if (waitMs > 0) {
+      this.#waiting = true;
+      setTimeout(() => {
+        this.#waiting = false;
+        this.#punch();
+      }, waitMs);
+      return;
+    }
+    this.#punchedAt = performance.now();
     this.punches++;
     for (const [name, tell] of this.#ends) {
       const inMs = Math.max(0, 1.5 * 2 * this.controlDelayMs + this.skewMs[name]);
+      const round = this.#rounds.get(name) ?? 1;
       setTimeout(() => tell({ type: "punch", session: SESSION, round, inMs }), this.controlDelayMs);
     }
   }
@@ -167,6 +195,7 @@ export class FakeServer {
   #take({ from, to, bytes }: Datagram): void {
     const message = decodeStun(bytes);
     if (STUN_PORTS.includes(to.port) && message?.class === "request" && checkIntegrity(bytes, key(9))) {
+      this.#seen.add(formatEndpoint(from));
       this.#answer({ from: to, to: from, id: message.transactionId, key: key(9) });
     }
     if (to.port === RELAY_PORT && this.relayWorks) this.#relay({ from, to, bytes });

@@ -1,7 +1,7 @@
 // One end of a session on the little internet: the real search for paths over a WireGuard that roams as the real one does.
 import { parseCidr, type Endpoint, formatEndpoint, type IpAddress } from "../../src/base/ip.ts";
 import type { Logger } from "../../src/base/log.ts";
-import type { Discovery, DiscoveryPort } from "../../src/net/discovery/discovery.ts";
+import type { Discovery, DiscoveryPort, SidePort } from "../../src/net/discovery/discovery.ts";
 import type { Links } from "../../src/net/links.ts";
 import type { Redirect, RedirectPolicy } from "../../src/net/redirect.ts";
 import type { WireGuardDevice } from "../../src/net/wg/device.ts";
@@ -26,6 +26,8 @@ export interface MachineOptions {
   readonly port?: number;
   readonly relay?: boolean;
   readonly allowed?: readonly PathKind[];
+  /** Default true. */
+  readonly guesses?: boolean;
   readonly log?: Logger;
 }
 
@@ -53,7 +55,9 @@ export class FakeMachine {
   #policy: RedirectPolicy = { wireGuardPort: 0, redirects: [], dropFrom: [] };
   #divert: ((packets: readonly Uint8Array[]) => number) | null = null;
   #onMessage: (bytes: Uint8Array, from: Endpoint) => void = silent;
+  readonly #sides = new Map<number, (bytes: Uint8Array, from: Endpoint) => void>();
   #paths: Paths | null = null;
+  #lastSide = 52_000;
   #sequence = 0;
   #tx = 0;
   #rx = 0;
@@ -108,12 +112,15 @@ export class FakeMachine {
   }
 
   async start(signal = new AbortController().signal): Promise<void> {
-    const { allowed, relay, log } = this.options;
+    const { allowed, relay, log, guesses } = this.options;
     const bridge: Bridge = {
       endpoint: BRIDGE,
       setSession: silent,
       divert: (send) => {
         this.#divert = send;
+      },
+      inject: (packets) => {
+        for (const packet of packets) this.#arrive(packet, BRIDGE);
       },
       dropped: 0,
       [Symbol.asyncDispose]: () => Promise.resolve(),
@@ -146,6 +153,7 @@ export class FakeMachine {
         ranges: [parseCidr("10.77.0.0/16") ?? fail()],
         allowed: new Set(allowed ?? ["direct", "udp-relay", "wss"]),
         manual: null,
+        guessesPorts: guesses ?? true,
         ipv6: true,
         onChange: () => this.moves.push(`${this.kind ?? "none"} ${this.endpoint ?? ""}`.trim()),
       },
@@ -214,7 +222,9 @@ export class FakeMachine {
     }
     const key = formatEndpoint(this.#endpoint);
     const redirect = this.#policy.redirects.find(({ from }) => formatEndpoint(from) === key);
-    this.#emit(packet, redirect?.to ?? this.#endpoint);
+    const to = redirect?.to ?? this.#endpoint;
+    const side = this.#policy.sides?.find((one) => one.leaves && formatEndpoint(one.peer) === formatEndpoint(to));
+    this.#emit(packet, to, side?.port);
   }
 
   #toRelay(packet: Uint8Array): void {
@@ -226,8 +236,8 @@ export class FakeMachine {
     }, this.wssDelayMs);
   }
 
-  #emit(bytes: Uint8Array, to: Endpoint): boolean {
-    this.#net.send(this.#host, { from: { address: this.address, port: this.port }, to, bytes });
+  #emit(bytes: Uint8Array, to: Endpoint, port = this.port): boolean {
+    this.#net.send(this.#host, { from: { address: this.address, port }, to, bytes });
     return true;
   }
 
@@ -246,14 +256,38 @@ export class FakeMachine {
       nat,
       lan,
       take: ({ from, to, bytes }) => {
-        if (to.port !== this.port) return;
-        if (bytes.length >= 20 && new DataView(bytes.buffer, bytes.byteOffset).getUint32(4) === COOKIE) {
+        const isStun = bytes.length >= 20 && new DataView(bytes.buffer, bytes.byteOffset).getUint32(4) === COOKIE;
+        if (to.port !== this.port) {
+          const isLedBack = this.#policy.sides?.some(
+            (one) => one.port === to.port && formatEndpoint(one.peer) === formatEndpoint(from),
+          );
+          if (isLedBack === true && !isStun) this.#arrive(bytes, from);
+          else this.#sides.get(to.port)?.(bytes, from);
+        } else if (isStun) {
           this.#onMessage(bytes, from);
         } else {
           this.#arrive(bytes, from);
         }
       },
     };
+  }
+
+  get openSides(): number {
+    return this.#sides.size;
+  }
+
+  #openSide(onDatagram: (bytes: Uint8Array, from: Endpoint) => void): Promise<SidePort> {
+    const port = ++this.#lastSide;
+    this.#sides.set(port, onDatagram);
+    return Promise.resolve({
+      port,
+      send: (bytes, to) => this.#emit(bytes, to, port),
+      sendMany: (packets, to) => packets.filter((packet) => this.#emit(packet, to, port)).length,
+      [Symbol.asyncDispose]: () => {
+        this.#sides.delete(port);
+        return Promise.resolve();
+      },
+    });
   }
 
   #discoveryPort(): DiscoveryPort {
@@ -268,6 +302,7 @@ export class FakeMachine {
         return packets.length;
       },
       peerSocket: () => Promise.reject(new Error("not with nft")),
+      openSide: (onDatagram) => this.#openSide(onDatagram),
       repair: () => Promise.resolve(false),
       dropped: 0,
       [Symbol.asyncDispose]: () => Promise.resolve(),

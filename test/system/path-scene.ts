@@ -30,6 +30,7 @@ export interface Scene {
 export type SceneOptions = Partial<Pick<MachineOptions, "relay" | "allowed">> & {
   readonly sameLan?: boolean;
   readonly allowedAt?: Partial<Record<EndName, readonly PathKind[]>>;
+  readonly guessesAt?: Partial<Record<EndName, boolean>>;
   readonly before?: (scene: Scene) => void;
 };
 
@@ -38,10 +39,11 @@ export async function scene(natA: NatKind, natB: NatKind, options: SceneOptions 
   const server = new FakeServer(net);
   const now = (): number => performance.now();
   const { random } = net;
-  const { sameLan, before, allowedAt, ...common } = options;
+  const { sameLan, before, allowedAt, guessesAt, ...common } = options;
   const rest = (end: EndName) => ({
     ...common,
     end,
+    guesses: guessesAt?.[end] ?? true,
     ...(allowedAt?.[end] === undefined ? {} : { allowed: allowedAt[end] }),
   });
   const routerA = new FakeNat(natA, { publicAddress: ip("198.51.100.1"), now, random });

@@ -12,6 +12,7 @@ describe("openPaths() agrees in the end", () => {
   for (const [i, natA] of open.entries()) {
     // Each with three others, so that every kind meets easy and hard ones.
     for (const natB of [0, 3, 5].map((more) => open[(i + more) % open.length] ?? natA)) {
+      const isGuessed = natA.startsWith("sym-") !== natB.startsWith("sym-");
       test(`${natA} and ${natB}`, async () => {
         const made = await scene(natA, natB);
         const traffic = [made.a.traffic(40), made.b.traffic(60)];
@@ -28,7 +29,8 @@ describe("openPaths() agrees in the end", () => {
           await advance(500 + 3_000 * made.net.random(), 10);
         }
         made.net.delayMs = () => 10;
-        await advance(100_000, 20);
+        // Ports are guessed again only minutes after it was in vain.
+        await advance(isGuessed ? 420_000 : 100_000, 20);
         for (const one of traffic) one.stop();
         await advance(200);
         const arrived = [made.a.arrived.length, made.b.arrived.length];

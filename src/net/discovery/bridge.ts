@@ -13,8 +13,9 @@ import {
   type PeerRoute,
   type PeerSocket,
 } from "./discovery.ts";
+import type { Identifiers } from "../identifiers.ts";
 import { enlargeReceiveBuffer } from "../udp-options.ts";
-import { openPortSockets } from "./port-sockets.ts";
+import { openPortSockets, openSidePort } from "./port-sockets.ts";
 
 const LOOPBACK = "127.0.0.1";
 /** A burst of WireGuard's, and more; beyond it, packets of one turn of the event loop are dropped. */
@@ -23,11 +24,11 @@ const MOST_WAITING = 1024;
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
 
 /** WireGuard listens on a port of its own, which the world need not reach. */
-export function bridgeDiscovery(): DiscoveryPort {
-  return { mechanism: "bridge", open };
+export function bridgeDiscovery(deps: { readonly identifiers: Pick<Identifiers, "mark"> }): DiscoveryPort {
+  return { mechanism: "bridge", open: (options, signal) => open(deps.identifiers.mark, options, signal) };
 }
 
-async function open(options: DiscoveryOptions, signal: AbortSignal): Promise<Discovery> {
+async function open(mark: number, options: DiscoveryOptions, signal: AbortSignal): Promise<Discovery> {
   signal.throwIfAborted();
   if (options.publicPort === options.wireGuardPort) {
     throw new DiscoveryFailed(`Cannot share UDP port ${options.wireGuardPort}: WireGuard itself listens on it.`, {
@@ -100,6 +101,17 @@ async function open(options: DiscoveryOptions, signal: AbortSignal): Promise<Dis
       open.add(socket);
       return socket;
     },
+    openSide: (onDatagram) =>
+      openSidePort({
+        mark,
+        onDatagram(bytes, from, port) {
+          const address = parseIp(from);
+          if (address === null) drop(1);
+          else onDatagram(bytes, { address, port });
+        },
+        onError: () => drop(1),
+        receiveBufferBytes: RECEIVE_BUFFER_BYTES,
+      }),
     repair: () => Promise.resolve(false),
     async [Symbol.asyncDispose]() {
       if (isOver) return;

@@ -35,10 +35,27 @@ export interface Discovery extends Service {
   sendMany(packets: readonly Uint8Array[], to: Endpoint): number;
   /** What WireGuard is told as the endpoint of a peer. Throws DiscoveryFailed when no socket can be had. */
   peerSocket(route: PeerRoute): Promise<PeerSocket>;
+  /**
+   * Another UDP port of ours, which the world sees as itself and to which routers give a mapping of its own; IPv4 only, as IPv6
+   * has no NAT to be dealt with. Throws DiscoveryFailed.
+   */
+  openSide(onDatagram: (bytes: Uint8Array, from: Endpoint) => void): Promise<SidePort>;
   /** Puts the rules back where somebody flushed them. True when there was something to mend. */
   repair(signal: AbortSignal): Promise<boolean>;
   /** Datagrams that were neither a STUN message nor of a peer's address, and those that the kernel did not take. */
   readonly dropped: number;
+}
+
+/**
+ * A port beside WireGuard's. Whatever arrives is its owner's, unless the redirect (net/redirect.ts) hands a peer's packets to
+ * WireGuard before that.
+ */
+export interface SidePort extends Service {
+  readonly port: number;
+  /** Never cut into fragments. False when it was not sent. */
+  send(bytes: Uint8Array, to: Endpoint): boolean;
+  /** How many were sent. */
+  sendMany(packets: readonly Uint8Array[], to: Endpoint): number;
 }
 
 export interface PeerRoute {

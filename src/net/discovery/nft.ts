@@ -8,12 +8,12 @@ import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { demuxTable } from "./demux-table.ts";
 import { type Discovery, DiscoveryFailed, type DiscoveryOptions, type DiscoveryPort } from "./discovery.ts";
-import { openPortSockets } from "./port-sockets.ts";
+import { openPortSockets, openSidePort } from "./port-sockets.ts";
 
 export interface NftDiscoveryDeps {
   readonly exec: Exec;
   readonly journal: Journal;
-  readonly identifiers: Pick<Identifiers, "demuxTable">;
+  readonly identifiers: Pick<Identifiers, "demuxTable" | "mark">;
   readonly log: Logger;
 }
 
@@ -26,7 +26,7 @@ export function nftDiscovery(deps: NftDiscoveryDeps): DiscoveryPort {
 
 /** True when this kernel takes such rules. They are made and taken away in one transaction: nothing of them is ever in place. */
 export async function canShareByNft(
-  deps: Pick<NftDiscoveryDeps, "exec" | "identifiers">,
+  deps: Pick<NftDiscoveryDeps, "exec"> & { readonly identifiers: Pick<Identifiers, "demuxTable"> },
   signal: AbortSignal,
 ): Promise<boolean> {
   const name = `${deps.identifiers.demuxTable}_trial`;
@@ -95,6 +95,19 @@ async function open(deps: NftDiscoveryDeps, options: DiscoveryOptions, signal: A
           endpoint = next.to;
         },
         [Symbol.asyncDispose]: () => Promise.resolve(),
+      });
+    },
+    openSide(onDatagram) {
+      return openSidePort({
+        mark: deps.identifiers.mark,
+        onDatagram(bytes, fromAddress, port) {
+          const address = parseIp(fromAddress);
+          if (address === null) dropped++;
+          else onDatagram(bytes, { address, port });
+        },
+        onError() {
+          dropped++;
+        },
       });
     },
     async repair(repairSignal) {

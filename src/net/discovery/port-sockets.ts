@@ -2,9 +2,9 @@
 import type { udp } from "bun";
 import { type Endpoint, type Family, familyOf } from "../../base/ip.ts";
 import type { Service } from "../../base/service.ts";
-import { NEVER_FRAGMENT, setSocketOption } from "../socket-option.ts";
+import { markOption, NEVER_FRAGMENT, setSocketOption } from "../socket-option.ts";
 import { enlargeReceiveBuffer, fdOf } from "../udp-options.ts";
-import { DiscoveryFailed } from "./discovery.ts";
+import { DiscoveryFailed, type SidePort } from "./discovery.ts";
 
 export interface PortSockets extends Service {
   readonly port: number;
@@ -47,6 +47,21 @@ export async function openPortSockets(options: PortSocketsOptions): Promise<Port
       if (options.port !== 0 || attempt === ATTEMPTS) throw thrown;
     }
   }
+}
+
+/**
+ * A side port. `mark`: the role's own, by which its packets go past a full tunnel before a source address is chosen for them.
+ * Throws DiscoveryFailed `socket-failed`, also where the mark cannot be set.
+ */
+export async function openSidePort(
+  options: Omit<PortSocketsOptions, "port"> & { readonly mark: number },
+): Promise<SidePort> {
+  const socket = await bind(4, 0, { ...options, port: 0 });
+  if (!(await setSocketOption(fdOf(socket) ?? -1, markOption(options.mark)))) {
+    socket.close();
+    throw new DiscoveryFailed("Cannot open another UDP port: its packets cannot be marked.", { code: "socket-failed" });
+  }
+  return await portSockets(new Map([[4, socket]]), options.receiveBufferBytes ?? 0);
 }
 
 async function portSockets(sockets: ReadonlyMap<Family, Socket>, receiveBufferBytes: number): Promise<PortSockets> {

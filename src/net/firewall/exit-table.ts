@@ -1,6 +1,7 @@
 // The rules of an exit: what clients may reach, and that nothing reaches them.
-import { type Cidr, familyOf, type IpAddress } from "../../base/ip.ts";
-import { DENIED4, DENIED6, type ExitPolicy } from "./exit.ts";
+import { type Cidr, type Family, familyOf, type IpAddress } from "../../base/ip.ts";
+import type { PortRange } from "../../proto/exit-terms.ts";
+import { DENIED4, DENIED6, type ExitOutlet, type ExitPolicy, NEVER4, NEVER6 } from "./exit.ts";
 import {
   intervalElements,
   type NftChain,
@@ -24,7 +25,7 @@ export function exitTable(name: string, policy: ExitPolicy): NftTable {
   return {
     name,
     sets: exitSets(policy),
-    chains: [forward(tunnel), input(tunnel, policy), dns(tunnel, policy), nat(tunnel)],
+    chains: [forward(tunnel, policy.outlet), input(tunnel, policy), dns(tunnel, policy), nat(tunnel, policy.outlet)],
   };
 }
 
@@ -36,6 +37,10 @@ function exitSets(policy: ExitPolicy): readonly NftSet[] {
     interfaces("fence6", policy.fence6, policy),
     { name: "clients4", type: "ipv4_addr", flags: [], elements: [...new Set(policy.clients4)] },
     { name: "clients6", type: "ipv6_addr", flags: [], elements: [...new Set(policy.clients6)] },
+    prefixes("never4", NEVER4),
+    prefixes("never6", NEVER6),
+    prefixes("closed4", ofFamily(policy.outlet.closed, 4)),
+    prefixes("closed6", ofFamily(policy.outlet.closed, 6)),
     prefixes("deny4", DENIED4),
     prefixes("deny6", DENIED6),
     prefixes("here4", policy.here4),
@@ -53,7 +58,11 @@ function prefixes(name: string, all: readonly Cidr[]): NftSet {
   return { name, type, flags: ["interval"], elements: intervalElements(all) };
 }
 
-function forward(tunnel: string): NftChain {
+function ofFamily(all: readonly Cidr[], family: Family): readonly Cidr[] {
+  return all.filter((prefix) => familyOf(prefix) === family);
+}
+
+function forward(tunnel: string, outlet: ExitOutlet): NftChain {
   return {
     name: "forward",
     type: "filter",
@@ -70,18 +79,51 @@ function forward(tunnel: string): NftChain {
       rule(`oifname ${tunnel} ct state established,related accept`, "answers to clients"),
       rule(`oifname ${tunnel} drop`, "nothing else reaches a client"),
       rule("iifname != @lease drop", "closed without a lease"),
-      rule("oifname != @uplink drop", "only the internet"),
       rule("meta nfproto ipv4 ip saddr != @clients4 drop", "no other source"),
       rule("meta nfproto ipv6 ip6 saddr != @clients6 drop", "no other source"),
       rule("ct state invalid drop", "no flow of ours"),
+      rule(CLAMP, "segments that fit the way out"),
+      rule("ip daddr @never4 reject with icmpx admin-prohibited", "never, whatever is open"),
+      rule("ip6 daddr @never6 reject with icmpx admin-prohibited", "never, whatever is open"),
+      rule("ip daddr @closed4 reject with icmpx admin-prohibited", "closed by the owner"),
+      rule("ip6 daddr @closed6 reject with icmpx admin-prohibited", "closed by the owner"),
+      ...outlet.lan.map(opened),
+      rule("oifname != @uplink drop", "only the internet"),
       rule("ip daddr @deny4 reject with icmpx admin-prohibited", "no public address"),
       rule("ip6 daddr @deny6 reject with icmpx admin-prohibited", "no public address"),
       rule("ip daddr @here4 reject with icmpx admin-prohibited", "the place of the node"),
       rule("ip6 daddr @here6 reject with icmpx admin-prohibited", "the place of the node"),
-      rule("tcp dport 25 reject with icmpx admin-prohibited", "no mail from strangers"),
-      rule(CLAMP, "segments that fit the uplink"),
+      ...(outlet.mail ? [] : [rule("tcp dport 25 reject with icmpx admin-prohibited", "no mail from strangers")]),
+      ...(outlet.ports === null ? [] : limited(outlet.ports)),
     ],
   };
+}
+
+/** A part of the owner's place, for every client or for some. */
+function opened({ prefix, sources }: ExitOutlet["lan"][number]): NftRule {
+  const ip = familyOf(prefix) === 4 ? "ip" : "ip6";
+  const from = sources === null ? "" : `${ip} saddr { ${sources.join(", ")} } `;
+  return rule(`${from}${ip} daddr ${prefix} accept`, "opened by the owner");
+}
+
+/** Echo requests and other protocols are no ports, and pass. */
+function limited(ports: readonly PortRange[]): readonly NftRule[] {
+  return (["tcp", "udp"] as const).map((protocol) => {
+    const all = merged(ports.filter((range) => range.protocol === protocol));
+    const not = all.length === 0 ? "" : ` ${protocol} dport != { ${all.join(", ")} }`;
+    return rule(`meta l4proto ${protocol}${not} reject with icmpx admin-prohibited`, "only these ports");
+  });
+}
+
+/** As nft wants them: in order, and none within another. */
+function merged(ranges: readonly PortRange[]): readonly string[] {
+  const all: { first: number; last: number }[] = [];
+  for (const { first, last } of ranges.toSorted((a, b) => a.first - b.first)) {
+    const before = all.at(-1);
+    if (before !== undefined && first <= before.last + 1) before.last = Math.max(before.last, last);
+    else all.push({ first, last });
+  }
+  return all.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
 }
 
 const CLAMP = "tcp flags syn / syn,rst tcp option maxseg size set rt mtu";
@@ -128,14 +170,16 @@ function dns(tunnel: string, policy: ExitPolicy): NftChain {
   };
 }
 
-function nat(tunnel: string): NftChain {
+function nat(tunnel: string, outlet: ExitOutlet): NftChain {
+  // What is opened may be on another link; nothing else gets as far as here.
+  const out = outlet.lan.length === 0 ? " oifname @uplink" : "";
   return {
     name: "nat",
     type: "nat",
     hook: "postrouting",
     priority: SRCNAT,
     policy: "accept",
-    rules: [rule(`iifname ${tunnel} oifname @uplink masquerade`, "clients look like the node")],
+    rules: [rule(`iifname ${tunnel}${out} masquerade`, "clients look like the node")],
   };
 }
 

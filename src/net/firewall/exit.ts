@@ -1,8 +1,23 @@
 // What an exit lets its clients do, and the interface of the firewall that holds them to it.
 import type { Cidr, IpAddress } from "../../base/ip.ts";
+import type { PortRange } from "../../proto/exit-terms.ts";
 
 /** How long what an exit permits outlives the process that permits it; the process renews every third of it. */
 export const LEASE_S = 30;
+
+/** What the exit's owner has decided. What is denied everywhere stays denied, but for the parts of the own place that are opened. */
+export interface ExitOutlet {
+  /** Null for all. */
+  readonly ports: readonly PortRange[] | null;
+  /** Port 25. */
+  readonly mail: boolean;
+  readonly closed: readonly Cidr[];
+  /** `sources`: of the prefix's own family; null for every client. */
+  readonly lan: readonly { readonly prefix: Cidr; readonly sources: readonly IpAddress[] | null }[];
+}
+
+/** What an exit lets out whose owner has decided nothing. */
+export const USUAL_OUTLET: ExitOutlet = { ports: null, mail: false, closed: [], lan: [] };
 
 export interface ExitPolicy {
   /** The tunnel's interface. */
@@ -20,6 +35,7 @@ export interface ExitPolicy {
   /** Interfaces among which nothing else is forwarded, see `Fence`; what this machine redirects on purpose passes. */
   readonly fence4: readonly string[];
   readonly fence6: readonly string[];
+  readonly outlet: ExitOutlet;
   /** Where the node's resolver listens; every DNS query of a client is brought there. */
   readonly resolverPort: number;
   readonly leaseS: number;
@@ -76,6 +92,32 @@ export const DENIED6: readonly Cidr[] = cidrs(
   "64:ff9b:1::/48",
   "2002::/16",
   "fc00::/7",
+  "fe80::/10",
+  "ff00::/8",
+);
+
+/**
+ * Closed whatever is opened: what no network has, and the metadata services of clouds, which give keys to whoever asks
+ * (169.254.0.0/16, 168.63.129.16, 100.100.100.200, 192.0.0.192, fd00:ec2::254, fd20:ce::254).
+ */
+export const NEVER4: readonly Cidr[] = cidrs(
+  "0.0.0.0/8",
+  "100.100.100.200/32",
+  "127.0.0.0/8",
+  "168.63.129.16/32",
+  "169.254.0.0/16",
+  "192.0.0.192/32",
+  "224.0.0.0/3",
+);
+
+export const NEVER6: readonly Cidr[] = cidrs(
+  "::/127",
+  "::ffff:0:0/96",
+  "64:ff9b::/96",
+  "64:ff9b:1::/48",
+  "2002::/16",
+  "fd00:ec2::254/128",
+  "fd20:ce::254/128",
   "fe80::/10",
   "ff00::/8",
 );

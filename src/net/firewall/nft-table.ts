@@ -21,8 +21,11 @@ export interface NftChain {
 
 export interface NftSet {
   readonly name: string;
-  readonly type: "ifname" | "ipv4_addr" | "ipv6_addr";
-  readonly flags: readonly ("interval" | "timeout")[];
+  readonly type: "ifname" | "ipv4_addr" | "ipv6_addr" | `${string} . ${string}`;
+  readonly flags: readonly ("interval" | "dynamic" | "timeout")[];
+  /** Most elements, and how long each stays: of a set that packets fill. */
+  readonly size?: number;
+  readonly timeoutS?: number;
   /** As nft reads them; those of a set with timeouts belong to whoever renews them, and are not compared. */
   readonly elements: readonly string[];
 }
@@ -46,6 +49,8 @@ export function tableText(table: NftTable): string {
   for (const set of table.sets) {
     lines.push(`  set ${set.name} {`, `    type ${set.type}`);
     if (set.flags.length > 0) lines.push(`    flags ${set.flags.join(", ")}`);
+    if (set.size !== undefined) lines.push(`    size ${set.size}`);
+    if (set.timeoutS !== undefined) lines.push(`    timeout ${set.timeoutS}s`);
     if (set.elements.length > 0) lines.push(`    elements = { ${set.elements.join(", ")} }`);
     lines.push("  }");
   }
@@ -105,7 +110,7 @@ export function tableDifferences(wanted: NftTable, listed: ListedTable | null): 
     const same =
       other !== undefined &&
       other.type === set.type &&
-      other.flags === set.flags.join(",") &&
+      comparable(other.flags.split(",")) === comparable(set.flags) &&
       (set.flags.includes("timeout") || sameElements(set, other));
     if (!same) found.push(`The set "${set.name}" of "${wanted.name}" is not as wanted.`);
   }
@@ -128,6 +133,11 @@ function sameElements(wanted: NftSet, listed: ListedSet): boolean {
   const values = listed.elements.map((element) => element.value);
   if (wanted.type === "ifname") return sorted(wanted.elements.map((text) => text.slice(1, -1))) === sorted(values);
   return sorted(wanted.elements.map(addressKey)) === sorted(values.map(addressKey));
+}
+
+/** nft 1.0.6 does not list "dynamic" in JSON. */
+function comparable(flags: readonly string[]): string {
+  return sorted(flags.filter((flag) => flag !== "dynamic" && flag !== ""));
 }
 
 function sorted(texts: readonly string[]): string {

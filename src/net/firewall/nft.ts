@@ -9,9 +9,15 @@ export async function loadRuleset(exec: Exec, ruleset: string, signal: AbortSign
   await output(exec, ["nft", "-f", "-"], { stdin: ruleset, signal });
 }
 
-/** Null when there is no such table. */
-export async function readTable(exec: Exec, table: string, signal: AbortSignal): Promise<ListedTable | null> {
-  const result = await exec.run(["nft", "-j", "list", "table", "inet", table], { signal });
+/** Null when there is no such table. `terse`: without the elements of its sets. */
+export async function readTable(
+  exec: Exec,
+  table: string,
+  options: AbortSignal | { readonly signal: AbortSignal; readonly terse: true },
+): Promise<ListedTable | null> {
+  const signal = options instanceof AbortSignal ? options : options.signal;
+  const how = options instanceof AbortSignal ? (["-j"] as const) : (["-j", "-t"] as const);
+  const result = await exec.run(["nft", ...how, "list", "table", "inet", table], { signal });
   if (result.code === 0) return listedTable(JSON.parse(result.stdout));
   if (isMissing(result.stderr)) return null;
   throw nftFailed(`list the nft table "${table}"`, result);
@@ -70,7 +76,8 @@ export function listedTable(json: unknown): ListedTable {
       if (kind === "set") {
         const set = SET.parse(value);
         const elements = (set.elem ?? []).map(listedElement);
-        sets.set(set.name, { type: String(set.type), flags: (set.flags ?? []).join(","), elements });
+        const type = Array.isArray(set.type) ? set.type.join(" . ") : String(set.type);
+        sets.set(set.name, { type, flags: (set.flags ?? []).join(","), elements });
       } else if (kind === "rule") {
         const rule = RULE.parse(value);
         chains.get(rule.chain)?.rules.push(rule.comment ?? "");

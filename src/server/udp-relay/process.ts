@@ -1,12 +1,12 @@
 // Forwards a session's datagrams in this process: for ends of two families, and wherever the kernel may not do it.
-import { type Endpoint, familyOf, formatEndpoint } from "../../base/ip.ts";
+import { type Endpoint, type Family, familyOf, parseIp } from "../../base/ip.ts";
 import { looksLikeWireGuard } from "../../proto/wireguard-packet.ts";
-import type { Link } from "./state.ts";
+import { type Link, sameEndpoint } from "./state.ts";
 
 /** As much of a socket as forwarding needs. */
 export interface RelaySocket {
-  /** Triples of data, port and address; how many datagrams the kernel took. */
-  sendMany(triples: readonly (Uint8Array | number | string)[]): number;
+  /** How many datagrams the kernel took. */
+  sendAll(packets: readonly Uint8Array[], to: Endpoint): number;
 }
 
 export interface ForwardCounters {
@@ -25,18 +25,32 @@ export function forwardCounters(): ForwardCounters {
   return { packets: 0, bytes: 0, dropped: { unlatched: 0, "not-wireguard": 0, unsent: 0 } };
 }
 
-/** One session: what arrives in one turn of the event loop leaves with one system call for each socket. */
+/** Where a datagram came from, as the socket says it: an address is made of the text only where it has to be. */
+export interface Source {
+  readonly port: number;
+  readonly text: string;
+}
+
+interface Route {
+  readonly from: Endpoint;
+  /** The source's address as the socket writes it, once it was seen. */
+  text: string;
+  readonly to: Endpoint;
+  readonly waiting: Uint8Array[];
+}
+
+/** One session: what arrives in one turn of the event loop leaves with few system calls. */
 export class ProcessForwarding {
-  readonly #socketFor: (family: 4 | 6) => RelaySocket | null;
+  readonly #socketFor: (family: Family) => RelaySocket | null;
   readonly #counters: ForwardCounters;
   /** Passed on for this session. */
   bytes = 0;
-  #routes = new Map<string, Endpoint>();
-  #waiting = new Map<RelaySocket, (Uint8Array | number | string)[]>();
+  /** Two for each link. */
+  #routes: readonly Route[] = [];
   #isFlushing = false;
 
   constructor(deps: {
-    readonly socketFor: (family: 4 | 6) => RelaySocket | null;
+    readonly socketFor: (family: Family) => RelaySocket | null;
     readonly counters: ForwardCounters;
   }) {
     this.#socketFor = deps.socketFor;
@@ -45,53 +59,57 @@ export class ProcessForwarding {
 
   /** From here on only these. */
   set(links: readonly Link[]): void {
-    const routes = new Map<string, Endpoint>();
-    for (const { ends } of links) {
-      routes.set(formatEndpoint(ends[0]), ends[1]);
-      routes.set(formatEndpoint(ends[1]), ends[0]);
-    }
-    this.#routes = routes;
+    this.#flush();
+    this.#routes = links.flatMap(({ ends: [a, b] }) => [routeOf(a, b), routeOf(b, a)]);
   }
 
-  forward(packet: Uint8Array, from: Endpoint): void {
+  forward(packet: Uint8Array, from: Source): void {
     if (looksLikeWireGuard(packet, 0, packet.length)) this.pass(packet, from);
     else this.#counters.dropped["not-wireguard"]++;
   }
 
-  isLinked(from: Endpoint): boolean {
-    return this.#routes.has(formatEndpoint(from));
+  isLinked(from: Source): boolean {
+    return this.#routeFrom(from) !== null;
   }
 
-  /** Whatever it looks like. */
-  pass(packet: Uint8Array, from: Endpoint): void {
-    const { dropped } = this.#counters;
-    const to = this.#routes.get(formatEndpoint(from));
-    if (to === undefined) {
-      dropped.unlatched++;
-      return;
-    }
-    const socket = this.#socketFor(familyOf(to.address));
-    if (socket === null) {
-      dropped.unsent++;
+  /** Whatever it looks like. The packet is the caller's to leave alone from here on. */
+  pass(packet: Uint8Array, from: Source): void {
+    const route = this.#routeFrom(from);
+    if (route === null) {
+      this.#counters.dropped.unlatched++;
       return;
     }
     this.#counters.packets++;
     this.#counters.bytes += packet.length;
     this.bytes += packet.length;
-    const waiting = this.#waiting.get(socket);
-    if (waiting === undefined) this.#waiting.set(socket, [packet, to.port, to.address]);
-    else waiting.push(packet, to.port, to.address);
+    route.waiting.push(packet);
     if (this.#isFlushing) return;
     this.#isFlushing = true;
     setImmediate(() => this.#flush());
   }
 
+  #routeFrom({ port, text }: Source): Route | null {
+    for (const route of this.#routes) if (route.from.port === port && route.text === text) return route;
+    if (!this.#routes.some((route) => route.from.port === port)) return null;
+    // For the first time from there, or from a stranger.
+    const address = parseIp(text);
+    const found = address === null ? null : this.#routes.find(({ from }) => sameEndpoint(from, { address, port }));
+    if (found == null) return null;
+    found.text = text;
+    return found;
+  }
+
   #flush(): void {
     this.#isFlushing = false;
-    const all = this.#waiting;
-    this.#waiting = new Map();
-    for (const [socket, triples] of all) {
-      this.#counters.dropped.unsent += triples.length / 3 - socket.sendMany(triples);
+    for (const { to, waiting } of this.#routes) {
+      if (waiting.length === 0) continue;
+      const packets = waiting.splice(0);
+      const sent = this.#socketFor(familyOf(to.address))?.sendAll(packets, to) ?? 0;
+      this.#counters.dropped.unsent += packets.length - sent;
     }
   }
+}
+
+function routeOf(from: Endpoint, to: Endpoint): Route {
+  return { from, text: "", to, waiting: [] };
 }

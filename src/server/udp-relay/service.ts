@@ -6,6 +6,7 @@ import { errorText } from "../../base/errors.ts";
 import { type Endpoint, type Family, familyOf, formatEndpoint, type IpAddress, parseIp } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Service } from "../../base/service.ts";
+import { type AddressedBatches, addressedBatches } from "../../net/udp-batch.ts";
 import { enlargeReceiveBuffer } from "../../net/udp-options.ts";
 import type { KernelRelay } from "./kernel.ts";
 import {
@@ -17,7 +18,7 @@ import {
   senderOf,
   sessionName,
 } from "./messages.ts";
-import { type ForwardCounters, forwardCounters, ProcessForwarding, type RelaySocket } from "./process.ts";
+import { type ForwardCounters, forwardCounters, ProcessForwarding, type Source } from "./process.ts";
 import { bindNow } from "./socket.ts";
 import {
   type End,
@@ -85,7 +86,6 @@ const ATTEMPTS = 16;
 /** Bursts of all that two ends send; a few milliseconds at a gigabit a second. */
 const RECEIVE_BYTES = 4 * 1024 * 1024;
 const BOTH: ReadonlySet<Family> = new Set([4, 6]);
-const COOKIE = 0x2112_a442;
 
 export function udpRelay(deps: UdpRelayDeps, options: UdpRelayOptions): UdpRelay {
   return new Relay(deps, options);
@@ -204,11 +204,16 @@ function ignored(): void {
   // nobody counts
 }
 
+interface OwnSocket {
+  readonly socket: udp.Socket<"uint8array">;
+  readonly batches: AddressedBatches;
+}
+
 type EventBody = RelayEvent extends infer E ? (E extends RelayEvent ? Omit<E, "at" | "nextId"> : never) : never;
 
 class RelayedSession {
   readonly #deps: SessionDeps;
-  readonly #sockets = new Map<Family, udp.Socket<"uint8array">>();
+  readonly #sockets = new Map<Family, OwnSocket>();
   readonly #forwarding: ProcessForwarding;
   #state: RelayState;
   #isClosed = false;
@@ -219,7 +224,7 @@ class RelayedSession {
     this.#deps = deps;
     this.#state = freshRelay(deps.kernel?.families ?? BOTH);
     this.#forwarding = new ProcessForwarding({
-      socketFor: (family) => this.#outlet(family),
+      socketFor: (family) => this.#sockets.get(family)?.batches ?? null,
       counters: deps.forwarded,
     });
   }
@@ -233,14 +238,13 @@ class RelayedSession {
     const { places, port, kernel } = this.#deps;
     for (const place of places) {
       const socket = bindNow(place.local, port, (bytes, fromPort, fromAddress) => {
-        const address = parseIp(fromAddress);
-        if (address !== null) this.#receive(bytes, { address, port: fromPort });
+        this.#receive(bytes, { port: fromPort, text: fromAddress });
       });
       if (socket === null) {
         this.#closeSockets();
         return false;
       }
-      this.#sockets.set(familyOf(place.local), socket);
+      this.#sockets.set(familyOf(place.local), { socket, batches: addressedBatches(socket) });
       if (kernel === null) void enlargeReceiveBuffer(socket, RECEIVE_BYTES);
     }
     kernel?.meter(port, this.#deps.onRelayed);
@@ -278,30 +282,33 @@ class RelayedSession {
   }
 
   #closeSockets(): void {
-    for (const socket of this.#sockets.values()) socket.close();
+    for (const { socket } of this.#sockets.values()) socket.close();
     this.#sockets.clear();
   }
 
-  #receive(bytes: Uint8Array, from: Endpoint): void {
+  #receive(bytes: Uint8Array, source: Source): void {
     if (this.#isClosed) return;
     if (!hasCookie(bytes)) {
-      this.#forwarding.forward(bytes, from);
+      this.#forwarding.forward(bytes, source);
       return;
     }
     const message = readRelayMessage(bytes);
     if (message === null) this.#deps.stun.ignored++;
-    else this.#receiveStun(message, bytes, from);
+    else this.#receiveStun(message, bytes, source);
   }
 
-  #receiveStun(message: RelayMessage, bytes: Uint8Array, from: Endpoint): void {
+  #receiveStun(message: RelayMessage, bytes: Uint8Array, source: Source): void {
     const { keys, session, stun } = this.#deps;
+    const address = parseIp(source.text);
+    if (address === null) return;
+    const from: Endpoint = { address, port: source.port };
     const { transactionId } = message;
     const asked = this.#state.challenges.get(toHex(transactionId));
     // Whoever does not know the session's name, or what was asked, costs no computing.
     const mayBeOurs = message.kind === "request" ? message.user === sessionName(session) : asked !== undefined;
     const end = mayBeOurs ? senderOf(bytes, keys, asked?.end ?? this.#endAt(from)) : null;
     if (end !== null) this.step({ kind: message.kind, end, from, transactionId });
-    else if (this.#forwarding.isLinked(from)) this.#forwarding.pass(bytes, from);
+    else if (this.#forwarding.isLinked(source)) this.#forwarding.pass(bytes, source);
     else stun.forged++;
   }
 
@@ -342,26 +349,9 @@ class RelayedSession {
     if (!this.#isClosed) this.#forwarding.set(this.#state.active);
   }
 
+  /** What has no route, or is larger than the interface takes, stays unanswered, as if it had got lost on the way. */
   #send(bytes: Uint8Array, to: Endpoint): void {
-    try {
-      this.#sockets.get(familyOf(to.address))?.send(bytes, to.port, to.address);
-    } catch {
-      // no route to it, or larger than the interface takes: unanswered, as if it had got lost on the way
-    }
-  }
-
-  #outlet(family: Family): RelaySocket | null {
-    const socket = this.#sockets.get(family);
-    if (socket === undefined) return null;
-    return {
-      sendMany(triples) {
-        try {
-          return socket.sendMany([...triples]);
-        } catch {
-          return 0; // as above
-        }
-      },
-    };
+    this.#sockets.get(familyOf(to.address))?.batches.send(bytes, to);
   }
 }
 
@@ -370,7 +360,7 @@ function openSession(deps: SessionDeps): RelayedSession | null {
   return session.bind() ? session : null;
 }
 
+/** For every packet: at bytes 4 to 7, STUN's magic cookie. */
 function hasCookie(bytes: Uint8Array): boolean {
-  if (bytes.length < 20) return false;
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(4) === COOKIE;
+  return bytes.length >= 20 && bytes[4] === 0x21 && bytes[5] === 0x12 && bytes[6] === 0xa4 && bytes[7] === 0x42;
 }

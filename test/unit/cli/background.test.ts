@@ -55,6 +55,12 @@ test("requireSame() refuses what was asked for and the running client has not, a
   const wanted = (flags: Readonly<Record<string, string>>) => resolveConfig("client", flags, {}, join(dir, "none"));
   requireSame(await wanted({}), running);
   requireSame(await wanted({ paths: "wss", wireguard: "auto" }), running);
+  const guessing = { ...running, portGuessing: true };
+  requireSame(await wanted({}), guessing);
+  const none = await resolveConfig("client", {}, { HIGGS_NO_PORT_GUESSING: "1" }, join(dir, "none"));
+  expect(() => requireSame(none, guessing)).toThrow("the running client guesses ports");
+  requireSame(none, { ...running, portGuessing: false });
+  requireSame(none, running); // of a version that does not tell
   for (const flags of [{ port: "51820" }, { paths: "direct,wss" }, { wireguard: "kernel" }]) {
     const resolved = await wanted(flags);
     expect(() => requireSame(resolved, running)).toThrow("the running client has");

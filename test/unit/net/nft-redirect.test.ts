@@ -14,6 +14,7 @@ import { memoryJournal } from "./memory-journal.ts";
 
 const { signal } = new AbortController();
 const GOLDEN = readFileSync(join(import.meta.dir, "golden/redirect.nft"), "utf8");
+const SIDES = readFileSync(join(import.meta.dir, "golden/redirect-sides.nft"), "utf8");
 const at = (address: string, port: number) => ({ address: ip(address), port });
 
 const POLICY: RedirectPolicy = {
@@ -40,6 +41,15 @@ describe("redirectTable()", () => {
   test("turns WireGuard's packets to new paths, and drops those from paths that were given up", () => {
     const table = redirectTable("higgs_node_redirect", POLICY);
     expect(table === null ? "" : replacementText(table)).toBe(GOLDEN);
+  });
+
+  test("gives a side port to WireGuard's packets for one peer, and hands back what is not STUN", () => {
+    const sides = [
+      { port: 40123, peer: at("198.51.100.7", 51820), leaves: true },
+      { port: 40124, peer: at("198.51.100.7", 51820), leaves: false },
+    ];
+    const table = redirectTable("higgs_node_redirect", { ...NOTHING, sides });
+    expect(table === null ? "" : replacementText(table)).toBe(SIDES);
   });
 
   test("is none for a policy that wants nothing, and refuses to change the family", () => {

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import type { Cidr, IpAddress } from "../../../src/base/ip.ts";
+import { USUAL_OUTLET } from "../../../src/net/firewall/exit.ts";
 import type { LocalAddress } from "../../../src/net/links.ts";
 import { exitPolicy, hasIpv6, herePrefixes } from "../../../src/node/exit-plan.ts";
 import { homeLinks } from "./links.ts";
@@ -12,6 +13,7 @@ const inputs = {
   links: homeLinks,
   alsoHere: ["198.51.100.7/32", "2001:db8:77::7/128"] as Cidr[],
   fence: { fence4: [], fence6: [] },
+  outlet: USUAL_OUTLET,
   offered: true,
 };
 
@@ -33,6 +35,7 @@ test("exitPolicy() says the whole of what an exit's firewall must hold to", () =
     ].sort() as Cidr[],
     fence4: [],
     fence6: [],
+    outlet: USUAL_OUTLET,
     resolverPort: 5300,
     leaseS: 30,
     open: false,

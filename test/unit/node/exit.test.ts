@@ -2,7 +2,7 @@ import { afterEach, expect, test } from "bun:test";
 import type { Cidr, IpAddress } from "../../../src/base/ip.ts";
 import { silentLogger } from "../../../src/base/log.ts";
 import { FirewallNotLoaded } from "../../../src/net/firewall/errors.ts";
-import type { ExitKept, ExitPolicy } from "../../../src/net/firewall/exit.ts";
+import { type ExitKept, type ExitPolicy, USUAL_OUTLET } from "../../../src/net/firewall/exit.ts";
 import type { Fence } from "../../../src/net/forwarding.ts";
 import type { Links } from "../../../src/net/links.ts";
 import { type Exit, openExit } from "../../../src/node/exit.ts";
@@ -79,6 +79,7 @@ class FakeHome {
         resolverPort: 5300,
         addresses: ["10.77.0.2" as IpAddress],
         offered: options.offered ?? true,
+        outlet: USUAL_OUTLET,
         onChange: (state) => void this.states.push(state),
       },
     );

@@ -1,7 +1,13 @@
 // A discovery socket that writes down what is sent, a redirect that keeps its policy, and a bridge that keeps its detour.
 import { type Endpoint, formatEndpoint, type IpAddress, parseEndpoint } from "../../../src/base/ip.ts";
 import type { Logger } from "../../../src/base/log.ts";
-import type { Discovery, DiscoveryMechanism, PeerRoute, PeerSocket } from "../../../src/net/discovery/discovery.ts";
+import type {
+  Discovery,
+  DiscoveryMechanism,
+  PeerRoute,
+  PeerSocket,
+  SidePort,
+} from "../../../src/net/discovery/discovery.ts";
 import type { Redirect, RedirectPolicy } from "../../../src/net/redirect.ts";
 import type { Bridge } from "../../../src/peer/bridge.ts";
 
@@ -29,6 +35,7 @@ export class FakeDiscovery implements Discovery {
   readonly dropped = 0;
   readonly sent: { readonly to: string; readonly bytes: Uint8Array }[] = [];
   readonly routes: string[] = [];
+  readonly sides: number[] = [];
 
   constructor(mechanism: DiscoveryMechanism = "nft") {
     this.mechanism = mechanism;
@@ -50,6 +57,22 @@ export class FakeDiscovery implements Discovery {
       endpoint: endpointOf("127.0.0.1:9"),
       setRoute: (next) => void this.routes.push(formatEndpoint(next.to)),
       [Symbol.asyncDispose]: () => Promise.resolve(void this.routes.push("closed")),
+    });
+  }
+
+  /** Numbered from 60000; what they send is in `sent` with the port behind the address. */
+  openSide(): Promise<SidePort> {
+    const port = 60_000 + this.sides.length;
+    this.sides.push(port);
+    const send = (bytes: Uint8Array, to: Endpoint): boolean => {
+      this.sent.push({ to: `${formatEndpoint(to)} by ${port}`, bytes });
+      return true;
+    };
+    return Promise.resolve({
+      port,
+      send,
+      sendMany: (packets, to) => packets.filter((packet) => send(packet, to)).length,
+      [Symbol.asyncDispose]: () => Promise.resolve(),
     });
   }
 
@@ -77,16 +100,24 @@ export class FakeRedirect implements Redirect {
   get text(): string {
     const led = this.policy.redirects.map(({ from, to }) => `${formatEndpoint(from)} > ${formatEndpoint(to)}`);
     const dropped = this.policy.dropFrom.map((from) => `${formatEndpoint(from)} dropped`);
-    return [...led, ...dropped].join(", ");
+    const beside = (this.policy.sides ?? []).map(
+      ({ port, peer, leaves }) => `${formatEndpoint(peer)} ${leaves ? "by" : "in at"} ${port}`,
+    );
+    return [...led, ...beside, ...dropped].join(", ");
   }
 }
 
 export class FakeBridge implements Bridge {
   readonly endpoint: Endpoint = { address: "127.0.0.1" as IpAddress, port: 7 };
   readonly dropped = 0;
+  readonly injected: Uint8Array[] = [];
   detour: ((packets: readonly Uint8Array[]) => number) | null = null;
 
   setSession(): void {}
+
+  inject(packets: readonly Uint8Array[]): void {
+    this.injected.push(...packets);
+  }
 
   divert(send: ((packets: readonly Uint8Array[]) => number) | null): void {
     this.detour = send;

@@ -57,8 +57,8 @@ test("listenPort() takes the port that was asked for, and does not keep it", asy
 
 test("changeSettings() changes one choice and keeps the other", async () => {
   await using state = await temporaryState();
-  expect(await readSettings(state.dir)).toEqual({ version: 1, port: null, exit: null });
+  expect(await readSettings(state.dir)).toEqual({ version: 1, port: null, exit: null, chosen: {} });
   await changeSettings(state.dir, { exit: "home" });
   await changeSettings(state.dir, { port: 50_000 });
-  expect(await readSettings(state.dir)).toEqual({ version: 1, port: 50_000, exit: "home" });
+  expect(await readSettings(state.dir)).toEqual({ version: 1, port: 50_000, exit: "home", chosen: {} });
 });

@@ -4,14 +4,28 @@ import type { Cidr } from "../../../src/base/ip.ts";
 import { machineKeys } from "../../../src/peer/identity.ts";
 import { ownRecord } from "../../../src/peer/own-record.ts";
 import type { StateDir } from "../../../src/peer/state-dir.ts";
+import { fromBase64, toBase64 } from "../../../src/base/bytes.ts";
+import { termsOf } from "../../../src/client/exit-choice.ts";
+import { encodeExitTerms, type ExitTerms } from "../../../src/proto/exit-terms.ts";
 import { openRecord } from "../../../src/proto/record.ts";
 import { ALL4, ALL6 } from "./machines.ts";
 import { sampleEnrolment, temporaryState } from "./state.ts";
 import { failureOf } from "../support/failure.ts";
 
+const TERMS: ExitTerms = {
+  mail: false,
+  ports: null,
+  closed: [],
+  opened: [],
+  filtersNames: false,
+  logDays: 0,
+  isWhole: true,
+};
+
 interface Change {
   readonly routes?: readonly Cidr[];
   readonly endpoint?: string;
+  readonly terms?: ExitTerms;
   readonly serverSerial?: bigint;
   readonly name?: string;
 }
@@ -21,7 +35,11 @@ async function record(dir: StateDir, change: Change = {}) {
   return ownRecord(dir, {
     enrolment: { ...sampleEnrolment, name },
     keys: await machineKeys(dir),
-    offer: { routes: change.routes ?? [ALL4], endpoint: change.endpoint ?? null },
+    offer: {
+      routes: change.routes ?? [ALL4],
+      endpoint: change.endpoint ?? null,
+      ...(change.terms === undefined ? {} : { terms: change.terms }),
+    },
     serverSerial: change.serverSerial ?? 0n,
   });
 }
@@ -55,6 +73,23 @@ test("ownRecord() counts up with every change of content", async () => {
   expect((await record(state.dir, { routes: [ALL4], name: "desk" })).record.serial).toBe(4n);
   expect((await record(state.dir, { name: "desk", endpoint: "home.example:51820" })).record.serial).toBe(5n);
   expect((await record(state.dir, { name: "desk" })).record.serial).toBe(6n);
+});
+
+test("ownRecord() signs an exit's terms: a new serial for each change, and nobody else can change them", async () => {
+  await using state = await temporaryState();
+  const terms: ExitTerms = { ...TERMS, mail: true };
+  await record(state.dir);
+  const { record: made, signed } = await record(state.dir, { terms: TERMS });
+  expect(made.serial).toBe(2n);
+  expect((await record(state.dir, { terms })).record.serial).toBe(3n);
+  const peer = { machine: { bytes: signed.bytes } } as Parameters<typeof termsOf>[0];
+  expect(termsOf(peer)).toEqual(TERMS);
+  const bytes = fromBase64(signed.bytes) ?? new Uint8Array(0);
+  const length = encodeExitTerms(TERMS).length;
+  for (let at = bytes.length - length; at < bytes.length; at++) {
+    const forged = { ...signed, bytes: toBase64(bytes.with(at, (bytes[at] ?? 0) ^ 1)) };
+    expect(() => openRecord(forged)).toThrow("signature is missing or wrong");
+  }
 });
 
 test("ownRecord() goes past the serial that the server holds when its own file was lost", async () => {

@@ -41,6 +41,7 @@ function made(initiator = true, allowed: readonly PathKind[] = ["direct", "udp-r
     bridge,
     endpoint: () => Promise.resolve(null),
     setEndpoint: () => Promise.resolve(),
+    sidePort: () => null,
     log: SILENT,
   });
   const moved: string[] = [];
@@ -48,6 +49,7 @@ function made(initiator = true, allowed: readonly PathKind[] = ["direct", "udp-r
     {
       discovery,
       mover,
+      sidePort: () => null,
       target: targetAt,
       allowed: new Set(allowed),
       peerName: "peer",

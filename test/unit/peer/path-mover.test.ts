@@ -33,6 +33,15 @@ function made(mechanism: DiscoveryMechanism = "nft") {
       wireGuard.endpoint = endpoint;
       return Promise.resolve();
     },
+    sidePort: (port) => ({
+      port,
+      send: (bytes, to) => discovery.send(bytes, to),
+      sendMany: (packets, to) => {
+        for (const bytes of packets) discovery.sent.push({ to: `${formatEndpoint(to)} by ${port}`, bytes });
+        return packets.length;
+      },
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    }),
     log: SILENT,
   });
   return { discovery, redirect, bridge, board, mover, told, wireGuard };
@@ -161,4 +170,85 @@ test("RedirectBoard keeps the sessions apart, and a refusal of the kernel is no 
   redirect.apply = () => Promise.reject(new Error("refused"));
   board.drop(ONE);
   await board.idle();
+});
+
+describe("PathMover by a side port", () => {
+  const SIDE = { ...ONE, via: 40_123 };
+  const OTHER_SIDE = { ...ONE, via: 40_124 };
+
+  test("what WireGuard hands the bridge leaves by it, and WireGuard's own packets do so by the kernel", async () => {
+    const { mover, bridge, discovery, redirect, told } = made();
+    mover.move(SIDE, null, false);
+    await pass(0);
+    expect(redirect.text).toBe("198.51.100.1:1 by 40123");
+    bridge.detour?.([new Uint8Array(40)]);
+    expect(discovery.sent.map(({ to }) => to)).toEqual(["198.51.100.1:1 by 40123"]);
+    await pass(700);
+    expect(told).toEqual(["198.51.100.1:1"]);
+    await pass(60_000);
+    expect(redirect.text).toBe("198.51.100.1:1 by 40123");
+  });
+
+  test("comes from the relay's address and goes to another one with packets under way let in", async () => {
+    const { mover, redirect } = made();
+    mover.move(TWO, null, false);
+    mover.move(SIDE, TWO, false);
+    await pass(0);
+    expect(redirect.text).toBe("198.51.100.2:2 > 198.51.100.1:1, 198.51.100.1:1 by 40123");
+    mover.move(THREE, SIDE, false);
+    await pass(0);
+    expect(redirect.text).toBe(
+      "198.51.100.2:2 > 198.51.100.3:3, 198.51.100.1:1 > 198.51.100.3:3, 198.51.100.1:1 by 40123",
+    );
+    await pass(5_000);
+    expect(redirect.text).toBe("198.51.100.2:2 > 198.51.100.3:3");
+  });
+
+  test("to the same address by another port: no redirect, and the old port lets in for a while", async () => {
+    const { mover, redirect } = made();
+    mover.move(SIDE, null, false);
+    mover.move(OTHER_SIDE, SIDE, false);
+    await pass(0);
+    expect(redirect.text).toBe("198.51.100.1:1 in at 40123, 198.51.100.1:1 by 40124");
+    mover.move(ONE, OTHER_SIDE, false);
+    await pass(0);
+    expect(redirect.text).toBe("198.51.100.1:1 in at 40123, 198.51.100.1:1 in at 40124");
+    await pass(5_000);
+    expect(redirect.text).toBe("198.51.100.1:1 in at 40123");
+    mover.closedSide(40_123);
+    await pass(0);
+    expect(redirect.text).toBe("");
+  });
+
+  test("when it is dead, what it brings is not WireGuard's any more, and the same address by WireGuard's port is not hit", async () => {
+    const { mover, redirect, told } = made();
+    mover.move(SIDE, null, false);
+    mover.move(ONE, SIDE, true);
+    await pass(0);
+    expect([redirect.text, told.at(-1)]).toEqual(["", "198.51.100.1:1"]);
+    mover.confirmed(SIDE);
+    await pass(0);
+    expect(redirect.text).toBe("");
+  });
+
+  test("a process that ends leaves the rules of the path in use; a session that ends leaves none", async () => {
+    const first = made();
+    first.mover.move(SIDE, null, false);
+    await first.mover.close({ toRelay: false });
+    await pass(0);
+    expect(first.redirect.text).toBe("198.51.100.1:1 by 40123");
+    const second = made();
+    second.mover.move(SIDE, null, false);
+    await second.mover.close({ toRelay: true });
+    await pass(0);
+    expect([second.redirect.text, second.told.at(-1)]).toEqual(["", BRIDGE]);
+  });
+
+  test("where a userspace bridge has the port, the session's own bridge sends by it", async () => {
+    const { mover, discovery, bridge, told } = made("bridge");
+    mover.move(SIDE, null, false);
+    await pass(0);
+    bridge.detour?.([new Uint8Array(40)]);
+    expect([discovery.routes, discovery.sent.at(-1)?.to, told.at(-1)]).toEqual([[], "198.51.100.1:1 by 40123", BRIDGE]);
+  });
 });

@@ -78,6 +78,7 @@ async function opened(
       ranges: [],
       allowed: new Set(options.allowed ?? ["direct", "udp-relay", "wss"]),
       manual: options.manual ?? null,
+      guessesPorts: true,
       ipv6: options.ipv6 ?? true,
       onChange: () => undefined,
     },

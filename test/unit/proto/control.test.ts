@@ -204,3 +204,17 @@ describe("bounds", () => {
     }
   });
 });
+
+describe("candidates", () => {
+  const message = { type: "candidates", session: 7, round: 1, candidates: [CANDIDATE] };
+
+  test("carry what an end says of its router, and what a later version says otherwise is as if it was not said", () => {
+    const nat = { mapping: "random", guesses: true, open: 256 };
+    for (const schema of [serverMessageSchema, machineMessageSchema]) {
+      expect<unknown>(schema.parse({ ...message, nat })).toEqual({ ...message, nat });
+      for (const other of [{ ...nat, mapping: "quantum" }, { ...nat, open: 257 }, null, "random"]) {
+        expect<unknown>(schema.parse({ ...message, nat: other })).toEqual(message);
+      }
+    }
+  });
+});

@@ -3,6 +3,7 @@ import type { Endpoint, IpAddress } from "../../../src/base/ip.ts";
 import type { PathView } from "../../../src/peer/path-agent.ts";
 import { FULL_BYTES } from "../../../src/peer/path-check.ts";
 import { fresh, type PathInfo } from "../../../src/peer/path-info.ts";
+import type { SideView } from "../../../src/peer/side-plan.ts";
 import type { NatView } from "../../../src/peer/stun-client.ts";
 import type { Withheld } from "../../../src/proto/control.ts";
 import { explain } from "../../../src/roles/why.ts";
@@ -90,7 +91,7 @@ describe("explain()", () => {
     const got = why(seen, { ...NAT, varies: true });
     expect(got.causes[0]).toStartWith("Packets to home go through the server's UDP relay by 203.0.113.10:51820");
     expect(got.causes).toContain("The server sees this machine at 198.51.100.1:40000.");
-    expect(got.causes.some((cause) => cause.includes("nobody can foresee"))).toBe(true);
+    expect(got.causes.some((cause) => cause.includes("a port of its own"))).toBe(true);
     expect(got.causes).toContain("198.51.100.2:51820 does not answer (7 checks).");
     expect(got.causes.some((cause) => cause.startsWith("198.51.100.3:51820 answers small packets"))).toBe(true);
     expect(got.causes).toContain("198.51.100.4:51820 answers in 12.0 ms.");
@@ -119,5 +120,50 @@ describe("explain()", () => {
     const got = why(view({ tried: [tried("198.51.100.2")] }), { ...NAT, mapped6: place("2001:db8::1", 1) });
     expect(got.causes).toContain("The server sees this machine at [2001:db8::1]:1.");
     for (const sentence of got.causes) expect(sentence).toMatch(/^\S.*\.$/);
+  });
+
+  describe("names what other ports were tried", () => {
+    const NONE: SideView = { own: "preserved", peer: "preserved", tried: [], found: null, probes: 0, off: null };
+    const causes = (side: Partial<SideView>): string =>
+      why(view({ kind: "udp-relay", endpoint: place("203.0.113.10"), side: { ...NONE, ...side } })).causes.join("\n");
+
+    test("guessed in vain, at either end", () => {
+      const easy = causes({ peer: "random", tried: ["guessed"], probes: 2_048 });
+      expect(easy).toContain("home's router gives every destination another port.");
+      expect(easy).toContain("2048 ports of home's router were guessed, in vain.");
+      expect(causes({ own: "random", tried: ["guessed"] })).toContain("Ports were opened for home to guess, in vain.");
+    });
+
+    test("foreseen and fresh ones in vain", () => {
+      expect(causes({ own: "sequential", tried: ["predicted"] })).toContain("foreseen, in vain");
+      expect(causes({ tried: ["fresh"] })).toContain("Fresh ports at both ends did not help.");
+    });
+
+    test("not at all between two of that kind", () => {
+      expect(causes({ own: "random", peer: "sequential" })).toContain("no port can be guessed in reasonable time");
+    });
+
+    test("not at all when a person wants none, and then how to have it", () => {
+      for (const [off, who] of [
+        ["here", "this machine"],
+        ["peer", "home"],
+      ] as const) {
+        const side: SideView = { ...NONE, peer: "random", off };
+        const got = why(view({ kind: "udp-relay", endpoint: place("203.0.113.10"), side }));
+        expect(got.causes.join("\n")).toContain("--no-port-guessing");
+        expect(got.remedies[0]).toBe(`Start ${who} without --no-port-guessing.`);
+      }
+      expect(causes({ off: "here" })).not.toContain("--no-port-guessing");
+    });
+
+    test("a direct path that was found by them, and a list of foreseen ports by its length", () => {
+      const side: SideView = { ...NONE, peer: "random", tried: ["guessed"], found: "guessed", probes: 370 };
+      const got = why(view({ kind: "direct", endpoint: place("198.51.100.2"), reason: "it answered", side }));
+      expect(got.causes[1]).toContain("met by guessing, after 370 ports");
+      const many = Array.from({ length: 9 }, (_, i) => tried(`198.51.100.${i}`));
+      const silent = why(view({ kind: "udp-relay", endpoint: place("203.0.113.10"), tried: many }));
+      expect(silent.causes.filter((cause) => cause.includes("does not answer"))).toHaveLength(6);
+      expect(silent.causes).toContain("3 more addresses do not answer.");
+    });
   });
 });

@@ -113,6 +113,29 @@ test("passable() marks what the server has seen itself, and only that", () => {
   expect(passable([reflexive], () => false)).toEqual([reflexive]);
 });
 
+test("passable() lets a port be foreseen only where the machine was just seen, and knows a fresh one", () => {
+  const reflexive: Candidate = { kind: "reflexive", endpoint: "198.51.100.7:1" };
+  const fresh: Candidate = { kind: "fresh", endpoint: "198.51.100.7:2" };
+  const foreseen: Candidate = { kind: "predicted", endpoint: "198.51.100.7:3" };
+  const elsewhere: Candidate = { kind: "predicted", endpoint: "192.0.2.1:3" };
+  const told = [elsewhere, foreseen, reflexive, fresh];
+  expect(passable(told, () => true)).toEqual([foreseen, { ...reflexive, seen: true }, { ...fresh, seen: true }]);
+  expect(passable(told, () => false)).toEqual([reflexive, fresh]);
+});
+
+test("Rendezvous tells what a machine says of its router, and which of its offers a punch is about", () => {
+  const { rendezvous, session, a, b } = meeting(10, 10);
+  const nat = { mapping: "random", guesses: true, open: 256 } as const;
+  rendezvous.offer(session, A, { round: 4, candidates: [HOST], nat });
+  rendezvous.offer(session, B, { round: 9, candidates: [HOST] });
+  expect(b.sent[0]).toMatchObject({ type: "candidates", nat });
+  expect(a.sent[0]).not.toHaveProperty("nat");
+  expect([a.sent, b.sent].map((sent) => sent.find(({ type }) => type === "punch"))).toMatchObject([
+    { round: 4 },
+    { round: 9 },
+  ]);
+});
+
 test("passable() passes at most 16 on", () => {
   const many = Array.from({ length: 40 }, (_, i): Candidate => ({ kind: "host", endpoint: `10.0.0.${i}:1` }));
   expect(passable(many, () => false)).toHaveLength(16);
@@ -121,9 +144,9 @@ test("passable() passes at most 16 on", () => {
 test("Sightings holds for a minute, for the very endpoint, and for a bounded number of them", () => {
   const sightings = new Sightings();
   const place = (port: number) => ({ address: "198.51.100.7" as never, port });
-  for (let port = 1; port <= 9; port++) sightings.note(A, place(port), 1000);
-  expect(sightings.wasSeen(A, "198.51.100.7:9", 61_000)).toBe(true);
-  expect(sightings.wasSeen(A, "198.51.100.7:9", 61_001)).toBe(false);
+  for (let port = 1; port <= 25; port++) sightings.note(A, place(port), 1000);
+  expect(sightings.wasSeen(A, "198.51.100.7:25", 61_000)).toBe(true);
+  expect(sightings.wasSeen(A, "198.51.100.7:25", 61_001)).toBe(false);
   expect(sightings.wasSeen(A, "198.51.100.7:1", 1000)).toBe(false);
   expect(sightings.wasSeen(B, "198.51.100.7:9", 1000)).toBe(false);
   sightings.forget(A);

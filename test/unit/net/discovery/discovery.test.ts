@@ -70,7 +70,7 @@ function packet(size: number, fill: number): Uint8Array {
 async function bridged() {
   const wireGuard = await end();
   const heard: End["heard"] = [];
-  const discovery: Discovery = await bridgeDiscovery().open(
+  const discovery: Discovery = await bridgeDiscovery({ identifiers: IDENTIFIERS.client }).open(
     { wireGuardPort: wireGuard.endpoint.port, onMessage: (bytes, from) => void heard.push({ bytes, from }) },
     signal,
   );
@@ -148,6 +148,22 @@ describe("bridgeDiscovery()", () => {
     expect([heard.length, discovery.dropped]).toEqual([0, 0]);
   });
 
+  test("opens another port, whose every datagram is its owner's", async () => {
+    const { wireGuard, discovery } = await bridged();
+    const peer = await end();
+    const heard: string[] = [];
+    const side = await discovery.openSide((bytes, from) => void heard.push(`${from.port} ${bytes.toHex()}`));
+    open.push(side);
+    expect(side.port).not.toBe(discovery.port);
+    expect([side.send(stun(3), peer.endpoint), side.sendMany([packet(100, 1)], peer.endpoint)]).toEqual([true, 1]);
+    await until(() => peer.heard.length === 2);
+    expect(peer.heard.map(({ from }) => from.port)).toEqual([side.port, side.port]);
+    for (const bytes of [packet(100, 1), stun(9)]) peer.send(bytes, { address: LOOPBACK, port: side.port });
+    await until(() => heard.length === 2);
+    expect(heard).toEqual([packet(100, 1), stun(9)].map((bytes) => `${peer.endpoint.port} ${bytes.toHex()}`));
+    expect(wireGuard.heard).toEqual([]);
+  });
+
   test("drops strangers' packets and whatever is neither, and counts them", async () => {
     const { wireGuard, heard, discovery, at } = await bridged();
     const stranger = await end();
@@ -181,20 +197,23 @@ describe("bridgeDiscovery()", () => {
   test("outlives a WireGuard that is not there, and refuses its own port", async () => {
     const { discovery, at } = await bridged();
     const peer = await end();
-    const gone = await bridgeDiscovery().open({ wireGuardPort: 9, onMessage: () => undefined }, signal);
+    const gone = await bridgeDiscovery({ identifiers: IDENTIFIERS.client }).open(
+      { wireGuardPort: 9, onMessage: () => undefined },
+      signal,
+    );
     open.push(gone);
     await gone.peerSocket({ to: peer.endpoint });
     for (let round = 0; round < 3; round++) peer.send(packet(100, round), { address: LOOPBACK, port: gone.publicPort });
     await until(() => gone.dropped > 0);
     const same = { wireGuardPort: 51820, publicPort: 51820, onMessage: () => undefined };
     expect(
-      await bridgeDiscovery()
+      await bridgeDiscovery({ identifiers: IDENTIFIERS.client })
         .open(same, signal)
         .catch((thrown: unknown) => thrown),
     ).toMatchObject({ code: "port-busy" });
     const taken = { wireGuardPort: 51820, publicPort: at.port, onMessage: () => undefined };
     expect(
-      await bridgeDiscovery()
+      await bridgeDiscovery({ identifiers: IDENTIFIERS.client })
         .open(taken, signal)
         .catch((thrown: unknown) => thrown),
     ).toMatchObject({ code: "port-busy" });

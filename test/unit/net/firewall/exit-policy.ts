@@ -1,6 +1,6 @@
 // A whole policy of an exit, as the tests of its firewall use it.
 import { type Cidr, type IpAddress, parseCidr, parseIp } from "../../../../src/base/ip.ts";
-import { type ExitPolicy, LEASE_S } from "../../../../src/net/firewall/exit.ts";
+import { type ExitPolicy, LEASE_S, USUAL_OUTLET } from "../../../../src/net/firewall/exit.ts";
 
 export function ip(text: string): IpAddress {
   const parsed = parseIp(text);
@@ -24,6 +24,7 @@ export const EXIT_POLICY: ExitPolicy = {
   here6: [cidr("2001:db8:7::/48"), cidr("2001:db8:7:1::/64"), cidr("fe80::1/128")],
   fence4: ["eth0", "ppp0"],
   fence6: [],
+  outlet: USUAL_OUTLET,
   resolverPort: 5300,
   leaseS: LEASE_S,
   open: true,

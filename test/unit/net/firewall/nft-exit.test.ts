@@ -6,6 +6,7 @@ import { silentLogger } from "../../../../src/base/log.ts";
 import { FirewallNotLoaded } from "../../../../src/net/firewall/errors.ts";
 import { DENIED4, DENIED6, type ExitPolicy } from "../../../../src/net/firewall/exit.ts";
 import { exitTable } from "../../../../src/net/firewall/exit-table.ts";
+import { connectionLogTable } from "../../../../src/net/firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "../../../../src/net/firewall/nft-exit.ts";
 import { replacementText } from "../../../../src/net/firewall/nft-table.ts";
 import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
@@ -44,6 +45,23 @@ describe("exitTable()", () => {
     expect(replacementText(exitTable("higgs_node", closed))).toBe(golden("exit-closed.nft"));
   });
 
+  test("holds to what the owner decided: ports, closed destinations, opened parts of the home, mail", () => {
+    const outlet: ExitPolicy["outlet"] = {
+      ports: [
+        { protocol: "tcp", first: 443, last: 443 },
+        { protocol: "tcp", first: 80, last: 80 },
+        { protocol: "tcp", first: 440, last: 450 },
+      ],
+      mail: true,
+      closed: [cidr("198.51.100.0/24"), cidr("198.51.100.7/32"), cidr("2001:db8:66::/48")],
+      lan: [
+        { prefix: cidr("192.168.1.20/32"), sources: [ip("10.83.0.2")] },
+        { prefix: cidr("2001:db8:7:1::/64"), sources: null },
+      ],
+    };
+    expect(replacementText(exitTable("higgs_node", { ...EXIT_POLICY, outlet }))).toBe(golden("exit-outlet.nft"));
+  });
+
   test("refuses a name that is no interface's", () => {
     for (const name of ["", 'a"b', "eth0\n", "sixteen-letters-", "{ }", "a b"]) {
       expect(() => exitTable("higgs_node", { ...EXIT_POLICY, interface: name })).toThrow("no interface name");
@@ -54,6 +72,12 @@ describe("exitTable()", () => {
   test("denies every prefix that carries an IPv4 address, and the metadata service", () => {
     expect(DENIED6.includes("::ffff:0:0/96" as (typeof DENIED6)[number])).toBe(true);
     expect(DENIED4.includes(cidr("168.63.129.16/32"))).toBe(true);
+  });
+});
+
+describe("connectionLogTable()", () => {
+  test("remembers new connections of the tunnel for a minute, after the exit's own rules", () => {
+    expect(replacementText(connectionLogTable("higgs_node_log", "higgsn0"))).toBe(golden("connection-log.nft"));
   });
 });
 
