@@ -25,6 +25,8 @@ export interface Ws {
   /** Bytes that the kernel has not taken yet. */
   readonly bufferedBytes: number;
   send(data: string | Uint8Array): void;
+  /** Asks the other end now. When nothing at all arrives within `withinMs`, the connection is dead: `onClose`. */
+  probe(withinMs: number): void;
   /** Closes at once; `onClose` is not called for it. */
   close(): void;
 }
@@ -45,6 +47,7 @@ export async function openWs(options: WsOptions, signal: AbortSignal): Promise<W
   let heard = performance.now();
   let over = false;
   let heartbeat: ReturnType<typeof setInterval> | undefined;
+  let probing: ReturnType<typeof setTimeout> | undefined;
   const beat = (): void => {
     if (performance.now() - heard > 2 * options.pingEveryMs) end(DEAD, "no answer to pings", true);
     else if (socket.readyState === WebSocket.OPEN) socket.ping();
@@ -54,6 +57,7 @@ export async function openWs(options: WsOptions, signal: AbortSignal): Promise<W
     if (over) return;
     over = true;
     clearInterval(heartbeat);
+    clearTimeout(probing);
     socket.terminate();
     if (tell) options.onClose({ code, reason });
   }
@@ -105,6 +109,15 @@ export async function openWs(options: WsOptions, signal: AbortSignal): Promise<W
     },
     send(data) {
       if (!over && socket.readyState === WebSocket.OPEN) socket.send(data);
+    },
+    probe(withinMs) {
+      if (over || probing !== undefined || socket.readyState !== WebSocket.OPEN) return;
+      const askedAt = performance.now();
+      socket.ping();
+      probing = setTimeout(() => {
+        probing = undefined;
+        if (heard < askedAt) end(DEAD, "no answer to a ping", true);
+      }, withinMs);
     },
     close() {
       if (over) return;

@@ -116,3 +116,9 @@ function hasFamily(links: Links, endpoint: Endpoint): boolean {
 function isPrivate(address: IpAddress): boolean {
   return /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|f[cd])/.test(address);
 }
+
+/** Where WireGuard sends already. An earlier session's relay had another port at the same address. */
+export function livingTarget(endpoint: Endpoint, relayEndpoints: readonly string[]): PathTarget {
+  const isRelay = relayEndpoints.some((text) => parseEndpoint(text)?.address === endpoint.address);
+  return { key: formatEndpoint(endpoint), kind: isRelay ? "udp-relay" : "direct", endpoint, lan: false };
+}

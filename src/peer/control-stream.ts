@@ -1,6 +1,6 @@
 // The control stream of a machine: connects, takes the map and its deltas, asks for sessions, and redials for ever.
 import { HiggsError, errorText } from "../base/errors.ts";
-import { sleep, Stopped } from "../base/async.ts";
+import { Stopped } from "../base/async.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Ws } from "../net/ws.ts";
@@ -14,7 +14,7 @@ import {
   type Welcome,
 } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
-import { askedToWaitMs, redialMs } from "./reconnect.ts";
+import { askedToWaitMs, type Doubt, PROBE_MS, Redialling, redialMs } from "./reconnect.ts";
 import type { ServerLink, ServerSession } from "./server-link.ts";
 
 export class ControlError extends HiggsError {
@@ -38,6 +38,8 @@ export interface ControlStream extends Service {
   connect(peer: MachineId): Promise<Session>;
   /** Ends this connection and dials again. */
   restart(error: HiggsError): void;
+  /** Looks whether the connection lives, or dials anew, as there is reason to. */
+  probe(why: Doubt): void;
 }
 
 const OPEN_TIMEOUT_MS = 8_000;
@@ -53,6 +55,7 @@ export function controlStream(
   events: ControlEvents,
 ): ControlStream {
   const controller = new AbortController();
+  const redialling = new Redialling();
   const waiters = new Map<number, Waiter>();
   let ws: Ws | null = null;
   let welcomed = false;
@@ -101,7 +104,8 @@ export function controlStream(
 
   /** One connection from dialling to its end; resolves with why it ended. */
   async function once(): Promise<HiggsError> {
-    const session = await deps.link.session(controller.signal);
+    const dialling = redialling.signal(controller.signal);
+    const session = await deps.link.session(dialling);
     const ended = Promise.withResolvers<HiggsError>();
     try {
       ws = await session.door.openWs(
@@ -114,14 +118,14 @@ export function controlStream(
           onText: (text) => take(text, session),
           onClose: ({ code, reason }) => ended.resolve(closeError(code, reason)),
         },
-        controller.signal,
+        dialling,
       );
     } catch (thrown) {
       deps.link.invalidate(session);
       throw thrown;
     }
-    const onAbort = (): void => ended.reject(controller.signal.reason);
-    controller.signal.addEventListener("abort", onAbort, { once: true });
+    const onAbort = (): void => ended.reject(dialling.reason);
+    dialling.addEventListener("abort", onAbort, { once: true });
     const silent = setTimeout(() => {
       if (welcomed) return;
       ended.resolve(new ControlError("Cannot use the server: it sent no map.", { code: "server-lost" }));
@@ -132,7 +136,7 @@ export function controlStream(
     } finally {
       clearTimeout(silent);
       giveUp = () => undefined;
-      controller.signal.removeEventListener("abort", onAbort);
+      dialling.removeEventListener("abort", onAbort);
       deps.link.invalidate(session);
       ws?.close();
       ws = null;
@@ -157,7 +161,7 @@ export function controlStream(
         askedMs = askedToWaitMs(thrown);
         events.onDown(asHiggsError(thrown));
       }
-      await sleep(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal).catch(() => undefined); // the loop ends on abort
+      await redialling.pause(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal);
     }
   }
 
@@ -187,6 +191,10 @@ export function controlStream(
       return promise.finally(() => clearTimeout(timer));
     },
     restart: (error) => giveUp(error),
+    probe(why) {
+      if (why === "moved" || (why === "changed" && ws === null)) redialling.now();
+      else ws?.probe(PROBE_MS);
+    },
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
       ws?.close();

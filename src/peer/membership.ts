@@ -12,6 +12,7 @@ import type { EnrolmentStore } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
 import { Netmap } from "./netmap.ts";
 import { type Offer, ownRecord } from "./own-record.ts";
+import type { Doubt } from "./reconnect.ts";
 import { type RelayLink, relayLink } from "./relay-link.ts";
 import type { StunServers } from "./paths.ts";
 import type { ProxyUse } from "./proxy-use.ts";
@@ -42,6 +43,8 @@ export interface Membership extends Service {
   readonly proxy: string | null;
   /** The exact destinations that must stay outside the tunnel. */
   carriers(): Endpoint[];
+  /** Looks whether the connections to the server live, or dials anew, as there is reason to. */
+  probe(why: Doubt): void;
   /** Said again after every reconnect. */
   presence(exit: ExitState | null): void;
   /** What this machine offers from now on: its record is signed anew, and told. */
@@ -210,6 +213,10 @@ export function joinNetwork(
       return link.proxy;
     },
     carriers: () => link.carriers(),
+    probe(why) {
+      control.probe(why);
+      relay.probe(why);
+    },
     presence(next) {
       const changed = JSON.stringify(next) !== JSON.stringify(exit);
       exit = next;

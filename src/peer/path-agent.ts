@@ -18,6 +18,7 @@ import {
   placeOf,
 } from "./path-info.ts";
 import type { PathMover } from "./path-mover.ts";
+import { isSuspect } from "./path-life.ts";
 import type { SideView } from "./side-plan.ts";
 import { BURST_MS, type PathEffect, type PathEvent, type PathState, startPaths, stepPaths } from "./path-state.ts";
 
@@ -81,7 +82,12 @@ export class PathAgent {
   readonly #startedMs = Date.now() - performance.now();
   #state: PathState;
 
-  constructor(deps: PathAgentDeps, session: Session, probe: Probe) {
+  /** `adopted`: the path that carries the tunnel already. */
+  constructor(
+    deps: PathAgentDeps,
+    session: Session,
+    { probe, adopted = null }: { readonly probe: Probe; readonly adopted?: PathInfo | null },
+  ) {
     const bytes = (text: string): Uint8Array => fromBase64Url(text) ?? new Uint8Array(32);
     this.#deps = deps;
     this.session = session.id;
@@ -92,7 +98,16 @@ export class PathAgent {
         ? null
         : { session: session.id, send: bytes(probe.relay.sendKey), receive: bytes(probe.relay.receiveKey) };
     this.#relays = new Set(probe.relay?.endpoints ?? []);
-    this.#state = startPaths(session.initiator, performance.now());
+    this.#state = startPaths(session.initiator, performance.now(), adopted);
+  }
+
+  /** Null for the WebSocket. */
+  get current(): PathInfo | null {
+    return this.#state.paths.get(this.#state.current) ?? null;
+  }
+
+  get isSuspect(): boolean {
+    return isSuspect(this.#state, this.current, performance.now());
   }
 
   get view(): PathView {
@@ -193,6 +208,11 @@ export class PathAgent {
     const at = performance.now();
     for (const [id, pending] of this.#pending) if (at - pending.sentAt > ANSWER_MS) this.#pending.delete(id);
     this.#step({ kind: "tick", at, ...traffic });
+  }
+
+  /** Whether the WebSocket leads to the peer. */
+  setCanRelay(canRelay: boolean): void {
+    if (canRelay !== this.#state.canRelay) this.#step({ kind: "relay", at: performance.now(), canRelay });
   }
 
   relayed(): void {

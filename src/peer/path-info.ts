@@ -79,6 +79,11 @@ export function fresh(target: PathTarget): PathInfo {
   };
 }
 
+/** One that carries the tunnel already, as far as anybody knows; full packets are taken to pass until checks of that size do not. */
+export function adopted(target: PathTarget, at: number): PathInfo {
+  return { ...fresh(target), answeredAt: at, sizeBytes: FULL_BYTES };
+}
+
 /** How long an answer took stays: it says how long the next one may take. */
 export function forgotten(info: PathInfo, at: number): PathInfo {
   const { rttMs, nominatedAt, askedAt } = info;

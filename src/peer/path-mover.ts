@@ -147,6 +147,14 @@ export class PathMover {
     this.#deps = deps;
   }
 
+  /** WireGuard sends there already; what comes to the bridge all the same goes there too. */
+  adopt(to: Place): void {
+    this.#moves++;
+    this.#known.set(placeKey(to), to);
+    this.#current = placeKey(to);
+    this.#deps.bridge.divert((packets) => this.#sendMany(packets, to));
+  }
+
   /** Null is the relay's WebSocket. */
   move(to: Place | null, from: Place | null, fromDead: boolean): void {
     const { bridge, board, discovery } = this.#deps;

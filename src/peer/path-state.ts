@@ -8,6 +8,7 @@
 // An answer is as large as its request, so a path is alive, and wide enough, in both directions or in none.
 // Every path but `wss` counts only while checks of full size are answered on it.
 import { FULL_BYTES } from "./path-check.ts";
+import { isDead, isSuspect, needsProof, type PathSigns, SUSPECT_MS, suspectPaceMs } from "./path-life.ts";
 import {
   CHECK_IDLE_MS,
   forgotten,
@@ -24,7 +25,7 @@ import {
   wantedSize,
 } from "./path-info.ts";
 
-export interface PathState {
+export interface PathState extends PathSigns {
   readonly chooses: boolean;
   /** A key of `paths`, or "wss". */
   readonly current: string;
@@ -34,13 +35,10 @@ export interface PathState {
   readonly paths: ReadonlyMap<string, PathInfo>;
   /** Start of the burst that is under way, how much of it was sent, and how much of it there is. */
   readonly burst: { readonly startAt: number; readonly sent: number; readonly rounds: number } | null;
-  /** Packets go out and none come back, since then. */
-  readonly silentSince: number | null;
+  /** False while the WebSocket leads nowhere, at this end or at the other: then a path is better than none, dead or not. */
+  readonly canRelay: boolean;
   /** Packets of the session last came in over the WebSocket: what is received then shows nothing of the current path. */
   readonly relayedAt: number;
-  readonly trafficAt: number;
-  /** More than a lone keepalive went through. */
-  readonly activeAt: number;
 }
 
 export type PathEvent =
@@ -55,6 +53,7 @@ export type PathEvent =
     }
   /** An authenticated check of the peer came in from there. */
   | { readonly kind: "asked"; readonly at: number; readonly target: PathTarget; readonly nominated: boolean }
+  | { readonly kind: "relay"; readonly at: number; readonly canRelay: boolean }
   /** Packets of the session came in over the WebSocket. */
   | { readonly kind: "relayed"; readonly at: number }
   | { readonly kind: "tick"; readonly at: number; readonly sent: boolean; readonly received: boolean }
@@ -94,12 +93,6 @@ const CHECK_MISSED_MS = 1_000;
 const ACTIVE_MS = 45_000;
 /** Two packets further apart than this are keepalives (WireGuard's come every 25 s), not traffic. */
 const LONE_MS = 10_000;
-/** Traffic that waits this long for any answer makes the path suspect; then it is checked at every tick. */
-const SUSPECT_MS = 250;
-const SUSPECT_CHECK_MS = 90;
-/** A suspect path is dead after so many checks, over at least so long, without an answer. */
-const DEAD_CHECKS = 3;
-const DEAD_MS = 300;
 /** Packets under way on the old path arrive after a move; they are no sign of another. */
 const MOVE_GRACE_MS = 1_000;
 /** A choice is told again so often, for so long: one lost check must not keep the ends apart. */
@@ -116,15 +109,19 @@ const SIZE_PACE_MS = 200;
 /** A path that once lost full packets may carry them later. */
 const GROW_MS = 60_000;
 
-export function startPaths(chooses: boolean, at: number): PathState {
+/** `adopted` carried the tunnel under an earlier session, or an earlier process; its checks and the traffic will tell. */
+export function startPaths(chooses: boolean, at: number, adopted: PathInfo | null = null): PathState {
+  const reason = adopted === null ? "the relay carries every session first" : "it carried the tunnel before";
   return {
     chooses,
-    current: "wss",
+    current: adopted?.target.key ?? "wss",
     since: at,
-    reason: "the relay carries every session first",
-    paths: new Map(),
+    reason,
+    paths: new Map(adopted === null ? [] : [[adopted.target.key, adopted]]),
     burst: null,
+    canRelay: true,
     silentSince: null,
+    heardAt: Number.NEGATIVE_INFINITY,
     relayedAt: Number.NEGATIVE_INFINITY,
     trafficAt: Number.NEGATIVE_INFINITY,
     activeAt: at,
@@ -150,6 +147,8 @@ function apply(state: PathState, event: PathEvent, effects: PathEffect[]): PathS
       return answered(state, event, effects);
     case "asked":
       return asked(state, event, effects);
+    case "relay":
+      return { ...state, canRelay: event.canRelay };
     case "relayed":
       if (state.current === "wss" || event.at - state.since < MOVE_GRACE_MS) return state;
       // The end that chooses has gone back to the relay: its packets come that way only then. It is followed at once.
@@ -267,7 +266,7 @@ function tick(state: PathState, event: Extract<PathEvent, { kind: "tick" }>, eff
     next = { ...next, trafficAt: at, activeAt: isLone ? next.activeAt : at };
   }
   const isElsewhere = state.current === "wss" || at - state.relayedAt < MOVE_GRACE_MS;
-  if (event.received && !isElsewhere) next = { ...next, silentSince: null };
+  if (event.received && !isElsewhere) next = { ...next, silentSince: null, heardAt: at };
   else if (event.sent && state.current !== "wss") next = { ...next, silentSince: next.silentSince ?? at };
   next = burst(next, at, effects);
   for (const info of [...next.paths.values()]) {
@@ -290,7 +289,9 @@ function burst(state: PathState, at: number, effects: PathEffect[]): PathState {
 function isDue(state: PathState, info: PathInfo, at: number): boolean {
   const since = at - info.checkedAt;
   const isCurrent = info.target.key === state.current;
-  if (isSuspect(state, at) && (isCurrent || isUsable(info, at))) return since >= SUSPECT_CHECK_MS;
+  const current = state.paths.get(state.current) ?? null;
+  if (isSuspect(state, current, at) && (isCurrent || isUsable(info, at))) return since >= suspectPaceMs(info);
+  if (isCurrent && needsProof(state, info, at)) return true;
   if (!isAnswering(info, at)) {
     return info.lostAt !== null && at - info.lostAt < LOST_MS && since >= LOST_CHECK_MS;
   }
@@ -303,17 +304,6 @@ function isDue(state: PathState, info: PathInfo, at: number): boolean {
   return since >= (isCurrent && isActive ? CHECK_ACTIVE_MS : CHECK_IDLE_MS);
 }
 
-function isSuspect(state: PathState, at: number): boolean {
-  return state.silentSince !== null && at - state.silentSince >= SUSPECT_MS;
-}
-
-function isDead(state: PathState, info: PathInfo, at: number): boolean {
-  if (info.unanswered < DEAD_CHECKS || info.firstUnansweredAt === null) return false;
-  const waited = at - info.firstUnansweredAt;
-  const patience = Math.max(DEAD_MS, 3 * (info.rttMs ?? 100));
-  return waited >= (isSuspect(state, at) ? patience : Math.max(TRUST_MS, patience));
-}
-
 /** To the relay, until the peer chooses anew; what is known of the paths stays. */
 function follow(state: PathState, at: number, effects: PathEffect[]): PathState {
   const reason = "the peer uses the relay";
@@ -322,7 +312,10 @@ function follow(state: PathState, at: number, effects: PathEffect[]): PathState 
   return { ...state, paths, current: "wss", since: at, reason, silentSince: null, relayedAt: at };
 }
 
-/** To the best path that answered while the current one did not, or to the relay; what else was known is in doubt. */
+/**
+ * To the best path that answered while the current one did not, or to the relay; what else was known is in doubt. The same state
+ * when there is neither.
+ */
 function fallBack(state: PathState, reason: string, at: number, effects: PathEffect[]): PathState {
   const from = state.paths.get(state.current) ?? null;
   const doubtAt = from?.firstUnansweredAt ?? at;
@@ -333,6 +326,7 @@ function fallBack(state: PathState, reason: string, at: number, effects: PathEff
     if (isSure && state.chooses && (to === null || isBetter(info, to))) to = info;
     paths.set(key, isSure || (info !== from && info.sizeBytes === 0) ? info : forgotten(info, at));
   }
+  if (to === null && !state.canRelay) return state;
   effects.push({ kind: "use", to, from, fromDead: true, reason });
   const current = to?.target.key ?? "wss";
   const again = { startAt: at, sent: 0, rounds: BURST_MS.length };
@@ -342,8 +336,10 @@ function fallBack(state: PathState, reason: string, at: number, effects: PathEff
 
 function choose(state: PathState, at: number, effects: PathEffect[]): PathState {
   const current = state.paths.get(state.current) ?? null;
-  if (current !== null && isDead(state, current, at)) {
-    return fallBack(state, `${current.target.kind} path by ${current.target.key} stopped answering`, at, effects);
+  if (current !== null && isDead(state, current, others(state, current), at)) {
+    const reason = `${current.target.kind} path by ${current.target.key} stopped answering`;
+    const fallen = fallBack(state, reason, at, effects);
+    if (fallen !== state) return fallen;
   }
   const best = state.chooses ? bestPath(state, current, at) : nominated(state, at);
   if (best === null || best === current) return state;
@@ -352,6 +348,10 @@ function choose(state: PathState, at: number, effects: PathEffect[]): PathState 
   const next = { ...state, current: best.target.key, since: at, reason, silentSince: null };
   // The peer learns of the choice by a nominated check.
   return state.chooses ? check(next, best, at, effects) : next;
+}
+
+function others({ paths }: PathState, current: PathInfo): readonly PathInfo[] {
+  return [...paths.values()].filter((info) => info !== current);
 }
 
 /** The path that the peer chose last, once a check of our own was answered on it. */

@@ -9,31 +9,22 @@ import type { Links } from "../net/links.ts";
 import type { Redirect } from "../net/redirect.ts";
 import type { PeerMtus } from "../net/routes/peer-mtu.ts";
 import type { DeviceCounters, WireGuardDevice } from "../net/wg/device.ts";
-import type { MachineMessage, ServerMessage, Session } from "../proto/control.ts";
-import type { MachineId, WireGuardKey } from "../proto/keys.ts";
+import type { MachineMessage, ServerMessage } from "../proto/control.ts";
+import type { MachineId } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
-import type { Bridge } from "./bridge.ts";
 import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candidates.ts";
+import { linksChange } from "./links-change.ts";
 import { ManualEndpoint } from "./manual-endpoint.ts";
-import { PathAgent, type PathView } from "./path-agent.ts";
+import type { PathView } from "./path-agent.ts";
 import { readIncoming } from "./path-check.ts";
-import { PathMover, RedirectBoard } from "./path-mover.ts";
-import type { PathKind, PathTarget, Place } from "./path-info.ts";
+import { RedirectBoard } from "./path-mover.ts";
+import type { PathKind, PathTarget } from "./path-info.ts";
+import { type InSession, PeerPath, type PeerPathDeps, type PathSession } from "./peer-path.ts";
 import { PeerSizes } from "./peer-sizes.ts";
 import { PortSeeker } from "./port-seeker.ts";
+import type { Doubt } from "./reconnect.ts";
 import { mappingOf, type NatMapping } from "./side-plan.ts";
-import { SideSearch } from "./side-search.ts";
 import { type NatView, natView, type Reflexive, type StunCredential, StunClient } from "./stun-client.ts";
-
-export interface PathSession {
-  readonly peer: MachineId;
-  readonly peerName: string;
-  readonly wireGuard: WireGuardKey;
-  /** What is sent to the peer, and gets smaller where its path is narrow. */
-  readonly allowedIps: readonly Cidr[];
-  readonly session: Session;
-  readonly bridge: Bridge;
-}
 
 export interface StunServers {
   readonly credential: StunCredential;
@@ -48,6 +39,10 @@ export interface PathsDeps {
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** False when the control stream is down; then it is sent after the next welcome. */
   readonly send: (message: MachineMessage) => boolean;
+  /** Whether the WebSocket leads to the peer now. */
+  readonly canRelay: (peer: MachineId) => boolean;
+  /** Looks whether the connections to the server live. */
+  readonly probeServer: (why: Doubt) => void;
   /** Null while no server was heard of. */
   readonly stun: () => StunServers | null;
   readonly log: Logger;
@@ -70,7 +65,9 @@ export interface Paths extends Service {
   /** The socket's own port, which must go past the tunnel; null when no port could be shared. */
   readonly discoveryPort: number | null;
   readonly nat: NatView | null;
-  /** Brings the agents to these sessions; those without keys stay on the relay. */
+  /** True where WireGuard's own port is the one that peers send to, so that a tunnel goes on without this process. */
+  readonly canAdopt: boolean;
+  /** Brings the agents to these sessions; those without keys stay on the relay. A path outlives the session that found it. */
   sync(sessions: readonly PathSession[]): void;
   /** What the server passes on about paths. */
   take(message: PathMessage): void;
@@ -83,19 +80,11 @@ export interface Paths extends Service {
   view(peer: MachineId): PathView | null;
 }
 
-interface Entry {
-  of: PathSession;
-  readonly agent: PathAgent;
-  readonly mover: PathMover;
-  readonly side: SideSearch;
-  remote: readonly Candidate[];
-}
-
 type PathMessage = Extract<ServerMessage, { type: "candidates" | "punch" }>;
 
 /** Messages for sessions that are not set up yet. */
 const MOST_EARLY = 32;
-const BUSY_MS = 100;
+const BUSY_MS = 50;
 /** Traffic that starts on a path that died in silence waits for this, and then for what a dead path takes to be known as one. */
 const CALM_MS = 250;
 /** A better path may have opened. */
@@ -104,12 +93,13 @@ const GATHER_SETTLE_MS = 100;
 /** However often paths are lost. */
 const GATHER_AGAIN_MS = 5_000;
 const RANDOM_SPREAD_MS = 5_000;
+const PROBE_APART_MS = 1_000;
 
 /** Throws nothing: where the port cannot be shared, sessions stay on the relay, and `discoveryPort` is null. */
 export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: AbortSignal): Promise<Paths> {
   const controller = new AbortController();
   const alive = controller.signal;
-  const entries = new Map<MachineId, Entry>();
+  const entries = new Map<MachineId, PeerPath>();
   let discovery: Discovery | null = null;
   let stunClient: StunClient | null = null;
   let links: Links | null = null;
@@ -121,6 +111,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   let gatheredAt = Number.NEGATIVE_INFINITY;
   let before: DeviceCounters | null = null;
   const early: PathMessage[] = [];
+  let probedAt = Number.NEGATIVE_INFINITY;
   const sizes = new PeerSizes({ peerMtus: deps.peerMtus, log: deps.log }, alive);
 
   if (options.allowed.has("direct") || options.allowed.has("udp-relay")) {
@@ -175,13 +166,13 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     if (now !== null && !(mapping === "sequential" && now === "random")) mapping = now;
   }
 
-  function offer(entry: Entry): void {
+  function offer(entry: PeerPath): void {
     if (round === 0) return;
     deps.send({ type: "candidates", session: entry.of.session.id, round, ...entry.side.told(own) });
     aim(entry);
   }
 
-  function aim(entry: Entry): void {
+  function aim(entry: PeerPath): void {
     if (links === null) return;
     const relay = entry.of.session.probe?.relay?.endpoints ?? [];
     const targets = targetsOf(entry.remote, relay, { links, ranges }).filter(mayUse);
@@ -194,67 +185,41 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     });
   }, GATHER_SETTLE_MS);
 
-  function openEntry(wanted: PathSession): void {
-    const { probe } = wanted.session;
-    if (discovery === null || probe === undefined) return;
-    const key = wanted.wireGuard;
-    const mover = new PathMover({
-      discovery,
-      board,
-      bridge: wanted.bridge,
-      endpoint: async () => (await deps.device.stats(alive)).find((one) => one.publicKey === key)?.endpoint ?? null,
-      setEndpoint: (endpoint) => deps.device.setEndpoint(key, endpoint, alive),
-      sidePort: (port) => side.port(port),
-      log: deps.log,
-    });
-    const target = (place: Place): PathTarget | null => {
+  const pathDeps = (shared: Discovery): PeerPathDeps => ({
+    discovery: shared,
+    board,
+    device: deps.device,
+    seeker,
+    stun: deps.stun,
+    mapping: () => mapping,
+    guesses: options.guessesPorts && options.allowed.has("direct"),
+    allowed: options.allowed,
+    mayUse,
+    target(place) {
       if (links === null || !isWorthAPacket(place.address, { links, ranges })) return null;
       return directTarget(place, links);
-    };
-    const shared = discovery;
-    const side = new SideSearch({
-      peer: wanted.peer,
-      peerName: wanted.peerName,
-      agent: () => agent,
-      openSide: (onDatagram) => shared.openSide(onDatagram),
-      stun: deps.stun,
-      mapping: () => mapping,
-      guesses: options.guessesPorts && options.allowed.has("direct"),
-      seeker,
-      send: (bytes, to) => void shared.send(bytes, to),
-      target,
-      offer: () => {
-        round++;
-        offer(entry);
-        return round;
-      },
-      inject: (packets) => entry.of.bridge.inject(packets),
-      onClosed: (port) => {
-        agent.sideClosed(port);
-        mover.closedSide(port);
-      },
-      log: deps.log,
-    });
-    const agent = new PathAgent(
-      {
-        discovery,
-        mover,
-        sidePort: (port) => side.port(port),
-        target,
-        allowed: options.allowed,
-        peerName: wanted.peerName,
-        onMoved: (lost) => {
-          // A router may have got another address without a link of ours changing.
-          if (lost && performance.now() - gatheredAt > GATHER_AGAIN_MS) gathering.poke();
-          fit();
-          options.onChange();
-        },
-        log: deps.log,
-      },
-      wanted.session,
-      probe,
-    );
-    const entry: Entry = { of: wanted, agent, mover, side, remote: [] };
+    },
+    offer(path) {
+      round++;
+      offer(path);
+      return round;
+    },
+    onMoved(lost) {
+      // A router may have got another address without a link of ours changing.
+      if (lost && performance.now() - gatheredAt > GATHER_AGAIN_MS) gathering.poke();
+      fit();
+      options.onChange();
+    },
+    log: deps.log,
+    signal: alive,
+  });
+
+  function open(wanted: InSession): void {
+    const { probe } = wanted.session;
+    if (discovery === null || probe === undefined) return;
+    const known = entries.get(wanted.peer);
+    if (known !== undefined) known.renew(wanted, probe);
+    const entry = known ?? new PeerPath(pathDeps(discovery), wanted, probe);
     entries.set(wanted.peer, entry);
     if (round === 0) gathering.poke();
     else offer(entry);
@@ -285,10 +250,12 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   /** Our own rules and routes make events too; only other addresses, ways out or networks are a change. */
   async function compare(): Promise<void> {
     const now = await deps.readLinks(alive);
-    if (links !== null && linksKey(now) === linksKey(links)) return;
+    const change = links === null ? "changed" : linksChange(links, now);
+    if (change === null) return;
     links = now;
     mapping = null;
     seeker.networkChanged();
+    deps.probeServer(change);
     for (const { agent, side } of entries.values()) {
       agent.networkChanged();
       side.networkChanged();
@@ -300,11 +267,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   async function closeEntry(peer: MachineId, { toRelay }: { readonly toRelay: boolean }): Promise<void> {
     const entry = entries.get(peer);
     entries.delete(peer);
-    entry?.agent.close();
-    entry?.side.close();
-    await entry?.mover.close({ toRelay }).catch((thrown: unknown) => {
-      deps.log.warn({ reason: errorText(thrown) }, "path not closed");
-    });
+    await entry?.close({ toRelay });
   }
 
   async function tick(): Promise<void> {
@@ -312,11 +275,20 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     const sent = now !== null && before !== null && now.txPackets !== before.txPackets;
     const received = now !== null && before !== null && now.rxPackets !== before.rxPackets;
     before = now;
-    for (const { agent, side } of entries.values()) {
+    for (const [peer, { agent, side }] of entries) {
+      agent.setCanRelay(deps.canRelay(peer));
       agent.tick({ sent, received });
       side.tick();
     }
+    // What made a path suspect may have ended the connections to the server too, and they are what is left then.
+    if ([...entries.values()].some(({ agent }) => agent.isSuspect)) probe();
     fit(); // a path may have grown
+  }
+
+  function probe(): void {
+    if (performance.now() - probedAt < PROBE_APART_MS) return;
+    probedAt = performance.now();
+    deps.probeServer("silence");
   }
 
   async function ticking(): Promise<void> {
@@ -342,20 +314,23 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     get discoveryPort() {
       return discovery?.port ?? null;
     },
+    get canAdopt() {
+      return discovery?.mechanism === "nft";
+    },
     get nat() {
       return answers.length === 0 ? null : natView(answers);
     },
     sync(sessions) {
       const wanted = new Map(sessions.map((one) => [one.peer, one]));
       for (const [peer, entry] of entries) {
-        const now = wanted.get(peer);
-        if (now?.session.id !== entry.of.session.id || now.bridge !== entry.of.bridge)
-          void closeEntry(peer, { toRelay: true });
+        if (wanted.get(peer)?.bridge !== entry.of.bridge) void closeEntry(peer, { toRelay: true });
       }
       for (const one of sessions) {
+        if (one.session === null) continue;
+        const now: InSession = { ...one, session: one.session };
         const entry = entries.get(one.peer);
-        if (entry === undefined) openEntry(one);
-        else entry.of = one;
+        if (entry?.of.session.id === now.session.id) entry.of = now;
+        else open(now);
       }
       fit();
     },
@@ -386,9 +361,4 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       await discovery?.[Symbol.asyncDispose]();
     },
   };
-}
-
-function linksKey(links: Links): string {
-  const addresses = links.addresses.filter((one) => one.scope === "global" && !one.tentative);
-  return JSON.stringify([links.uplinks, links.connected, addresses.map((one) => one.address)]);
 }

@@ -1,12 +1,12 @@
 // The relay connection of a machine: one WebSocket that carries the frames of all its sessions, redialled for ever.
-import { sleep, Stopped } from "../base/async.ts";
+import { Stopped } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Ws } from "../net/ws.ts";
 import { countWireGuardPackets, framePackets, frameSession } from "../proto/relay-frame.ts";
 import { isInitiation } from "../proto/wireguard-packet.ts";
-import { askedToWaitMs, redialMs } from "./reconnect.ts";
+import { askedToWaitMs, type Doubt, PROBE_MS, Redialling, redialMs } from "./reconnect.ts";
 import type { ServerLink } from "./server-link.ts";
 
 /** What takes the packets of one session. */
@@ -33,6 +33,8 @@ export interface RelayLink extends Service {
   send(frame: Uint8Array): void;
   attach(session: number, sink: PacketSink): void;
   detach(session: number): void;
+  /** Looks whether the connection lives, or dials anew, as there is reason to. */
+  probe(why: Doubt): void;
 }
 
 /**
@@ -48,6 +50,7 @@ export function relayLink(
   events: { readonly path: () => string; readonly onChange: (online: boolean) => void },
 ): RelayLink {
   const controller = new AbortController();
+  const redialling = new Redialling();
   const sinks = new Map<number, PacketSink>();
   const held = new Map<number, Uint8Array>();
   const counters = { framesOut: 0, bytesOut: 0, framesIn: 0, bytesIn: 0, droppedOut: 0, droppedIn: 0 };
@@ -79,7 +82,8 @@ export function relayLink(
   }
 
   async function once(): Promise<string> {
-    const session = await deps.link.session(controller.signal);
+    const dialling = redialling.signal(controller.signal);
+    const session = await deps.link.session(dialling);
     const ended = Promise.withResolvers<string>();
     try {
       ws = await session.door.openWs(
@@ -91,21 +95,21 @@ export function relayLink(
           onBinary: take,
           onClose: ({ code, reason }) => ended.resolve(reason || String(code)),
         },
-        controller.signal,
+        dialling,
       );
     } catch (thrown) {
       deps.link.invalidate(session);
       throw thrown;
     }
-    const onAbort = (): void => ended.reject(controller.signal.reason);
-    controller.signal.addEventListener("abort", onAbort, { once: true });
+    const onAbort = (): void => ended.reject(dialling.reason);
+    dialling.addEventListener("abort", onAbort, { once: true });
     for (const frame of held.values()) send(frame);
     held.clear();
     events.onChange(true);
     try {
       return await ended.promise;
     } finally {
-      controller.signal.removeEventListener("abort", onAbort);
+      dialling.removeEventListener("abort", onAbort);
       ws?.close();
       ws = null;
       if (!controller.signal.aborted) events.onChange(false);
@@ -130,7 +134,7 @@ export function relayLink(
         askedMs = askedToWaitMs(thrown);
         deps.log.debug({ reason: errorText(thrown) }, "relay not reached");
       }
-      await sleep(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal).catch(() => undefined); // the loop ends on abort
+      await redialling.pause(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal);
     }
   }
 
@@ -145,6 +149,10 @@ export function relayLink(
     detach(session) {
       sinks.delete(session);
       held.delete(session);
+    },
+    probe(why) {
+      if (why === "moved" || (why === "changed" && ws === null)) redialling.now();
+      else ws?.probe(PROBE_MS);
     },
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());

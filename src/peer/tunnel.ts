@@ -1,14 +1,15 @@
 // The tunnel of a machine: the WireGuard device and, for each peer in session, a bridge to the relay and the search for a better path.
 import { SerialQueue } from "../base/async.ts";
 import type { Logger } from "../base/log.ts";
-import { type Cidr, formatEndpoint, type IpAddress } from "../base/ip.ts";
+import { type Cidr, type Endpoint, formatEndpoint, type IpAddress } from "../base/ip.ts";
 import { short } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { PeerStats, WireGuardDevice } from "../net/wg/device.ts";
 import type { Session } from "../proto/control.ts";
 import type { MachineId, WireGuardKey, WireGuardSecret } from "../proto/keys.ts";
 import { type Bridge, openBridge } from "./bridge.ts";
-import type { Paths, PathSession } from "./paths.ts";
+import type { Paths } from "./paths.ts";
+import type { PathSession } from "./peer-path.ts";
 import type { RelayLink } from "./relay-link.ts";
 
 export interface TunnelPeer {
@@ -34,8 +35,13 @@ const KEEPALIVE_S = 25;
 /** WireGuard over the WebSocket costs the stream nothing, so the device keeps the size that suits a direct path too. */
 export const TUNNEL_MTU = 1420;
 
+/** A session's keys are refused this long after its handshake (WireGuard's paper, section 6.1: Reject-After-Time). */
+const SESSION_LIFE_MS = 180_000;
+
 interface Live {
   peer: TunnelPeer;
+  /** Where an earlier process left it, if it lives there. */
+  living: Endpoint | null;
   readonly bridge: Bridge;
   /** What the device has of this peer; null when it has nothing, or nobody knows. */
   onDevice: readonly Cidr[] | null;
@@ -67,9 +73,12 @@ export async function openTunnel(
 ): Promise<Tunnel> {
   await deps.device.apply({ ...config, mtu: TUNNEL_MTU, peers: "as-they-are" }, signal);
   const paths = (await deps.openPaths?.(config.listenPort, signal)) ?? null;
+  const canAdopt = paths?.canAdopt === true;
   const queue = new SerialQueue();
   const live = new Map<MachineId, Live>();
   let pruned = false;
+  /** Where the peers of a device that was taken over are, by paths that need no process of ours. */
+  const living = new Map<WireGuardKey, Endpoint>();
 
   async function set(peer: TunnelPeer, applySignal: AbortSignal): Promise<void> {
     const before = live.get(peer.id);
@@ -79,8 +88,9 @@ export async function openTunnel(
     entry.bridge.setSession(peer.session?.id ?? null, { yields: peer.session?.initiator === false });
     if (entry.onDevice !== null && String(entry.onDevice) === String(peer.allowedIps)) return;
     const { wireGuard: publicKey, allowedIps } = peer;
-    const { endpoint } = entry.bridge;
-    deps.log.debug({ peer: short(publicKey), endpoint: formatEndpoint(endpoint) }, "setting a peer");
+    const endpoint = entry.living === null ? entry.bridge.endpoint : null; // null leaves it
+    const at = formatEndpoint(entry.living ?? entry.bridge.endpoint);
+    deps.log.debug({ peer: short(publicKey), endpoint: at, adopted: entry.living !== null }, "setting a peer");
     entry.onDevice = null;
     await deps.device.setPeer({ publicKey, endpoint, allowedIps, keepaliveS: KEEPALIVE_S }, applySignal);
     entry.onDevice = allowedIps;
@@ -92,7 +102,8 @@ export async function openTunnel(
       relay: deps.relay,
       onRelayed: () => paths?.relayed(peer.id),
     });
-    const entry: Live = { peer, bridge, onDevice: null };
+    const entry: Live = { peer, bridge, onDevice: null, living: living.get(peer.wireGuard) ?? null };
+    living.delete(peer.wireGuard);
     live.set(peer.id, entry);
     return entry;
   }
@@ -123,8 +134,10 @@ export async function openTunnel(
   /** Peers that an earlier process left on the device and that are wanted no more. */
   async function prune(wanted: readonly TunnelPeer[], applySignal: AbortSignal): Promise<void> {
     const keys = new Set(wanted.map((peer) => peer.wireGuard));
-    for (const { publicKey } of await deps.device.stats(applySignal)) {
+    for (const { publicKey, endpoint, lastHandshakeMs } of await deps.device.stats(applySignal)) {
       if (!keys.has(publicKey)) await deps.device.removePeer(publicKey, applySignal);
+      else if (canAdopt && endpoint !== null && !isLoopback(endpoint) && isSession(lastHandshakeMs))
+        living.set(publicKey, endpoint);
     }
     pruned = true;
   }
@@ -133,7 +146,11 @@ export async function openTunnel(
   async function revive(applySignal: AbortSignal): Promise<void> {
     if ((await deps.device.counters()) !== null) return;
     deps.log.warn({}, "the WireGuard device is gone; making it anew");
-    for (const entry of live.values()) entry.onDevice = null; // each is set again, now or at the next sync
+    living.clear();
+    for (const entry of live.values()) {
+      entry.living = null;
+      entry.onDevice = null; // each is set again, now or at the next sync
+    }
     await deps.device.apply({ ...config, mtu: TUNNEL_MTU, peers: "as-they-are" }, applySignal);
   }
 
@@ -158,8 +175,16 @@ export async function openTunnel(
   };
 }
 
-function pathSession({ peer, bridge, onDevice }: Live): PathSession[] {
-  if (peer.session === null || onDevice === null) return [];
+function pathSession({ peer, bridge, onDevice, living }: Live): PathSession[] {
+  if (onDevice === null) return [];
   const { id, name, wireGuard, allowedIps, session } = peer;
-  return [{ peer: id, peerName: name, wireGuard, allowedIps, session, bridge }];
+  return [{ peer: id, peerName: name, wireGuard, allowedIps, session, bridge, living }];
+}
+
+function isSession(lastHandshakeMs: number | null): boolean {
+  return lastHandshakeMs !== null && Date.now() - lastHandshakeMs < SESSION_LIFE_MS;
+}
+
+function isLoopback({ address }: Endpoint): boolean {
+  return address.startsWith("127.") || address === "::1";
 }

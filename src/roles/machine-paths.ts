@@ -32,6 +32,8 @@ export function machinePaths(
         peerMtus: os.peerMtus,
         readLinks: os.readLinks,
         send: (message) => membership.send(message),
+        canRelay: (peer) => membership.relay.online && membership.map.get(peer)?.online === true,
+        probeServer: (why) => membership.probe(why),
         stun: () => membership.stun,
         log,
       },

@@ -145,6 +145,8 @@ export class FakeMachine {
         },
         readLinks: () => Promise.resolve(this.links),
         send: (message) => this.#server.hear(this.end, message),
+        canRelay: () => this.wssWorks && this.other?.wssWorks === true,
+        probeServer: silent,
         stun: () => ({ credential: { user: this.end, key: STUN_KEY }, servers: this.#server.stun }),
         log: log ?? LOG,
       },
@@ -174,6 +176,7 @@ export class FakeMachine {
           probe: probeOf(this.end, relay ?? true),
         },
         bridge,
+        living: null,
       },
     ]);
   }

@@ -8,7 +8,7 @@ import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { demuxTable } from "./demux-table.ts";
 import { type Discovery, DiscoveryFailed, type DiscoveryOptions, type DiscoveryPort } from "./discovery.ts";
-import { openPortSockets, openSidePort } from "./port-sockets.ts";
+import { openPortSockets, openSidePort, type PortSockets, type PortSocketsOptions } from "./port-sockets.ts";
 
 export interface NftDiscoveryDeps {
   readonly exec: Exec;
@@ -34,14 +34,27 @@ export async function canShareByNft(
   return (await deps.exec.run(["nft", "-f", "-"], { stdin: text, signal })).code === 0;
 }
 
+/**
+ * The port after WireGuard's if it is free, so that a process that starts again has the port of the one before: the rules that lead
+ * it past a full tunnel are that one's still.
+ */
+async function openNear(wireGuardPort: number, options: Omit<PortSocketsOptions, "port">): Promise<PortSockets> {
+  const port = wireGuardPort < 65_535 ? wireGuardPort + 1 : wireGuardPort - 1;
+  try {
+    return await openPortSockets({ ...options, port });
+  } catch (thrown) {
+    if (!(thrown instanceof DiscoveryFailed) || thrown.code !== "port-busy") throw thrown;
+    return await openPortSockets({ ...options, port: 0 });
+  }
+}
+
 async function open(deps: NftDiscoveryDeps, options: DiscoveryOptions, signal: AbortSignal): Promise<Discovery> {
   const { exec, journal, log } = deps;
   const name = deps.identifiers.demuxTable;
   let dropped = 0;
   await using stack = new AsyncDisposableStack();
   const sockets = stack.use(
-    await openPortSockets({
-      port: 0,
+    await openNear(options.wireGuardPort, {
       onDatagram(bytes, fromAddress, port) {
         const address = parseIp(fromAddress);
         if (address === null) dropped++;

@@ -58,12 +58,14 @@ function made(initiator = true, allowed: readonly PathKind[] = ["direct", "udp-r
     },
     { id: SESSION, peer: "peer" as MachineId, kind: "wireguard", initiator },
     {
-      sendKey: toBase64Url(key(1)),
-      receiveKey: toBase64Url(key(2)),
-      relay: {
-        endpoints: [formatEndpoint(RELAY_AT)],
-        sendKey: toBase64Url(key(3)),
-        receiveKey: toBase64Url(key(4)),
+      probe: {
+        sendKey: toBase64Url(key(1)),
+        receiveKey: toBase64Url(key(2)),
+        relay: {
+          endpoints: [formatEndpoint(RELAY_AT)],
+          sendKey: toBase64Url(key(3)),
+          receiveKey: toBase64Url(key(4)),
+        },
       },
     },
   );

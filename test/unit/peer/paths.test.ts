@@ -3,8 +3,9 @@ import type { Cidr, IpAddress } from "../../../src/base/ip.ts";
 import { DiscoveryFailed } from "../../../src/net/discovery/discovery.ts";
 import type { Links } from "../../../src/net/links.ts";
 import type { WireGuardDevice } from "../../../src/net/wg/device.ts";
-import { openPaths, type Paths, type PathSession } from "../../../src/peer/paths.ts";
+import { openPaths, type Paths } from "../../../src/peer/paths.ts";
 import type { PathKind } from "../../../src/peer/path-info.ts";
+import type { PathSession } from "../../../src/peer/peer-path.ts";
 import type { MachineMessage } from "../../../src/proto/control.ts";
 import type { MachineId, WireGuardKey } from "../../../src/proto/keys.ts";
 import type { Candidate } from "../../../src/proto/path.ts";
@@ -70,6 +71,8 @@ async function opened(
         if (message.type === "candidates" && state.online) sent.push(message);
         return state.online;
       },
+      canRelay: () => true,
+      probeServer: () => undefined,
       stun: () => null,
       log: SILENT,
     },
@@ -97,6 +100,7 @@ function sessionOf(id: number, withKeys = true): PathSession {
     allowedIps: [],
     session: { id, peer: PEER, kind: "wireguard", initiator: true, ...(withKeys ? { probe } : {}) },
     bridge: new FakeBridge(),
+    living: null,
   };
 }
 

@@ -1,8 +1,9 @@
 // The tunnel over a device that fails when it is told to.
 import { afterEach, expect, test } from "bun:test";
 import { silentLogger } from "../../../src/base/log.ts";
-import type { Cidr } from "../../../src/base/ip.ts";
+import type { Cidr, Endpoint, IpAddress } from "../../../src/base/ip.ts";
 import type { WireGuardDevice } from "../../../src/net/wg/device.ts";
+import type { Paths } from "../../../src/peer/paths.ts";
 import type { RelayLink } from "../../../src/peer/relay-link.ts";
 import { openTunnel, type Tunnel, type TunnelPeer } from "../../../src/peer/tunnel.ts";
 import { newWireGuardSecret, type WireGuardKey } from "../../../src/proto/keys.ts";
@@ -21,6 +22,7 @@ const RELAY: RelayLink = {
   send: () => undefined,
   attach: () => undefined,
   detach: () => undefined,
+  probe: () => undefined,
   [Symbol.asyncDispose]: () => Promise.resolve(),
 };
 
@@ -106,4 +108,52 @@ test("a device made anew gets every peer again, also one that it refused at firs
   device.refuses.clear();
   await tunnel.sync([laptop, tablet], signal);
   expect([...device.peers.keys()].toSorted()).toEqual([laptop.wireGuard, tablet.wireGuard].toSorted());
+});
+
+test("a device that was taken over keeps the endpoints of living peers, and no endpoint of a process that is gone", async () => {
+  const [laptop, tablet, phone] = [peer("laptop", 3), peer("tablet", 4), peer("phone", 5)];
+  const endpoint = (address: string) => ({ address: address as IpAddress, port: 51_820 });
+  const stats = (wireGuard: WireGuardKey, address: string, ageMs: number) => ({
+    publicKey: wireGuard,
+    endpoint: endpoint(address),
+    lastHandshakeMs: Date.now() - ageMs,
+    rxBytes: 0,
+    txBytes: 0,
+  });
+  const set: (string | null)[] = [];
+  const device: WireGuardDevice = {
+    ...new FakeDevice().as(),
+    stats: () =>
+      Promise.resolve([
+        stats(laptop.wireGuard, "198.51.100.9", 30_000),
+        stats(tablet.wireGuard, "127.0.0.1", 30_000),
+        stats(phone.wireGuard, "198.51.100.8", 400_000),
+      ]),
+    setPeer: (one) => {
+      set.push(one.endpoint?.address ?? null);
+      return Promise.resolve();
+    },
+  };
+  const seen: (Endpoint | null)[] = [];
+  const paths: Paths = {
+    discoveryPort: 1,
+    nat: null,
+    canAdopt: true,
+    sync: (sessions) => void seen.push(...sessions.map((one) => one.living)),
+    take: () => undefined,
+    welcomed: () => undefined,
+    relayed: () => undefined,
+    networkChanged: () => undefined,
+    view: () => null,
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+  const tunnel = await openTunnel(
+    { device, relay: RELAY, openPaths: () => Promise.resolve(paths), log: silentLogger },
+    { privateKey: newWireGuardSecret(), listenPort: 9, addresses: [] },
+    signal,
+  );
+  open.push(tunnel);
+  await tunnel.sync([laptop, tablet, phone], signal);
+  expect(set).toEqual([null, "127.0.0.1", "127.0.0.1"]);
+  expect(seen).toEqual([endpoint("198.51.100.9"), null, null]);
 });
