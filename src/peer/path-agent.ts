@@ -7,7 +7,6 @@ import type { Probe } from "../proto/path.ts";
 import type { Discovery, SidePort } from "../net/discovery/discovery.ts";
 import { type CheckKeys, checkAnswer, checkRequest, type Incoming, isFromPeer, sessionName } from "./path-check.ts";
 import {
-  isAnswering,
   isTried,
   isUsable,
   type PathInfo,
@@ -133,10 +132,11 @@ export class PathAgent {
     );
   }
 
-  /** True once a direct path answers, in whatever size: routers are in the way no more. */
-  get hasDirect(): boolean {
-    const at = performance.now();
-    return [...this.#state.paths.values()].some((info) => info.target.kind === "direct" && isAnswering(info, at));
+  /** True when a direct path is used, or has answered since then, in whatever size: routers are in the way no more. */
+  hasDirect(since: number): boolean {
+    const { paths, current } = this.#state;
+    const direct = [...paths.values()].filter((info) => info.target.kind === "direct");
+    return direct.some(({ target, answeredAt }) => target.key === current || (answeredAt ?? -1) >= since);
   }
 
   /** The side ports that are of use: the one of the path in use, and while that is not direct, or new, those by which there may be another. */

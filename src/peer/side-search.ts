@@ -82,6 +82,7 @@ export class SideSearch {
   readonly #done = new Set<Stage>();
   #trial: Trial | null = null;
   #targets: readonly PathTarget[] = [];
+  #punchedAt = Number.NEGATIVE_INFINITY;
   #decideAt: number | null = null;
   #isBusy = false;
   #peer: { readonly round: number; readonly candidates: readonly Candidate[]; readonly nat: Nat | null } | null = null;
@@ -143,7 +144,7 @@ export class SideSearch {
     const own = this.#deps.mapping();
     // The other end has begun: it needs a fresh port of this end, too.
     const isAsked = told.candidates.some(({ kind }) => kind === "fresh");
-    if (isAsked && own !== null && isSteady(own) && this.#trial === null && !this.#deps.agent().hasDirect) {
+    if (isAsked && own !== null && isSteady(own) && this.#trial === null && !this.#hasDirect) {
       this.#start("fresh");
     }
   }
@@ -151,6 +152,7 @@ export class SideSearch {
   /** Both ends begin in so long, with what the peer was told up to that round. */
   punch(round: number, inMs: number): void {
     const at = performance.now();
+    this.#punchedAt = at;
     this.#decideAt = at + inMs + PATIENCE_MS + 2 * (this.#deps.agent().relayRttMs ?? 0);
     const trial = this.#trial;
     if (trial !== null && round >= trial.round) this.#begin(trial, inMs);
@@ -159,7 +161,7 @@ export class SideSearch {
 
   tick(): void {
     const at = performance.now();
-    const { hasDirect } = this.#deps.agent();
+    const hasDirect = this.#hasDirect;
     if (hasDirect !== this.#hadDirect) this.#found = hasDirect ? this.#stageNow() : null;
     this.#hadDirect = hasDirect;
     if (hasDirect) {
@@ -176,6 +178,11 @@ export class SideSearch {
     const situation = { own: this.#deps.mapping(), peer: this.#peer?.nat ?? null, mayGuess };
     const stage = nextStage(situation, this.#done);
     if (stage !== null) this.#start(stage);
+  }
+
+  /** What answered before the last punch says nothing of now: the path may have died for the other end. */
+  get #hasDirect(): boolean {
+    return this.#deps.agent().hasDirect(this.#punchedAt);
   }
 
   /** What is under way here, or was begun by the peer. */
@@ -315,7 +322,8 @@ export class SideSearch {
     this.#later(inMs + LEAD_MS, () => {
       const ports = guessedPorts(near, Math.random);
       const agent = this.#deps.agent();
-      const isOver = (): boolean => this.#over.signal.aborted || agent.hasDirect;
+      const since = performance.now();
+      const isOver = (): boolean => this.#over.signal.aborted || agent.hasDirect(since);
       const send = (port: number): void => this.#deps.send(agent.probe(), { address, port });
       this.#isSeeking = true;
       void seeker.seek({ peer, address, ports, send, isOver }).then((probes) => {
@@ -323,7 +331,7 @@ export class SideSearch {
         this.#isSeeking = false;
         this.#probes = probes;
         if (!this.#tried.includes("guessed")) this.#tried = [...this.#tried, "guessed"];
-        log.info({ peer: peerName, probes, found: agent.hasDirect }, "guessed the peer's ports");
+        log.info({ peer: peerName, probes, found: agent.hasDirect(since) }, "guessed the peer's ports");
       });
     });
   }

@@ -108,6 +108,8 @@ test("a tunnel that carries a thousand packets a second moves to a side port and
   // The router has to know the port before the peer's packets may come by it.
   expect(await laptop.order<string | null>({ do: "ask", to: VPS, bySide: true })).toBe(laptopAt(port));
   await laptop.order({ do: "stream", to: "10.64.0.2" });
+  // The laptop's firewall lets in only answers, inside of the tunnel too.
+  await until(async () => (await vps.status()).received > 0, { what: "the laptop's first packets" });
   await vps.order({ do: "stream", to: "10.64.0.1" });
   await beyond(300);
   await laptop.order({ do: "redirect", policy: policy([{ port, peer: at(VPS), leaves: true }]) });

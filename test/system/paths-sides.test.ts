@@ -52,8 +52,11 @@ describe("openPaths() by a side port", () => {
       await advance(200);
       expect([made.b.arrived.length, made.a.arrived.length]).toEqual(last);
       expect(made.a.ways.at(-1)).toStartWith(ROUTER_B);
-      expect(made.a.openSides + made.b.openSides).toBe(1);
-      expect([made.a, made.b].flatMap(({ policy }) => policy.sides ?? []).map(({ leaves }) => leaves)).toEqual([true]);
+      // None, if it was WireGuard's own that was met.
+      const open = made.a.openSides + made.b.openSides;
+      expect(open).toBeLessThanOrEqual(1);
+      const sides = [made.a, made.b].flatMap(({ policy }) => policy.sides ?? []);
+      expect(sides.map(({ leaves }) => leaves)).toEqual(open === 1 ? [true] : []);
     });
   }
 
@@ -63,7 +66,8 @@ describe("openPaths() by a side port", () => {
     await until(() => kinds(made) === "direct direct", 8_000);
     await advance(10_000, 5);
     made.a.options.nat?.forget();
-    expect(await until(() => kinds(made) === "udp-relay udp-relay", 3_000)).not.toBeNull();
+    const left = await until(() => made.a.kind !== "direct" && made.b.kind !== "direct", 3_000);
+    expect(left).not.toBeNull();
     expect(await until(() => kinds(made) === "direct direct", 20_000, 5)).not.toBeNull();
     fromA.stop();
     fromB.stop();
