@@ -1,8 +1,9 @@
-// `bun bench/connect.ts`: from a command to the first byte through the exit, joining, and coming back after kill -9 of each role.
+// `bun bench/connect.ts`: joining, from a command to the first byte and to a direct path, moves, dying paths, and coming back after kill -9.
 import type { Lab } from "../src/lab/lab.ts";
 import type { LabHost } from "../src/lab/host.ts";
 import type { LabProcess } from "../src/lab/process.ts";
 import { WEB_NAME } from "../src/lab/small-internet.ts";
+import { iperfServer } from "./iperf.ts";
 import {
   atMost,
   benchArguments,
@@ -28,17 +29,22 @@ import {
   startServer,
   WEB_ADDRESS,
 } from "./network.ts";
+import { blackoutRows, moveRows, upgradeRows } from "./moves.ts";
 import { machineText } from "./processes.ts";
 
 const FETCH = `exec 3<>/dev/tcp/${WEB_NAME}/80; printf 'GET / HTTP/1.0\\r\\nHost: ${WEB_NAME}\\r\\n\\r\\n' >&3; head -c 1 <&3 >/dev/null`;
 const TIMEOUT_MS = 30_000;
+/** Each takes some ten seconds. */
+const MOST_MOVES = 5;
 
 const args = benchArguments({ seconds: 1, rounds: 7 });
-const signal = benchSignal(600);
+const signal = benchSignal(1200);
 const rows: Row[] = [];
 progress(machineText());
 
-await using lab = await benchLab({}, signal);
+// Without IPv6, so that a direct path has two NATs to come through.
+await using lab = await benchLab({ homeIpv6: false, cafeIpv6: false }, signal);
+await using _iperf = await iperfServer(lab.host("web"));
 const laptop = lab.host("laptop");
 let named = 0;
 let server = await startServer(lab, signal);
@@ -47,8 +53,13 @@ if (wants(args, "join")) rows.push(...(await measureJoin()));
 await clientUp(lab, signal, { invite: await inviteFor(lab, "client", signal) });
 await clientDown(lab, signal);
 if (wants(args, "up")) rows.push(...(await measureUp()));
-await clientUp(lab, signal);
-if (wants(args, "recovery")) rows.push(...(await measureRecovery(lab)));
+if (wants(args, "direct")) rows.push(...(await upgradeRows(lab, { rounds: args.rounds, fetch: FETCH }, signal)));
+if (wants(args, "moves")) rows.push(...(await moveRows(lab, Math.min(args.rounds, MOST_MOVES), signal)));
+if (wants(args, "blackout")) rows.push(...(await blackoutRows(lab, Math.min(args.rounds, MOST_MOVES), signal)));
+if (wants(args, "recovery")) {
+  await clientUp(lab, signal, { flags: ["--paths", "direct,udp-relay,wss"] });
+  rows.push(...(await measureRecovery(lab)));
+}
 printTable(`bench/connect: medians of ${args.rounds}`, rows);
 
 async function measureJoin(): Promise<Row[]> {

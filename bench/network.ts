@@ -25,7 +25,8 @@ export async function benchLab(options: SmallInternetOptions, signal: AbortSigna
   if (privilege.kind === "userns") throw new Error("Cannot build the lab: this is for root.");
   return await startLab(smallInternet(options), {
     signal,
-    programs: { higgs: higgsBinary() },
+    programs: { higgs: higgsBinary(), bun: process.execPath },
+    visible: [resolve(import.meta.dir, "..")],
     serviceProgram: [HIGGS, "lab-service"],
   });
 }
@@ -103,12 +104,12 @@ export async function pathKind(client: LabHost): Promise<string | null> {
 }
 
 /** Throws when it does not come to it. */
-export async function untilPath(client: LabHost, kind: string, signal: AbortSignal): Promise<void> {
+export async function untilPath(client: LabHost, kind: string, signal: AbortSignal, everyMs = 100): Promise<void> {
   const until = performance.now() + START_TIMEOUT_MS;
   while ((await pathKind(client)) !== kind) {
     signal.throwIfAborted();
     if (performance.now() > until) throw new Error(`Cannot measure: "${client.name}" has no path of the kind ${kind}.`);
-    await Bun.sleep(100);
+    await Bun.sleep(everyMs);
   }
 }
 

@@ -1,4 +1,4 @@
-// `bun bench/relay.ts`: the relay alone on loopback: what passes, what it costs, and the memory of a connection that is idle.
+// `bun bench/relay.ts`: the relays alone: what passes and what it costs, by WebSocket and by UDP beside coturn; and the memory of idle connections.
 import { type Crowd, startCrowd } from "./crowd.ts";
 import {
   atMost,
@@ -12,6 +12,7 @@ import {
   type Row,
   wants,
 } from "./lib.ts";
+import { datagramRows } from "./datagrams.ts";
 import { type LocalServer, localServer } from "./local-server.ts";
 import { cpuSeconds, machineText, memory } from "./processes.ts";
 
@@ -24,7 +25,9 @@ const rows: Row[] = [];
 progress(machineText());
 if (wants(args, "throughput")) for (const pairs of [1, 4]) rows.push(...(await throughput(pairs)));
 if (wants(args, "memory")) rows.push(...(await idleMemory([1000, 5000])));
-printTable("bench/relay: TLS, loopback, senders and receivers in processes of their own", rows);
+if (rows.length > 0)
+  printTable("bench/relay: WebSocket, TLS, loopback, senders and receivers in processes of their own", rows);
+if (wants(args, "udp")) printTable("bench/relay: UDP, three hosts on one wire", await datagramRows(args, signal));
 
 interface Sample {
   readonly mbitPerSecond: number;
