@@ -29,6 +29,11 @@ export class RedirectBoard {
     this.#log = deps.log;
   }
 
+  /** What an earlier process dropped or led elsewhere may be the way that is taken next, and nobody else would take it back. */
+  begin(): void {
+    this.#apply();
+  }
+
   send(from: Place, to: Place): void {
     const [fromKey, toKey] = [formatEndpoint(from), formatEndpoint(to)];
     if (to.via === undefined) this.#drops.delete(toKey);

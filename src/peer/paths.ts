@@ -126,6 +126,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     }
   }
   const board = new RedirectBoard({ redirect: deps.redirect, wireGuardPort: options.wireGuardPort, log: deps.log });
+  board.begin();
 
   const manual = new ManualEndpoint(deps, { text: options.manual, port: options.wireGuardPort });
   const { ranges } = options;

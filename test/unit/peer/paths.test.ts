@@ -45,6 +45,7 @@ async function opened(
   options: { manual?: string; allowed?: readonly PathKind[]; broken?: boolean; ipv6?: boolean } = {},
 ) {
   const discovery = new FakeDiscovery();
+  const redirect = new FakeRedirect();
   const sent: Extract<MachineMessage, { type: "candidates" }>[] = [];
   const state = { links: linksOf("192.168.1.2"), counters: () => Promise.resolve(stats), online: true };
   const device: WireGuardDevice = {
@@ -63,7 +64,7 @@ async function opened(
         if (options.broken === true) throw new DiscoveryFailed("Cannot share.", { code: "discovery-failed" });
         return Promise.resolve({ mechanism: "nft", open: () => Promise.resolve(discovery) });
       },
-      redirect: new FakeRedirect(),
+      redirect,
       device,
       peerMtus: { apply: () => Promise.resolve() },
       readLinks: () => Promise.resolve(state.links),
@@ -88,7 +89,7 @@ async function opened(
     new AbortController().signal,
   );
   stack.push(paths);
-  return { paths, discovery, sent, state };
+  return { paths, discovery, redirect, sent, state };
 }
 
 function sessionOf(id: number, withKeys = true): PathSession {
@@ -192,6 +193,12 @@ describe("openPaths()", () => {
     expect(sent.map(({ session }) => session)).toEqual([5]);
     await pass(500);
     expect(sent.at(-1)).toMatchObject({ round: 2 }); // and what a new server knows of us is asked for anew
+  });
+
+  test("bug: what an earlier process dropped on arrival is let in again, as it may be the path that is taken next", async () => {
+    const { redirect } = await opened();
+    await pass(20);
+    expect(redirect.policy).toMatchObject({ wireGuardPort: 51_820, redirects: [], dropFrom: [] });
   });
 
   test("forgets a session that is replaced, and stops what it had begun", async () => {
