@@ -72,6 +72,7 @@ const fixedSettings = z.object({
   paths: z.array(z.string()),
   wireguard: z.string(),
   portGuessing: z.boolean().optional(),
+  portMapping: z.boolean().optional(),
 });
 
 /** Null for a process of a version that does not tell. */
@@ -89,15 +90,22 @@ export function requireSame(wanted: Resolved<"client">, running: z.infer<typeof 
   for (const key of ["port", "paths", "wireguard"] as const) {
     if (wanted.sources[key] === "default" || String(wanted.config[key]) === String(running[key])) continue;
     const now = running[key] === null ? "one of its own" : `"${String(running[key])}"`;
-    throw new StartError(`Cannot use --${key} "${String(wanted.config[key])}": the running client has ${now}.`, {
-      code: "already-running",
-      remedy: "higgs client down",
-    });
+    throw otherSettings(`use --${key} "${String(wanted.config[key])}"`, `has ${now}`);
   }
-  const { portGuessing } = wanted.config;
-  if (wanted.sources["portGuessing"] === "default" || portGuessing === (running.portGuessing ?? portGuessing)) return;
-  const now = portGuessing ? "guesses none" : "guesses ports";
-  throw new StartError(`Cannot change whether ports are guessed: the running client ${now}.`, {
+  for (const [key, what, yes, no] of TOGGLES) {
+    const isWanted = wanted.config[key];
+    if (wanted.sources[key] === "default" || isWanted === (running[key] ?? isWanted)) continue;
+    throw otherSettings(`change whether ${what}`, isWanted ? no : yes);
+  }
+}
+
+const TOGGLES = [
+  ["portGuessing", "ports are guessed", "guesses ports", "guesses none"],
+  ["portMapping", "the router is asked for a port", "asks for one", "asks for none"],
+] as const;
+
+function otherSettings(what: string, does: string): StartError {
+  return new StartError(`Cannot ${what}: the running client ${does}.`, {
     code: "already-running",
     remedy: "higgs client down",
   });
@@ -150,6 +158,7 @@ function flagsOf(config: Config<"client">): string[] {
   flags.push("--wireguard", config.wireguard, "--libexec", config.libexec, "--paths", config.paths.join(","));
   if (!config.portGuessing) flags.push("--no-port-guessing");
   if (config.port !== null) flags.push("--port", String(config.port));
+  if (!config.portMapping) flags.push("--no-port-mapping");
   return flags;
 }
 

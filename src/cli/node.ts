@@ -13,7 +13,7 @@ import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machin
 import { addSettings, configOf, readConfig } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
-import { printHealth } from "./status-text.ts";
+import { portMappingShape, portMappingText, printHealth } from "./status-text.ts";
 import { EXIT } from "./exit-codes.ts";
 import { policyLines, policyShape } from "./exit-text.ts";
 
@@ -34,6 +34,7 @@ const statusShape = z
         record: z.string().nullable().optional(),
       })
       .loose(),
+    portMapping: portMappingShape,
     clients: z.array(
       z
         .object({
@@ -194,6 +195,7 @@ function printStatus(term: Terminal, status: z.infer<typeof statusShape>): void 
     rows.push(...said.map((line, i) => [i === 0 ? "policy" : "", line]));
     if (exit.record !== undefined && exit.record !== null) rows.push(["", `the record is in ${exit.record}`]);
   }
+  rows.push(["port", portMappingText(status.portMapping)]);
   for (const line of table(rows)) term.out(`  ${line}`);
   if (status.clients.length > 0) {
     term.out("");

@@ -9,6 +9,7 @@ import { interruptSignal } from "./interrupt.ts";
 import { ask, chooseRole } from "./local.ts";
 import { table } from "./output.ts";
 import { type Place, placed } from "./place.ts";
+import { portMappingShape, portMappingText } from "./status-text.ts";
 
 const reply = z.object({ rttMs: z.number().nullable(), path: z.string() });
 /** While a direct path is waited for, a second is too coarse. */
@@ -90,6 +91,7 @@ const checked = z
     ipv4: z.string().nullable(),
     ipv6: z.string().nullable(),
     mappingVaries: z.boolean().nullable(),
+    portMapping: portMappingShape,
   })
   .loose();
 
@@ -113,6 +115,7 @@ export function netcheckCommand({ term }: Context): Command {
         ["IPv4", found.ipv4 ?? "no"],
         ["IPv6", found.ipv6 ?? "no"],
         ["port varies by destination", yesNo(found.mappingVaries)],
+        ["port mapped by the router", portMappingText(found.portMapping)],
       ];
       for (const line of table(rows)) term.out(line);
     });

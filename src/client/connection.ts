@@ -2,7 +2,7 @@
 import { Debounce, raceAbort, repeat, SerialQueue, sleep, Stopped } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import type { Cidr } from "../base/ip.ts";
+import { type Cidr, type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { ClientFirewall } from "../net/firewall/client.ts";
 import type { ClientRoutes } from "../net/routes/client-routes.ts";
 import type { SystemDns } from "../net/dns/system-dns.ts";
@@ -19,7 +19,14 @@ import { systemPlan, tunnelPeers } from "./plan.ts";
 
 export interface ConnectionDeps {
   readonly membership: (onChange: () => void) => Membership;
-  readonly openTunnel: (membership: Membership, signal: AbortSignal) => Promise<Tunnel>;
+  readonly openTunnel: (
+    ways: {
+      readonly membership: Membership;
+      /** Resolves when this process' TCP to there goes past the tunnel: for the router, when it is asked for a port. */
+      readonly allowTcp: (to: Endpoint) => Promise<void>;
+    },
+    signal: AbortSignal,
+  ) => Promise<Tunnel>;
   readonly routes: ClientRoutes;
   readonly firewall: ClientFirewall;
   readonly dns: SystemDns;
@@ -60,6 +67,8 @@ const RECONCILE_MS = 30_000;
 /** WireGuard gives up on a session after this long without a handshake (its paper, section 6.1: Reject-After-Time). */
 const SESSION_LIFE_MS = 180_000;
 const REACH_MS = 60_000;
+/** A router has one place for its description and one for its mappings; the LAN could name any number. */
+const MOST_ROUTER_WAYS = 4;
 /** A server that refuses a session is asked again after this. */
 const REFUSED_PAUSE_MS = 2_000;
 
@@ -77,17 +86,27 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
   let polling = false;
   let isOpen = false;
   let isTunnelled = false; // routes and DNS have been an exit's
+  let isTakenOver = false; // there are rules of ours
+  let routerWays: readonly Endpoint[] = [];
 
   const membership = deps.membership(() => settle.poke());
   const settle = new Debounce(() => void queue.run(pass), SETTLE_MS);
   let tunnel: Tunnel;
   try {
-    tunnel = await deps.openTunnel(membership, signal);
+    tunnel = await deps.openTunnel({ membership, allowTcp }, signal);
     isOpen = true;
   } catch (thrown) {
     settle.cancel();
     await membership[Symbol.asyncDispose]();
     throw thrown;
+  }
+
+  async function allowTcp(to: Endpoint): Promise<void> {
+    if (routerWays.some((one) => formatEndpoint(one) === formatEndpoint(to))) return;
+    routerWays = [...routerWays, to].slice(-MOST_ROUTER_WAYS);
+    await queue.run(async () => {
+      if (isTakenOver && !alive.aborted) await takeOver();
+    });
   }
 
   function advance(next: ConnectState): void {
@@ -217,11 +236,12 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       addresses: [ipv4, ipv6],
       range4,
       range6,
-      carriers: membership.carriers(),
+      carriers: [...membership.carriers(), ...routerWays],
       discoveryPort: tunnel.paths?.discoveryPort ?? null,
       localPrefixes: await deps.localPrefixes(alive),
       exit,
     });
+    isTakenOver = true;
     await deps.firewall.apply(plan.firewall, alive);
     await deps.routes.apply(plan.routes, alive);
     if (plan.dns === null) await deps.dns.reset(alive);

@@ -38,6 +38,7 @@ export interface SystemInputs {
   readonly addresses: readonly IpAddress[];
   readonly range4: Cidr;
   readonly range6: Cidr;
+  /** What this process reaches by TCP past the tunnel: the server, and the router while it is asked for a port. */
   readonly carriers: readonly Endpoint[];
   /** The discovery socket's own port, which goes past the tunnel; null without one. */
   readonly discoveryPort: number | null;

@@ -2,11 +2,13 @@
 import type { Links, LocalAddress } from "../net/links.ts";
 import type { Doubt } from "./reconnect.ts";
 
+export type LinksChange = Exclude<Doubt, "silence">;
+
 /**
  * Null for what is no change: other ways out, networks or addresses are one, and rules and routes of ours are none. "moved" when an
  * interface that led out has lost an address.
  */
-export function linksChange(before: Links, now: Links): Exclude<Doubt, "silence"> | null {
+export function linksChange(before: Links, now: Links): LinksChange | null {
   const led = new Set(before.uplinks.map((uplink) => uplink.interface));
   const fresh = new Set(addressesOf(now).map((one) => one.address));
   if (addressesOf(before).some((one) => led.has(one.interface) && !fresh.has(one.address))) return "moved";

@@ -1,5 +1,5 @@
 // The paths of all sessions: one discovery socket, the gathering of candidates, and an agent for each session.
-import { Debounce, repeat, sleep, Stopped } from "../base/async.ts";
+import { sleep, Stopped } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type Cidr, type Endpoint, familyOf } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
@@ -12,9 +12,8 @@ import type { DeviceCounters, WireGuardDevice } from "../net/wg/device.ts";
 import type { MachineMessage, ServerMessage } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
-import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "./candidates.ts";
-import { linksChange } from "./links-change.ts";
-import { ManualEndpoint } from "./manual-endpoint.ts";
+import { directTarget, isWorthAPacket, targetsOf } from "./candidates.ts";
+import { Gatherer } from "./gatherer.ts";
 import type { PathView } from "./path-agent.ts";
 import { readIncoming } from "./path-check.ts";
 import { RedirectBoard } from "./path-mover.ts";
@@ -23,13 +22,8 @@ import { type InSession, PeerPath, type PeerPathDeps, type PathSession } from ".
 import { PeerSizes } from "./peer-sizes.ts";
 import { PortSeeker } from "./port-seeker.ts";
 import type { Doubt } from "./reconnect.ts";
-import { mappingOf, type NatMapping } from "./side-plan.ts";
-import { type NatView, natView, type Reflexive, type StunCredential, StunClient } from "./stun-client.ts";
-
-export interface StunServers {
-  readonly credential: StunCredential;
-  readonly servers: readonly Endpoint[];
-}
+import type { RouterAccess, RouterPortView } from "./router-port.ts";
+import type { NatView, StunServers } from "./stun-client.ts";
 
 export interface PathsDeps {
   readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
@@ -45,6 +39,8 @@ export interface PathsDeps {
   readonly probeServer: (why: Doubt) => void;
   /** Null while no server was heard of. */
   readonly stun: () => StunServers | null;
+  /** Absent where a person wants no port mapped. */
+  readonly router?: RouterAccess;
   readonly log: Logger;
 }
 
@@ -65,6 +61,8 @@ export interface Paths extends Service {
   /** The socket's own port, which must go past the tunnel; null when no port could be shared. */
   readonly discoveryPort: number | null;
   readonly nat: NatView | null;
+  /** What the router was asked for, and gave. */
+  readonly routerPort: RouterPortView;
   /** True where WireGuard's own port is the one that peers send to, so that a tunnel goes on without this process. */
   readonly canAdopt: boolean;
   /** Brings the agents to these sessions; those without keys stay on the relay. A path outlives the session that found it. */
@@ -78,6 +76,8 @@ export interface Paths extends Service {
   /** The machine's links may have changed; what did not is no reason to search again. */
   networkChanged(): void;
   view(peer: MachineId): PathView | null;
+  /** Where the peer says that it can be reached. */
+  told(peer: MachineId): readonly Candidate[];
 }
 
 type PathMessage = Extract<ServerMessage, { type: "candidates" | "punch" }>;
@@ -87,12 +87,6 @@ const MOST_EARLY = 32;
 const BUSY_MS = 50;
 /** Traffic that starts on a path that died in silence waits for this, and then for what a dead path takes to be known as one. */
 const CALM_MS = 250;
-/** A better path may have opened. */
-const SEARCH_MS = 60_000;
-const GATHER_SETTLE_MS = 100;
-/** However often paths are lost. */
-const GATHER_AGAIN_MS = 5_000;
-const RANDOM_SPREAD_MS = 5_000;
 const PROBE_APART_MS = 1_000;
 
 /** Throws nothing: where the port cannot be shared, sessions stay on the relay, and `discoveryPort` is null. */
@@ -101,14 +95,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   const alive = controller.signal;
   const entries = new Map<MachineId, PeerPath>();
   let discovery: Discovery | null = null;
-  let stunClient: StunClient | null = null;
-  let links: Links | null = null;
-  let answers: readonly Reflexive[] = [];
-  let own: readonly Candidate[] = [];
-  let mapping: NatMapping | null = null;
   const seeker = new PortSeeker();
-  let round = 0;
-  let gatheredAt = Number.NEGATIVE_INFINITY;
   let before: DeviceCounters | null = null;
   const early: PathMessage[] = [];
   let probedAt = Number.NEGATIVE_INFINITY;
@@ -116,10 +103,11 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
 
   if (options.allowed.has("direct") || options.allowed.has("udp-relay")) {
     try {
-      const onMessage = (bytes: Uint8Array, from: Endpoint): void => receive(bytes, from);
+      const onMessage = (bytes: Uint8Array, from: Endpoint): void => {
+        if (discovery !== null) receive(bytes, from); // nobody was asked before it is open
+      };
       const port = await deps.discovery(signal);
       discovery = await port.open({ wireGuardPort: options.wireGuardPort, onMessage }, signal);
-      stunClient = new StunClient({ send: (bytes, to) => void discovery?.send(bytes, to) });
     } catch (thrown) {
       signal.throwIfAborted();
       deps.log.warn({ reason: errorText(thrown) }, "no port for discovery; sessions stay on the relay");
@@ -128,63 +116,55 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   const board = new RedirectBoard({ redirect: deps.redirect, wireGuardPort: options.wireGuardPort, log: deps.log });
   board.begin();
 
-  const manual = new ManualEndpoint(deps, { text: options.manual, port: options.wireGuardPort });
   const { ranges } = options;
+  const router = options.allowed.has("direct") ? (deps.router ?? null) : null;
+  const { readLinks, stun, log } = deps;
+  const gatherer = new Gatherer(
+    { discovery, readLinks, stun, router, log },
+    {
+      ...options,
+      onRound() {
+        for (const entry of entries.values()) {
+          entry.side.again();
+          offer(entry);
+        }
+      },
+      onLinksChanged(change) {
+        seeker.networkChanged();
+        deps.probeServer(change);
+        for (const { agent, side } of entries.values()) {
+          agent.networkChanged();
+          side.networkChanged();
+        }
+      },
+      onRouterPort: options.onChange,
+    },
+    alive,
+  );
   const mayUse = ({ endpoint }: PathTarget): boolean => options.ipv6 || familyOf(endpoint.address) === 4;
 
   function receive(bytes: Uint8Array, from: Endpoint): void {
     if (!options.ipv6 && familyOf(from.address) === 6) return;
-    if (stunClient?.take(bytes) === true) return;
+    if (gatherer.stunClient.take(bytes)) return;
     const message = readIncoming(bytes);
     if (message === null) return;
     for (const { agent } of entries.values()) if (agent.take(bytes, message, from)) return;
   }
 
-  async function gather(): Promise<void> {
-    if (discovery === null) return;
-    gatheredAt = performance.now();
-    links = await deps.readLinks(alive);
-    await Promise.all([askStun(discovery), manual.refresh(alive)]);
-    const reflexive = answers.flatMap(({ mapped }) => (mapped === null ? [] : [mapped]));
-    const seen = natView(answers).mapped4?.address ?? null;
-    const gathered = { links, port: discovery.publicPort, reflexive, mapped: [], manual: manual.endpoints(seen) };
-    own = ownCandidates(gathered).filter(({ endpoint }) => options.ipv6 || !endpoint.startsWith("["));
-    round++;
-    for (const entry of entries.values()) {
-      entry.side.again();
-      offer(entry);
-    }
-    deps.log.debug({ round, candidates: own.map((one) => `${one.kind} ${one.endpoint}`) }, "candidates gathered");
-  }
-
-  async function askStun({ families, publicPort }: Discovery): Promise<void> {
-    const stun = deps.stun();
-    if (stun === null || stunClient === null) return;
-    const servers = stun.servers.filter((server) => families.includes(familyOf(server.address)));
-    answers = await stunClient.ask(servers, stun.credential, alive);
-    const now = mappingOf(answers, publicPort);
-    // Later on the two questions have mappings of different age: no row shows any more.
-    if (now !== null && !(mapping === "sequential" && now === "random")) mapping = now;
-  }
-
   function offer(entry: PeerPath): void {
+    const { round, own } = gatherer;
     if (round === 0) return;
     deps.send({ type: "candidates", session: entry.of.session.id, round, ...entry.side.told(own) });
     aim(entry);
   }
 
   function aim(entry: PeerPath): void {
+    const { links } = gatherer;
     if (links === null) return;
     const relay = entry.of.session.probe?.relay?.endpoints ?? [];
     const targets = targetsOf(entry.remote, relay, { links, ranges }).filter(mayUse);
     entry.agent.targets([...targets, ...entry.side.targets]);
   }
-
-  const gathering = new Debounce(() => {
-    gather().catch((thrown: unknown) => {
-      if (!alive.aborted) deps.log.warn({ reason: errorText(thrown) }, "candidates not gathered");
-    });
-  }, GATHER_SETTLE_MS);
 
   const pathDeps = (shared: Discovery): PeerPathDeps => ({
     discovery: shared,
@@ -192,22 +172,22 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     device: deps.device,
     seeker,
     stun: deps.stun,
-    mapping: () => mapping,
+    mapping: () => gatherer.mapping,
     guesses: options.guessesPorts && options.allowed.has("direct"),
     allowed: options.allowed,
     mayUse,
     target(place) {
+      const { links } = gatherer;
       if (links === null || !isWorthAPacket(place.address, { links, ranges })) return null;
       return directTarget(place, links);
     },
     offer(path) {
-      round++;
+      const round = gatherer.nextRound();
       offer(path);
       return round;
     },
     onMoved(lost) {
-      // A router may have got another address without a link of ours changing.
-      if (lost && performance.now() - gatheredAt > GATHER_AGAIN_MS) gathering.poke();
+      if (lost) gatherer.pathLost();
       fit();
       options.onChange();
     },
@@ -222,7 +202,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     if (known !== undefined) known.renew(wanted, probe);
     const entry = known ?? new PeerPath(pathDeps(discovery), wanted, probe);
     entries.set(wanted.peer, entry);
-    if (round === 0) gathering.poke();
+    if (gatherer.round === 0) gatherer.poke();
     else offer(entry);
     for (const message of early.splice(0)) take(message);
   }
@@ -246,22 +226,6 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       entry.side.remote(message);
       aim(entry);
     }
-  }
-
-  /** Our own rules and routes make events too; only other addresses, ways out or networks are a change. */
-  async function compare(): Promise<void> {
-    const now = await deps.readLinks(alive);
-    const change = links === null ? "changed" : linksChange(links, now);
-    if (change === null) return;
-    links = now;
-    mapping = null;
-    seeker.networkChanged();
-    deps.probeServer(change);
-    for (const { agent, side } of entries.values()) {
-      agent.networkChanged();
-      side.networkChanged();
-    }
-    gathering.poke();
   }
 
   /** `toRelay` false leaves a tunnel that outlives this process where it is. */
@@ -301,16 +265,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     }
   }
 
-  const loops = [
-    ticking(),
-    repeat(gather, {
-      everyMs: SEARCH_MS,
-      jitterMs: RANDOM_SPREAD_MS,
-      signal: alive,
-      onError: (thrown) => deps.log.warn({ reason: errorText(thrown) }, "candidates not gathered"),
-    }),
-  ];
-
+  const loop = ticking();
   return {
     get discoveryPort() {
       return discovery?.port ?? null;
@@ -319,7 +274,10 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       return discovery?.mechanism === "nft";
     },
     get nat() {
-      return answers.length === 0 ? null : natView(answers);
+      return gatherer.nat;
+    },
+    get routerPort() {
+      return gatherer.routerPort;
     },
     sync(sessions) {
       const wanted = new Map(sessions.map((one) => [one.peer, one]));
@@ -338,12 +296,11 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     take,
     welcomed() {
       for (const entry of entries.values()) offer(entry);
-      gathering.poke();
+      gatherer.poke();
     },
     relayed: (peer) => entries.get(peer)?.agent.relayed(),
     networkChanged() {
-      if (discovery === null) return;
-      compare().catch((thrown: unknown) => {
+      gatherer.look().catch((thrown: unknown) => {
         if (!alive.aborted) deps.log.warn({ reason: errorText(thrown) }, "links not read");
       });
     },
@@ -351,11 +308,11 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       const entry = entries.get(peer);
       return entry === undefined ? null : { ...entry.agent.view, side: entry.side.view };
     },
+    told: (peer) => entries.get(peer)?.remote ?? [],
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
-      gathering.cancel();
       seeker.close();
-      await Promise.all(loops);
+      await Promise.all([loop, gatherer[Symbol.asyncDispose]()]);
       for (const peer of [...entries.keys()]) await closeEntry(peer, { toRelay: false });
       await board.idle();
       await sizes.idle();

@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { fromBase64Url, toBase64Url } from "../base/bytes.ts";
 import type { StateDir } from "./state-dir.ts";
 
 const chosenSchema = z.record(z.string().max(32), z.string().max(4096));
@@ -13,10 +14,17 @@ const settingsSchema = z.object({
   exit: z.string().max(63).nullable(),
   /** Settings that were chosen while the machine ran, by their flag's name, as they were typed. */
   chosen: chosenSchema.default({}),
+  /** Base64url of 12 random bytes, by which routers know again who has their mapping (RFC 6887 section 11.1). */
+  mappingNonce: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]{16}$/)
+    .nullable()
+    .default(null),
 });
 export type MachineSettings = z.infer<typeof settingsSchema>;
 
-const NOTHING: MachineSettings = { version: 1, port: null, exit: null, chosen: {} };
+const NOTHING: MachineSettings = { version: 1, port: null, exit: null, chosen: {}, mappingNonce: null };
+const NONCE_BYTES = 12;
 
 export async function readSettings(dir: StateDir): Promise<MachineSettings> {
   return (await dir.readJson("settings.json", settingsSchema)) ?? NOTHING;
@@ -49,5 +57,14 @@ export async function listenPort(dir: StateDir, asked: number | null): Promise<n
   if (port !== null) return port;
   const drawn = FIRST_PORT + ((crypto.getRandomValues(new Uint32Array(1))[0] ?? 0) % (LAST_PORT - FIRST_PORT + 1));
   await changeSettings(dir, { port: drawn });
+  return drawn;
+}
+
+/** Drawn at the first start, then kept: only whoever knows it may change what a router maps by PCP. */
+export async function mappingNonce(dir: StateDir): Promise<Uint8Array> {
+  const kept = fromBase64Url((await readSettings(dir)).mappingNonce ?? "");
+  if (kept?.length === NONCE_BYTES) return kept;
+  const drawn = crypto.getRandomValues(new Uint8Array(NONCE_BYTES));
+  await changeSettings(dir, { mappingNonce: toBase64Url(drawn) });
   return drawn;
 }

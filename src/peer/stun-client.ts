@@ -10,6 +10,11 @@ export interface StunCredential {
   readonly key: string;
 }
 
+export interface StunServers {
+  readonly credential: StunCredential;
+  readonly servers: readonly Endpoint[];
+}
+
 export interface Reflexive {
   readonly server: Endpoint;
   /** Null when it did not answer. */

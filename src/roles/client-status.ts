@@ -9,6 +9,7 @@ import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
 import { type HealthEntry, healthOf, membershipHealth, relayHealth } from "./health.ts";
 import { isoOf } from "./node-status.ts";
+import { portMappingOf } from "./port-mapping-status.ts";
 import { VERSION } from "./version.ts";
 
 export interface ClientView {
@@ -44,6 +45,7 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
       txBytes: stat?.txBytes ?? 0,
       lastHandshake: isoOf(stat?.lastHandshakeMs ?? null),
     },
+    portMapping: portMappingOf(connection?.paths ?? null),
     lockdown: false,
     startedAt: view.startedAt.toISOString(),
     health: clientHealth(connection),

@@ -12,11 +12,10 @@ import { joinNetwork } from "../peer/membership.ts";
 import { changeSettings, listenPort, readSettings } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
-import type { MachineId } from "../proto/keys.ts";
 import { openTunnel } from "../peer/tunnel.ts";
 import { clientStatus, exitRows, relayWithheld } from "./client-status.ts";
 import type { Config } from "./config.ts";
-import { machinePaths } from "./machine-paths.ts";
+import { machinePaths, routerAccess } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { openProxy } from "./proxy.ts";
 import { startRuntime } from "./runtime.ts";
@@ -64,6 +63,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     log.warn({ reason: errorText(thrown) }, "the name servers of an earlier boot are still there");
   });
   const port = await listenPort(dir, config.port);
+  const router = await routerAccess(os, { dir, portMapping: config.portMapping });
   const queue = new SerialQueue();
   let connection: Connection | null = null;
   let proxySetting = config.proxy;
@@ -103,7 +103,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
                 onWelcome: () => connection?.paths?.welcomed(),
               },
             ),
-          openTunnel: (membership, openSignal) =>
+          openTunnel: ({ membership, allowTcp }, openSignal) =>
             openTunnel(
               {
                 device: os.wireGuard,
@@ -115,6 +115,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
                     allowed: config.paths,
                     manual: null,
                     guessesPorts: config.portGuessing,
+                    router: router === null ? null : { ...router, allowTcp },
                     onChange: () => connection?.poke(),
                   },
                 ),
@@ -158,8 +159,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     trust,
     reach: async (peer: Parameters<Connection["reach"]>[0], askSignal: AbortSignal) =>
       connection?.reach(peer, askSignal),
-    pathTo: (peer: MachineId) => connection?.paths?.view(peer) ?? null,
-    nat: () => connection?.paths?.nat ?? null,
+    paths: () => connection?.paths ?? null,
     proxy: () => connection?.membership.proxy ?? null,
   };
   const view = { os, store, startedAt: new Date() };
@@ -187,12 +187,10 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       everyday: {
         ...machineVerbs(verbDeps),
         status: (_body, askSignal) => clientStatus({ ...view, connection }, askSignal),
-        settings: () => ({
-          port: config.port,
-          paths: config.paths,
-          wireguard: config.wireguard,
-          portGuessing: config.portGuessing,
-        }),
+        settings: () => {
+          const { port: wanted, paths, wireguard, portGuessing, portMapping } = config;
+          return { port: wanted, paths, wireguard, portGuessing, portMapping };
+        },
         up: async (body, askSignal) => {
           const { exit, timeoutMs } = bodyOf(upBody, body);
           await up(exit);

@@ -107,6 +107,12 @@ function machine(role: "node" | "client") {
       elsewhere: proxyElsewhere,
       isSecret: true,
     },
+    portMapping: {
+      flags: "--no-port-mapping",
+      about: "ask the router for no port (PCP, NAT-PMP, UPnP)",
+      schema: toggle,
+      default: true,
+    },
     libexec: {
       flags: "--libexec <dir>",
       about: "where the carried wireguard-go is written",

@@ -6,6 +6,9 @@ import type { Enrolment } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import { openPaths, type Paths } from "../peer/paths.ts";
 import type { PathKind } from "../peer/path-info.ts";
+import type { RouterAccess } from "../peer/router-port.ts";
+import { mappingNonce } from "../peer/settings.ts";
+import type { StateDir } from "../peer/state-dir.ts";
 
 /** Null where a person allows nothing but the WebSocket. */
 export function machinePaths(
@@ -15,11 +18,13 @@ export function machinePaths(
     readonly allowed: readonly PathKind[];
     readonly manual: string | null;
     readonly guessesPorts: boolean;
+    /** Null where a person wants no port mapped. */
+    readonly router: RouterAccess | null;
     readonly onChange: () => void;
   },
 ): ((wireGuardPort: number, signal: AbortSignal) => Promise<Paths>) | null {
   const { os, membership, log } = deps;
-  const { manual, guessesPorts, onChange } = options;
+  const { manual, guessesPorts, router, onChange } = options;
   const allowed = new Set(options.allowed);
   if (!allowed.has("direct") && !allowed.has("udp-relay")) return null;
   const ranges = [options.enrolment.range4, options.enrolment.range6];
@@ -35,6 +40,7 @@ export function machinePaths(
         canRelay: (peer) => membership.relay.online && membership.map.get(peer)?.online === true,
         probeServer: (why) => membership.probe(why),
         stun: () => membership.stun,
+        ...(router === null ? {} : { router }),
         log,
       },
       {
@@ -48,4 +54,13 @@ export function machinePaths(
       },
       signal,
     );
+}
+
+/** Null with `--no-port-mapping`. */
+export async function routerAccess(
+  os: MachineSystem,
+  options: { readonly dir: StateDir; readonly portMapping: boolean },
+): Promise<RouterAccess | null> {
+  if (!options.portMapping) return null;
+  return { mapPort: os.mapPort, nonce: await mappingNonce(options.dir) };
 }

@@ -7,10 +7,9 @@ import type { LocalVerbs } from "../net/local-api.ts";
 import type { MachineSystem } from "../net/os.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
-import type { PathView } from "../peer/path-agent.ts";
-import type { NatView } from "../peer/stun-client.ts";
+import type { Paths } from "../peer/paths.ts";
 import type { TrustStore } from "../peer/trust-store.ts";
-import type { MachineId } from "../proto/keys.ts";
+import { portMappingOf } from "./port-mapping-status.ts";
 import { explain } from "./why.ts";
 
 export class VerbError extends HiggsError {
@@ -24,12 +23,10 @@ export interface MachineVerbDeps {
   readonly trust: TrustStore;
   /** Resolves when packets to the peer have a way. */
   readonly reach: (peer: KnownPeer, signal: AbortSignal) => Promise<void>;
-  /** Null while there is no session with the peer, or only the relay. */
-  readonly pathTo: (peer: MachineId) => PathView | null;
   /** The HTTP proxy before the server, as people name it. */
   readonly proxy: () => string | null;
-  /** How the servers see this machine; null before they were asked. */
-  readonly nat: () => NatView | null;
+  /** Null while a client is disconnected, and for a machine that stays on the relay. */
+  readonly paths: () => Paths | null;
 }
 
 const named = z.object({ name: z.string().max(64) });
@@ -86,21 +83,31 @@ async function ping(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
   const peer = await reached(deps, name, signal);
   const address = peer.machine.addresses.find((candidate) => familyOf(candidate) === 4) ?? peer.machine.addresses[0];
   if (address === undefined) throw unknownMachine(name);
-  return { rttMs: await deps.os.ping(address, signal), path: deps.pathTo(peer.id)?.kind ?? "wss" };
+  return { rttMs: await deps.os.ping(address, signal), path: deps.paths()?.view(peer.id)?.kind ?? "wss" };
 }
 
 async function why(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
   const peer = await reached(deps, name, signal);
   const withheld = deps.membership()?.sessions.get(peer.id)?.withheld ?? null;
-  const at = performance.now();
-  const evidence = { peer: name, view: deps.pathTo(peer.id), nat: deps.nat(), proxy: deps.proxy(), withheld, at };
+  const paths = deps.paths();
+  const evidence = {
+    peer: name,
+    view: paths?.view(peer.id) ?? null,
+    nat: paths?.nat ?? null,
+    routerPort: paths?.routerPort ?? null,
+    told: paths?.told(peer.id) ?? [],
+    proxy: deps.proxy(),
+    withheld,
+    at: performance.now(),
+  };
   return { schema: "higgs.why/1", peer: name, ...explain(evidence) };
 }
 
 function netcheck(deps: MachineVerbDeps) {
   const membership = deps.membership();
   if (membership === null) throw notConnected("check the network");
-  const nat = deps.nat();
+  const paths = deps.paths();
+  const nat = paths?.nat ?? null;
   return {
     schema: "higgs.netcheck/1",
     server: membership.trouble === null ? "reached" : membership.trouble.message,
@@ -109,6 +116,7 @@ function netcheck(deps: MachineVerbDeps) {
     ipv4: endpointOrNull(nat?.mapped4 ?? null),
     ipv6: endpointOrNull(nat?.mapped6 ?? null),
     mappingVaries: nat?.varies ?? null,
+    portMapping: portMappingOf(paths),
   };
 }
 

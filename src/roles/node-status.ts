@@ -9,6 +9,7 @@ import type { Membership } from "../peer/membership.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
 import type { Config } from "./config.ts";
 import { type HealthEntry, membershipHealth, relayHealth } from "./health.ts";
+import { portMappingOf } from "./port-mapping-status.ts";
 import { VERSION } from "./version.ts";
 
 export interface NodeView {
@@ -54,6 +55,7 @@ export async function nodeStatus(view: NodeView, signal: AbortSignal) {
       record: rules.logDays === 0 ? null : recordDir,
     },
     resolver,
+    portMapping: portMappingOf(tunnel.paths),
     clients: tunnel.peers().map((peer) => {
       const stat = stats.find((one) => one.publicKey === peer.wireGuard);
       return {

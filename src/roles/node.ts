@@ -21,13 +21,11 @@ import { joinNetwork, type Membership } from "../peer/membership.ts";
 import { listenPort } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
-import type { PathView } from "../peer/path-agent.ts";
-import type { MachineId } from "../proto/keys.ts";
 import { openTunnel, type Tunnel } from "../peer/tunnel.ts";
 import type { Config, Resolved } from "./config.ts";
 import { chooseSettings, exitRulesOf, shownSettings } from "./node-settings.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
-import { machinePaths } from "./machine-paths.ts";
+import { machinePaths, routerAccess } from "./machine-paths.ts";
 import { nodeStatus } from "./node-status.ts";
 import { openProxy } from "./proxy.ts";
 import { startRuntime } from "./runtime.ts";
@@ -158,6 +156,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
         allowed: config.paths,
         manual: config.endpoint,
         guessesPorts: config.portGuessing,
+        router: await routerAccess(os, { dir, portMapping: config.portMapping }),
         onChange,
       },
     );
@@ -213,14 +212,12 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
 
     const shown = () => ({ rules, recordDir: recordDir(config.state), resolver: resolver?.counters ?? null });
     const view = { config, os, shown, store, joined, exit, tunnel, startedAt };
-    const pathTo = (peer: MachineId): PathView | null => tunnel?.paths?.view(peer) ?? null;
     const verbDeps = {
       membership: () => joined,
       os,
       trust,
       reach: () => Promise.resolve(),
-      pathTo,
-      nat: () => tunnel?.paths?.nat ?? null,
+      paths: () => tunnel?.paths ?? null,
       proxy: () => joined.proxy,
     };
     await runtime.serve({

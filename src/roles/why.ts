@@ -3,8 +3,10 @@ import { formatEndpoint } from "../base/ip.ts";
 import type { PathView } from "../peer/path-agent.ts";
 import { type PathInfo, isUsable } from "../peer/path-info.ts";
 import { isSteady, type SideView, type Stage } from "../peer/side-plan.ts";
+import type { RouterPortView } from "../peer/router-port.ts";
 import type { NatView } from "../peer/stun-client.ts";
 import type { Withheld } from "../proto/control.ts";
+import type { Candidate } from "../proto/path.ts";
 
 export interface Evidence {
   readonly peer: string;
@@ -16,6 +18,10 @@ export interface Evidence {
   readonly withheld: Withheld | null;
   /** The HTTP proxy before the server, as people name it. */
   readonly proxy: string | null;
+  /** What this machine's router was asked for, and gave; null while nothing is looked for. */
+  readonly routerPort: RouterPortView | null;
+  /** Where the peer says that it can be reached. */
+  readonly told: readonly Candidate[];
   /** `performance.now()`. */
   readonly at: number;
 }
@@ -45,7 +51,7 @@ export function explain(evidence: Evidence): Explanation {
     return { path: view.kind, causes, remedies: [] };
   }
   if (proxy !== null) causes.push(proxyText(proxy));
-  causes.push(...natCauses(nat, proxy));
+  causes.push(...natCauses(nat, proxy), ...routerCauses(evidence.routerPort), ...toldCauses(peer, evidence.told));
   const direct = view.tried.filter((info) => info.target.kind === "direct");
   if (direct.length === 0) causes.push(`${peer} has told no address that could be tried.`);
   const silent = direct.filter((info) => info.answeredAt === null && info.lostAt === null);
@@ -53,7 +59,7 @@ export function explain(evidence: Evidence): Explanation {
   for (const info of shown) causes.push(triedText(info, evidence.at));
   if (direct.length > shown.length) causes.push(`${direct.length - shown.length} more addresses do not answer.`);
   if (view.side !== undefined) causes.push(...sideCauses(peer, view.side));
-  return { path: view.kind, causes, remedies: remediesFor(peer, nat, direct, view.side ?? null) };
+  return { path: view.kind, causes, remedies: remediesFor(evidence, direct, view.side ?? null) };
 }
 
 /** A list of foreseen ports says nothing more than its length. */
@@ -132,6 +138,29 @@ function natCauses(nat: NatView | null, proxy: string | null): string[] {
   return causes;
 }
 
+function routerCauses(port: RouterPortView | null): string[] {
+  switch (port?.state) {
+    case "mapped":
+      return [`This network's router forwards ${formatEndpoint(port.external)} to this machine (${port.protocol}).`];
+    case "none":
+      return [`This network's router at ${port.router} maps no port by PCP, NAT-PMP or UPnP.`];
+    case "elsewhere":
+      return [`This network's router offers ${formatEndpoint(port.external)}, by which nobody sees this machine.`];
+    case "asking":
+    case "no-router":
+    case "off":
+    case undefined:
+      return [];
+  }
+}
+
+function toldCauses(peer: string, told: readonly Candidate[]): string[] {
+  return told.flatMap(({ kind, endpoint }) => {
+    if (kind === "mapped") return [`The router of ${peer} says that it forwards ${endpoint} to it.`];
+    return kind === "manual" ? [`Whoever set up ${peer} says that ${endpoint} is forwarded to it.`] : [];
+  });
+}
+
 function triedText(info: PathInfo, at: number): string {
   const { key } = info.target;
   if (isUsable(info, at)) return `${key} answers in ${(info.rttMs ?? 0).toFixed(1)} ms.`;
@@ -140,17 +169,25 @@ function triedText(info: PathInfo, at: number): string {
   return `${key} does not answer (${info.unanswered} checks).`;
 }
 
-function remediesFor(peer: string, nat: NatView | null, direct: readonly PathInfo[], side: SideView | null): string[] {
+function remediesFor({ peer, nat, told }: Evidence, direct: readonly PathInfo[], side: SideView | null): string[] {
   if (nat !== null && !nat.udp) return ["Let UDP out of this network, or use another one."];
-  const remedies = [
-    `At ${peer}'s router, switch on UPnP, NAT-PMP or PCP; or forward one UDP port to it and start: higgs node --port N --endpoint HOST:N`,
-  ];
+  const remedies: string[] = [];
   if (side !== null && side.off !== null && mightGuess(side)) {
-    remedies.unshift(`Start ${side.off === "here" ? "this machine" : peer} without --no-port-guessing.`);
+    remedies.push(`Start ${side.off === "here" ? "this machine" : peer} without --no-port-guessing.`);
   }
   if (direct.some((info) => info.answeredAt !== null && info.sizeBytes === 0)) {
-    remedies.unshift(
+    remedies.push(
       "Something on the way loses full-sized packets: lower the MTU of that line's router to what it can carry.",
+    );
+  }
+  const forwarded = told.find(({ kind }) => kind === "mapped" || kind === "manual");
+  if (forwarded === undefined) {
+    remedies.push(
+      `At ${peer}'s router, switch on UPnP, NAT-PMP or PCP; or forward one UDP port to it and start: higgs node --port N --endpoint HOST:N`,
+    );
+  } else {
+    remedies.push(
+      `See at ${peer}'s router whether UDP to ${forwarded.endpoint} is let in, and at this network's whether UDP to there is let out.`,
     );
   }
   return remedies;

@@ -174,7 +174,7 @@ export async function startClient(dir: StateDir, exit = "auto"): Promise<Running
           { dir, store, keys, trust, log: testLog },
           { offer: { routes: [], endpoint: null }, version: "0.0.0-test", onChange },
         ),
-      openTunnel: (membership, signal) =>
+      openTunnel: ({ membership }, signal) =>
         openTunnel(
           { device: wireGuard, relay: membership.relay, log: testLog },
           { privateKey: keys.wireGuard, listenPort, addresses: [store.value.ipv4, store.value.ipv6] },

@@ -38,6 +38,7 @@ class Mapper implements PortMapper {
   #current: PortMapping | null = null;
   #wake: () => void = () => undefined;
   #isPoked = false;
+  #isAsked = false;
 
   constructor(log: Logger, options: PortMapperOptions) {
     this.#log = log;
@@ -48,6 +49,10 @@ class Mapper implements PortMapper {
 
   get current(): PortMapping | null {
     return this.#current;
+  }
+
+  get isAsked(): boolean {
+    return this.#isAsked;
   }
 
   refresh(): void {
@@ -69,13 +74,23 @@ class Mapper implements PortMapper {
         const found = await this.#obtain(socket, round === 0 ? PROBE_MS : PATIENT_MS, signal);
         if (found !== null) {
           await this.#hold(found.client, found.granted, signal);
-          round = 0;
-        } else this.#log.debug({ round }, "the router maps no port");
+          round = -1; // there may be another router by now
+          continue;
+        }
+        this.#tellNone(round);
       } catch (thrown) {
         if (!signal.aborted) this.#log.debug({ error: errorText(thrown) }, "no port mapping");
       }
+      this.#isAsked = true;
       await this.#pause(ROUNDS_MS[Math.min(round, ROUNDS_MS.length - 1)] ?? 0, signal);
     }
+  }
+
+  /** Once aloud: whoever runs a node may want to switch it on at the router. */
+  #tellNone(round: number): void {
+    const { gateway } = this.#options;
+    if (this.#isAsked) this.#log.debug({ round, gateway }, "the router maps no port");
+    else this.#log.info({ gateway }, "the router maps no port");
   }
 
   /** All are asked at once; the first that maps is used, in the order of preference. */
@@ -98,14 +113,18 @@ class Mapper implements PortMapper {
 
   async #map(client: MappingClient, before: Granted | null, signal: AbortSignal): Promise<Granted | null> {
     const granted = await client.map(before, signal);
-    const seen = this.#options.publicAddress?.() ?? null;
-    if (granted === null || seen === null || seen === granted.external.address) return granted;
-    this.#log.warn(
-      { protocol: client.protocol, external: formatEndpoint(granted.external), seen },
-      "the router mapped a port of an address that is not ours",
-    );
+    if (granted === null || this.#isOurs(granted)) return granted;
+    const facts = { protocol: client.protocol, external: formatEndpoint(granted.external) };
+    const { publicAddress } = this.#options;
+    this.#log.warn({ ...facts, seen: publicAddress?.() }, "the router mapped a port of an address that is not ours");
     await client.unmap(granted, signal);
     return null;
+  }
+
+  /** Unless others see this machine elsewhere. */
+  #isOurs({ external }: Granted): boolean {
+    const seen = this.#options.publicAddress?.() ?? null;
+    return seen === null || seen === external.address;
   }
 
   /** Returns when the mapping is lost; takes it back when the mapper ends. */
@@ -113,9 +132,13 @@ class Mapper implements PortMapper {
     let granted = first;
     try {
       while (!signal.aborted) {
+        this.#isAsked = true;
         this.#set({ protocol: client.protocol, external: granted.external });
-        await this.#pause(Math.min((granted.lifetimeS * 1000) / 2, TRUST_MS), signal);
-        const renewed = await this.#renew(client, granted, signal);
+        const wasPoked = await this.#pause(Math.min((granted.lifetimeS * 1000) / 2, TRUST_MS), signal);
+        // Whoever knows that the network changed wants to know at once.
+        const renewed = wasPoked
+          ? await this.#map(client, granted, signal)
+          : await this.#renew(client, granted, signal);
         if (renewed === null) break;
         granted = renewed;
       }
@@ -129,7 +152,7 @@ class Mapper implements PortMapper {
     for (let attempt = 0; ; attempt++) {
       signal.throwIfAborted();
       const renewed = await this.#map(client, before, signal);
-      if (renewed !== null || attempt >= RETRY_MS.length) return renewed;
+      if (renewed !== null || attempt >= RETRY_MS.length || !this.#isOurs(before)) return renewed;
       await this.#pause(RETRY_MS[attempt] ?? 0, signal);
     }
   }
@@ -143,9 +166,9 @@ class Mapper implements PortMapper {
     this.#options.onChange(mapping);
   }
 
-  /** Ends early when it is poked, or the mapper ends. */
-  async #pause(ms: number, signal: AbortSignal): Promise<void> {
-    if (signal.aborted) return;
+  /** Ends early when it is poked, or the mapper ends; true in the first case. */
+  async #pause(ms: number, signal: AbortSignal): Promise<boolean> {
+    if (signal.aborted) return false;
     if (!this.#isPoked) {
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#wake = resolve;
@@ -153,6 +176,8 @@ class Mapper implements PortMapper {
       await promise;
       clearTimeout(timer);
     }
+    const wasPoked = this.#isPoked;
     this.#isPoked = false;
+    return wasPoked;
   }
 }

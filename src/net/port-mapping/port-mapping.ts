@@ -41,6 +41,8 @@ export interface PortMapperOptions {
  */
 export interface PortMapper extends Service {
   readonly current: PortMapping | null;
+  /** False until the router has mapped a port, or a whole round was in vain. */
+  readonly isAsked: boolean;
   /** Asks the router again now: after a change of the network or a sleep. */
   refresh(): void;
 }

@@ -52,7 +52,7 @@ test("boundedLog() begins anew when the file is full", () => {
 
 test("requireSame() refuses what was asked for and the running client has not, and nothing that nobody said", async () => {
   const running = { port: null, paths: ["wss"], wireguard: "auto" };
-  const wanted = (flags: Readonly<Record<string, string>>) => resolveConfig("client", flags, {}, join(dir, "none"));
+  const wanted = (flags: Readonly<Record<string, unknown>>) => resolveConfig("client", flags, {}, join(dir, "none"));
   requireSame(await wanted({}), running);
   requireSame(await wanted({ paths: "wss", wireguard: "auto" }), running);
   const guessing = { ...running, portGuessing: true };
@@ -61,6 +61,9 @@ test("requireSame() refuses what was asked for and the running client has not, a
   expect(() => requireSame(none, guessing)).toThrow("the running client guesses ports");
   requireSame(none, { ...running, portGuessing: false });
   requireSame(none, running); // of a version that does not tell
+  const unmapped = await wanted({ portMapping: false });
+  expect(() => requireSame(unmapped, { ...running, portMapping: true })).toThrow("the running client asks for one");
+  requireSame(unmapped, running);
   for (const flags of [{ port: "51820" }, { paths: "direct,wss" }, { wireguard: "kernel" }]) {
     const resolved = await wanted(flags);
     expect(() => requireSame(resolved, running)).toThrow("the running client has");

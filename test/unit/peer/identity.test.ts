@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { chmod, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { machineKeys } from "../../../src/peer/identity.ts";
-import { changeSettings, listenPort, readSettings } from "../../../src/peer/settings.ts";
+import { changeSettings, listenPort, mappingNonce, readSettings } from "../../../src/peer/settings.ts";
 import { STATE_FILES } from "../../../src/peer/state-dir.ts";
 import { identityKeyOf, wireGuardKeyOf } from "../../../src/proto/keys.ts";
 import { sampleEnrolment, temporaryState } from "./state.ts";
@@ -57,8 +57,23 @@ test("listenPort() takes the port that was asked for, and does not keep it", asy
 
 test("changeSettings() changes one choice and keeps the other", async () => {
   await using state = await temporaryState();
-  expect(await readSettings(state.dir)).toEqual({ version: 1, port: null, exit: null, chosen: {} });
+  expect(await readSettings(state.dir)).toEqual({ version: 1, port: null, exit: null, chosen: {}, mappingNonce: null });
   await changeSettings(state.dir, { exit: "home" });
   await changeSettings(state.dir, { port: 50_000 });
-  expect(await readSettings(state.dir)).toEqual({ version: 1, port: 50_000, exit: "home", chosen: {} });
+  expect(await readSettings(state.dir)).toEqual({
+    version: 1,
+    port: 50_000,
+    exit: "home",
+    chosen: {},
+    mappingNonce: null,
+  });
+});
+
+test("mappingNonce() is drawn once, and settings of before have none", async () => {
+  await using state = await temporaryState();
+  await state.dir.writeJson("settings.json", { version: 1, port: 50_000, exit: "home" });
+  const nonce = await mappingNonce(state.dir);
+  expect(nonce).toHaveLength(12);
+  expect(await mappingNonce(state.dir)).toEqual(nonce);
+  expect(await readSettings(state.dir)).toMatchObject({ port: 50_000, exit: "home" });
 });

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
 import type { Cidr, IpAddress } from "../../../src/base/ip.ts";
 import { DiscoveryFailed } from "../../../src/net/discovery/discovery.ts";
 import type { Links } from "../../../src/net/links.ts";
+import type { PortMapper, PortMapperOptions, PortMapping } from "../../../src/net/port-mapping/port-mapping.ts";
 import type { WireGuardDevice } from "../../../src/net/wg/device.ts";
 import { openPaths, type Paths } from "../../../src/peer/paths.ts";
 import type { PathKind } from "../../../src/peer/path-info.ts";
@@ -31,12 +32,36 @@ async function pass(ms: number): Promise<void> {
 function linksOf(address: string): Links {
   const one = { interface: "eth0", address: address as IpAddress, prefixLength: 24 };
   return {
-    uplinks: [{ interface: "eth0", family: 4, gateway: null, metric: 1 }],
+    uplinks: [{ interface: "eth0", family: 4, gateway: "192.168.1.1" as IpAddress, metric: 1 }],
     connected: [{ interface: "eth0", prefix: "192.168.1.0/24" as Cidr }],
     addresses: [{ ...one, scope: "global", temporary: false, deprecated: false, tentative: false }],
     delegated: [],
     mtus: new Map(),
   };
+}
+
+/** A router that maps what the test says. */
+function fakeRouter() {
+  const router: string[] = [];
+  let current: PortMapping | null = null;
+  let onChange: (mapping: PortMapping | null) => void = () => undefined;
+  const mapPort = (options: PortMapperOptions): PortMapper => {
+    router.push("ask");
+    ({ onChange } = options);
+    return {
+      get current() {
+        return current;
+      },
+      isAsked: true,
+      refresh: () => void router.push("refresh"),
+      [Symbol.asyncDispose]: () => Promise.resolve(void router.push("give back")),
+    };
+  };
+  const map = (mapping: PortMapping | null): void => {
+    current = mapping;
+    onChange(mapping);
+  };
+  return { router, map, access: { mapPort, nonce: new Uint8Array(12) } };
 }
 
 const stats = { rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0 };
@@ -47,7 +72,12 @@ async function opened(
   const discovery = new FakeDiscovery();
   const redirect = new FakeRedirect();
   const sent: Extract<MachineMessage, { type: "candidates" }>[] = [];
-  const state = { links: linksOf("192.168.1.2"), counters: () => Promise.resolve(stats), online: true };
+  const state = {
+    links: linksOf("192.168.1.2"),
+    counters: () => Promise.resolve(stats),
+    online: true,
+    ...fakeRouter(),
+  };
   const device: WireGuardDevice = {
     apply: () => Promise.resolve(),
     setPeer: () => Promise.resolve(),
@@ -75,6 +105,7 @@ async function opened(
       canRelay: () => true,
       probeServer: () => undefined,
       stun: () => null,
+      router: state.access,
       log: SILENT,
     },
     {
@@ -180,6 +211,38 @@ describe("openPaths()", () => {
     paths.networkChanged();
     await pass(500);
     expect(sent.at(-1)).toMatchObject({ round: 2, candidates: [{ endpoint: "192.168.1.77:51820" }] });
+  });
+
+  test("bug: a change of network that a gathering sees first is a change like any other", async () => {
+    const { paths, state } = await opened();
+    await pass(200);
+    state.links = linksOf("192.168.1.2");
+    paths.welcomed();
+    await pass(200);
+    expect(state.router).toEqual(["ask"]);
+    state.links = { ...linksOf("192.168.1.2"), connected: [] };
+    expect(state.router).toEqual(["ask"]);
+    state.links = { ...state.links, uplinks: [...state.links.uplinks, ...linksOf("192.168.1.2").uplinks] };
+    paths.welcomed(); // which gathers
+    await pass(200);
+    expect(state.router).toEqual(["ask", "refresh"]);
+    paths.networkChanged();
+    await pass(200);
+    expect(state.router).toEqual(["ask", "refresh"]);
+  });
+
+  test("tells the port that the router maps, as soon as it does and when it is gone", async () => {
+    const { paths, sent, state } = await opened();
+    paths.sync([sessionOf(5)]);
+    await pass(200);
+    const external = { address: "198.51.100.1" as IpAddress, port: 51_820 };
+    state.map({ protocol: "pcp", external });
+    expect(paths.routerPort).toMatchObject({ state: "mapped", external });
+    expect(sent.at(-1)?.candidates).toContainEqual({ kind: "mapped", endpoint: "198.51.100.1:51820" });
+    state.map(null);
+    expect(sent.at(-1)?.candidates.map(({ kind }) => kind)).toEqual(["host"]);
+    await paths[Symbol.asyncDispose]();
+    expect(state.router.at(-1)).toBe("give back");
   });
 
   test("bug: candidates that the server did not get are told as soon as it is back, and not a minute later", async () => {

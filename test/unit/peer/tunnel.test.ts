@@ -138,6 +138,8 @@ test("a device that was taken over keeps the endpoints of living peers, and no e
   const paths: Paths = {
     discoveryPort: 1,
     nat: null,
+    routerPort: { state: "off" },
+    told: () => [],
     canAdopt: true,
     sync: (sessions) => void seen.push(...sessions.map((one) => one.living)),
     take: () => undefined,

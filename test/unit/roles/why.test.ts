@@ -4,9 +4,9 @@ import type { PathView } from "../../../src/peer/path-agent.ts";
 import { FULL_BYTES } from "../../../src/peer/path-check.ts";
 import { fresh, type PathInfo } from "../../../src/peer/path-info.ts";
 import type { SideView } from "../../../src/peer/side-plan.ts";
+import type { RouterPortView } from "../../../src/peer/router-port.ts";
 import type { NatView } from "../../../src/peer/stun-client.ts";
-import type { Withheld } from "../../../src/proto/control.ts";
-import { explain } from "../../../src/roles/why.ts";
+import { type Evidence, explain } from "../../../src/roles/why.ts";
 
 const place = (address: string, port = 51_820): Endpoint => ({ address: address as IpAddress, port });
 const AT = 100_000;
@@ -30,10 +30,9 @@ function view(more: Partial<PathView> = {}): PathView {
   };
 }
 
-const why = (seen: PathView | null, nat: NatView | null = NAT, withheld: Withheld | null = null) =>
-  explain({ peer: "home", view: seen, nat, withheld, proxy: null, at: AT });
-const proxied = (nat: NatView | null) =>
-  explain({ peer: "home", view: view(), nat, withheld: null, proxy: "192.168.7.3:3128", at: AT });
+const why = (seen: PathView | null, nat: NatView | null = NAT, more: Partial<Evidence> = {}) =>
+  explain({ peer: "home", view: seen, nat, routerPort: null, told: [], withheld: null, proxy: null, at: AT, ...more });
+const proxied = (nat: NatView | null) => why(view(), nat, { proxy: "192.168.7.3:3128" });
 
 describe("explain()", () => {
   test("a direct path needs no remedy", () => {
@@ -47,11 +46,11 @@ describe("explain()", () => {
 
   test("a relay that is withheld is the first cause, and told beside a direct path too", () => {
     const withheld = { code: "relay-quota", text: '"home" has used up the 1 GB', untilMs: Date.UTC(2026, 11) };
-    expect(why(view(), NAT, withheld).causes[1]).toBe(
+    expect(why(view(), NAT, { withheld }).causes[1]).toBe(
       'No relay of the server carries them until 2026-12-01T00:00:00.000Z: "home" has used up the 1 GB.',
     );
-    expect(why(null, NAT, withheld).causes[1]).toContain("No relay of the server carries them");
-    const direct = why(view({ kind: "direct", endpoint: place("198.51.100.2") }), NAT, withheld);
+    expect(why(null, NAT, { withheld }).causes[1]).toContain("No relay of the server carries them");
+    const direct = why(view({ kind: "direct", endpoint: place("198.51.100.2") }), NAT, { withheld });
     expect(direct.causes[1]).toContain("Should that end, nothing carries them until 2026-12-01");
     expect(direct.remedies).toEqual([]);
   });
@@ -114,6 +113,20 @@ describe("explain()", () => {
     const got = why(view(), null);
     expect(got.causes).toContain("home has told no address that could be tried.");
     expect(got.causes).toContain("The server was not asked yet how it sees this machine.");
+  });
+
+  test("what the routers map, and a mapping that does not answer", () => {
+    const router = "192.168.7.1" as IpAddress;
+    const external = place("198.51.100.1", 7);
+    const ours = (routerPort: RouterPortView) => why(view(), NAT, { routerPort }).causes.join(" ");
+    expect(ours({ state: "mapped", router, protocol: "pcp", external })).toContain("forwards 198.51.100.1:7 to this");
+    expect(ours({ state: "none", router })).toContain("at 192.168.7.1 maps no port");
+    expect(ours({ state: "elsewhere", router, external })).toContain("by which nobody sees this machine");
+    expect(ours({ state: "off" })).not.toContain("router");
+    const theirs = why(view(), NAT, { told: [{ kind: "mapped", endpoint: "198.51.100.2:51820" }] });
+    expect(theirs.causes).toContain("The router of home says that it forwards 198.51.100.2:51820 to it.");
+    expect(theirs.remedies.join(" ")).not.toContain("switch on UPnP");
+    expect(theirs.remedies[0]).toContain("198.51.100.2:51820");
   });
 
   test("both families, and every sentence is one", () => {
