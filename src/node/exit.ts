@@ -47,7 +47,7 @@ export interface Exit extends Service {
   setPublicAddresses(addresses: readonly IpAddress[]): void;
   /** What the owner lets out from now on: in one transaction, with no packet lost that it allows. */
   setOutlet(outlet: ExitOutlet): void;
-  /** The machine's links changed. */
+  /** The machine's links changed; first of all: what the exit needs beside itself is there. Until then it closes nothing that was open. */
   poke(): void;
   /** Someone touched the firewall, maybe we: looks, and mends it where it is not as wanted. */
   rulesTouched(): void;
@@ -74,6 +74,8 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   let kept: ExitKept = NOTHING_KEPT;
   let breaches: readonly string[] = [];
   let isFirst = true;
+  /** Until the parts that an exit needs are there, the lease of a process before this one neither ends nor begins. */
+  let hasStarted = false;
   let lookWaits = false;
   let applied: ExitPolicy | null = null;
   let links: Links | null = null;
@@ -141,7 +143,7 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     if (!offered) return;
     const missing = [...breaches, ...(await wayOut(links, policy, ipv6))];
     if (missing.length === 0) await deps.firewall.renewLease(signal);
-    else await deps.firewall.closeLease(signal);
+    else if (hasStarted) await deps.firewall.closeLease(signal);
     report({ ready: missing.length === 0, ipv6, missing: missing.slice(0, 8).map((text) => text.slice(0, 300)) });
   }
 
@@ -206,7 +208,10 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
       outlet = next;
       settle.poke();
     },
-    poke: () => settle.poke(),
+    poke() {
+      hasStarted = true;
+      settle.poke();
+    },
     rulesTouched() {
       if (lookWaits) return;
       lookWaits = true;

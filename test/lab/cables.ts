@@ -57,10 +57,13 @@ export interface Pinging {
   stop(): Promise<Pings>;
 }
 
-/** Ten a second through the tunnel. Resolves after the first reply; `stop` ends it as a person would, so that it counts. */
-export async function startPinging(host: LabHost): Promise<Pinging> {
+/** Ten a second through the tunnel, if nothing else is said. Resolves after the first reply; `stop` ends it as a person would, so that it counts. */
+export async function startPinging(
+  host: LabHost,
+  { everyS = 0.1 }: { readonly everyS?: number } = {},
+): Promise<Pinging> {
   const times: number[] = [];
-  const ping = await host.spawn(["ping", "-n", "-i", "0.1", "-W", "1", WEB4], {
+  const ping = await host.spawn(["ping", "-n", "-i", String(everyS), "-W", "1", WEB4], {
     onLine: (line) => void (line.includes("bytes from") && times.push(performance.now())),
   });
   await ping.waitForLine(/bytes from/);

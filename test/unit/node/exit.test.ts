@@ -118,6 +118,7 @@ test("openExit() closes the lease and says what is missing", async () => {
   home.foreign = ["Docker drops what is forwarded."];
   home.dns = "nobody answers.";
   const exit = home.start();
+  exit.poke();
   await until(() => home.done.includes("close"));
   expect(home.done).not.toContain("renew");
   await until(() => home.states.length > 0);
@@ -126,6 +127,18 @@ test("openExit() closes the lease and says what is missing", async () => {
     ipv6: true,
     missing: [...home.missing, ...home.foreign, "Names cannot be resolved: nobody answers."],
   });
+});
+
+test("bug: an exit that starts over one that was killed closed it until its resolver was there", async () => {
+  const home = new FakeHome();
+  home.dns = "the resolver is starting.";
+  const exit = home.start();
+  await until(() => home.states.length > 0);
+  expect(home.done).not.toContain("close");
+  home.dns = null;
+  exit.poke();
+  await until(() => exit.state?.ready === true);
+  expect(home.done).not.toContain("close");
 });
 
 test("openExit() closes at once when the way out goes, and opens when it comes back", async () => {
