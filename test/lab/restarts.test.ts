@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
-import { IPV4_ONLY, startPinging, untilPath, WEB4 } from "./cables.ts";
+import { IPV4_ONLY, startPinging, untilPath } from "./cables.ts";
 import {
   higgsOrThrow,
   killNow,
@@ -13,7 +13,6 @@ import {
   startNetwork,
   startNode,
   startServer,
-  wireGuardPids,
 } from "./client-lab.ts";
 import { until } from "./harness.ts";
 
