@@ -159,6 +159,8 @@ function flagsOf(config: Config<"client">): string[] {
   if (!config.portGuessing) flags.push("--no-port-guessing");
   if (config.port !== null) flags.push("--port", String(config.port));
   if (!config.portMapping) flags.push("--no-port-mapping");
+  if (config.lockdown === true) flags.push("--lockdown");
+  if (config.lan === true) flags.push("--lan");
   return flags;
 }
 
@@ -186,4 +188,5 @@ const CODES: Readonly<Record<number, string>> = {
   7: "policy-refused",
   8: "timeout",
   9: "privilege-missing",
+  10: "blocked",
 };

@@ -2,13 +2,15 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { sleep } from "../base/async.ts";
+import { HiggsError } from "../base/errors.ts";
 import { boundedLog, ensureBackground } from "./background.ts";
 import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
 import { endRunning } from "./end-running.ts";
 import { EXIT } from "./exit-codes.ts";
 import { policyLines, policyShape } from "./exit-text.ts";
 import { interruptSignal } from "./interrupt.ts";
-import { ask, isRunning } from "./local.ts";
+import { ask, isRunning, type LocalRole } from "./local.ts";
+import { decide, lockdownCommand } from "./lockdown.ts";
 import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
@@ -20,9 +22,10 @@ import { printHealth } from "./status-text.ts";
 const statusShape = z
   .object({
     state: z.string(),
-    name: z.string(),
+    name: z.string().nullable(),
+    lockdown: z.boolean(),
     exit: z.object({ name: z.string(), publicAddress: z.string().nullable() }).loose().nullable(),
-    tunnel: z.object({ interface: z.string(), ipv4: z.string(), implementation: z.string() }).loose(),
+    tunnel: z.object({ interface: z.string(), ipv4: z.string().nullable(), implementation: z.string() }).loose(),
     path: z.object({ kind: z.string(), endpoint: z.string().nullable() }).loose().nullable(),
     traffic: z.object({ rxBytes: z.number(), txBytes: z.number(), lastHandshake: z.string().nullable() }),
     health: z.array(z.object({ severity: z.string(), text: z.string(), remedy: z.string().nullable() }).loose()),
@@ -53,13 +56,18 @@ export function clientCommand(context: Context): Command {
           term.out("Not connected: no client runs here.");
           return;
         }
+        const lockdown = await isLockedDown(target);
         await endRunning(target, "down", interruptSignal());
         term.out("Disconnected; routes and DNS are as they were.");
+        if (!lockdown) return;
+        term.out(`  ${term.paint("red", "!")} The kill switch is on: no internet until the next connection.`);
+        term.out(`    ${term.paint("dim", "→")} ${LOCKDOWN_OFF}`);
       }),
   );
   command.addCommand(statusCommand(context));
   command.addCommand(waitCommand(context));
   command.addCommand(exitCommand(context));
+  command.addCommand(lockdownCommand(context));
   command.addCommand(leaveCommand("client", context));
   return command;
 }
@@ -78,6 +86,7 @@ async function run(term: Terminal, self: Command, background: boolean): Promise<
 function upCommand({ term, setExitCode }: Context): Command {
   return addSettings(new Command("up"), "client")
     .description("connects, prints the path, and returns")
+    .option("--no-lan", "closes the LAN again")
     .option("--timeout <duration>", "how long to wait for the connection", "20s")
     .addOption(jsonOption())
     .action(async (flags: { timeout: string; json?: boolean }, self: Command) => {
@@ -88,28 +97,57 @@ function upCommand({ term, setExitCode }: Context): Command {
       await joinIfAsked("client", config, term);
       const signal = interruptSignal();
       const target = await ensureBackground(resolved, { timeoutMs, signal });
+      if (config.lockdown === true) await decide(self, { lockdown: true });
+      if (config.lan !== null) await decide(self, { lan: config.lan });
       const body = { exit: config.exit, timeoutMs };
-      const answer = await withProgress(term, target, ask(target, "up", { body, signal }));
+      const answer = await withProgress(term, target, ask(target, "up", { body, signal })).catch(
+        async (thrown: unknown) => {
+          if (await isLockedDown(target))
+            term.err(`The kill switch is on: no internet meanwhile. Off: ${LOCKDOWN_OFF}`);
+          throw thrown;
+        },
+      );
       show(term, answer, flags.json === true, setExitCode);
     });
 }
 
+const LOCKDOWN_OFF = "sudo higgs client lockdown off";
+
+/** False for a client of a version that does not tell. */
+async function isLockedDown(target: LocalRole): Promise<boolean> {
+  const answer = await ask(target, "lockdown-status").catch(() => null);
+  return z.object({ lockdown: z.boolean() }).safeParse(answer).data?.lockdown === true;
+}
+
+/** Of the running client; without one, why this machine is closed all the same. Throws LocalApiError `not-running`. */
+async function statusOf(target: LocalRole, stateDir: string, signal: AbortSignal): Promise<unknown> {
+  try {
+    return await ask(target, "status", { signal });
+  } catch (thrown) {
+    if (!(thrown instanceof HiggsError) || thrown.code !== "not-running") throw thrown;
+    const { stoppedStatus } = await import("../roles/stopped-status.ts");
+    const status = await stoppedStatus(stateDir, signal);
+    if (status === null) throw thrown;
+    return status;
+  }
+}
+
 function statusCommand({ term, setExitCode }: Context): Command {
-  return addSettings(new Command("status"), "client", ["run"])
+  return addSettings(new Command("status"), "client", ["run", "state"])
     .description("whether this machine is connected, through which exit, and by which path")
     .option("--watch", "again every second, until interrupted")
     .addOption(jsonOption())
     .action(async (flags: { watch?: boolean; json?: boolean }, self: Command) => {
-      const { run: runDir } = await configOf("client", self);
+      const { run: runDir, state } = await configOf("client", self);
       const target = { role: "client" as const, runDir };
+      const signal = interruptSignal();
       if (flags.watch !== true) {
-        show(term, await ask(target, "status"), flags.json === true, setExitCode);
+        show(term, await statusOf(target, state, signal), flags.json === true, setExitCode);
         return;
       }
-      const signal = interruptSignal();
       while (!signal.aborted) {
         if (flags.json !== true) term.clear();
-        show(term, await ask(target, "status", { signal }), flags.json === true, setExitCode);
+        show(term, await statusOf(target, state, signal), flags.json === true, setExitCode);
         await sleep(1000, signal);
       }
     });
@@ -192,20 +230,23 @@ function show(term: Terminal, answer: unknown, json: boolean, setExitCode: Conte
   const status = statusShape.parse(answer);
   if (json) term.out(JSON.stringify(answer));
   else printStatus(term, status);
-  if (status.state !== "connected") setExitCode(EXIT.notConnected);
+  const isConnected = status.state === "connected";
+  if (status.state === "blocked" || (status.lockdown && !isConnected)) setExitCode(EXIT.blocked);
+  else if (!isConnected) setExitCode(EXIT.notConnected);
   else if (status.health.length > 0) setExitCode(EXIT.degraded);
   else setExitCode(EXIT.done);
 }
 
 function printStatus(term: Terminal, status: Status): void {
   const { exit, path, traffic, tunnel } = status;
-  const colour = status.state === "connected" ? "green" : "yellow";
+  const colour = status.state === "connected" ? "green" : status.state === "blocked" ? "red" : "yellow";
   const parts = [term.paint(colour, status.state)];
   if (exit !== null) parts.push(`exit ${term.paint("bold", exit.name)} (${exit.publicAddress ?? "-"})`);
   else if (status.state === "connected") parts.push("no exit");
   if (path !== null) parts.push(`path ${path.kind}${path.endpoint === null ? "" : ` by ${path.endpoint}`}`);
+  if (status.lockdown) parts.push("kill switch on");
   term.out(parts.join("; "));
-  const rows = [["tunnel", `${tunnel.interface} ${tunnel.ipv4} (WireGuard: ${tunnel.implementation})`]];
+  const rows = [["tunnel", `${tunnel.interface} ${tunnel.ipv4 ?? "-"} (WireGuard: ${tunnel.implementation})`]];
   if (exit !== null) {
     rows.push([
       "traffic",

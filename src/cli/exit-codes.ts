@@ -46,6 +46,7 @@ const BY_CODE: Readonly<Record<string, number>> = {
   "proxy-not-http": EXIT.notConnected,
   offline: EXIT.notConnected,
   "policy-refused": EXIT.refused,
+  blocked: EXIT.blocked,
   interrupted: EXIT.interrupted,
   timeout: EXIT.timedOut,
   "tool-timeout": EXIT.timedOut,

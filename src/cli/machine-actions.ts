@@ -25,6 +25,7 @@ export async function joinIfAsked(
   term: Terminal,
 ): Promise<void> {
   if (config.join === null) return;
+  if (role === "client") await requireUnlockedTo("join", config.state);
   const invite = await readInvite(config.join);
   const { joinWithInvite } = await import("../roles/join.ts");
   const enrolment = await joinWithInvite(
@@ -71,8 +72,15 @@ export function leaveCommand(role: MachineRole, { term }: Context): Command {
       const config = await configOf(role, self);
       const signal = interruptSignal();
       const target = { role, runDir: config.run };
+      if (role === "client") await requireUnlockedTo("leave", config.state);
       if (await isRunning(target)) await endRunning(target, "stop", signal);
       const { leaveNetwork } = await import("../roles/leave.ts");
       for (const line of await leaveNetwork(role, config, signal)) term.out(line);
     });
+}
+
+/** The kill switch would keep it from the server. */
+async function requireUnlockedTo(what: string, stateDir: string): Promise<void> {
+  const { requireUnlocked } = await import("../roles/lockdown.ts");
+  await requireUnlocked(what, stateDir);
 }

@@ -2,8 +2,10 @@
 import { Debounce, raceAbort, repeat, SerialQueue, sleep, Stopped } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { type Cidr, type Endpoint, formatEndpoint } from "../base/ip.ts";
-import type { ClientFirewall } from "../net/firewall/client.ts";
+import { type Endpoint, formatEndpoint } from "../base/ip.ts";
+import type { ClientFirewall, ClientFirewallWanted } from "../net/firewall/client.ts";
+import type { LocalNetworks } from "../net/local-networks.ts";
+import type { Lockdown } from "../net/lockdown-file.ts";
 import type { ClientRoutes } from "../net/routes/client-routes.ts";
 import type { SystemDns } from "../net/dns/system-dns.ts";
 import type { PeerStats } from "../net/wg/device.ts";
@@ -15,7 +17,7 @@ import type { Tunnel } from "../peer/tunnel.ts";
 import type { MachineId } from "../proto/keys.ts";
 import { type ConnectState, step } from "./connect-state.ts";
 import { type ExitChoice, type ExitPick, pickExit } from "./exit-choice.ts";
-import { systemPlan, tunnelPeers } from "./plan.ts";
+import { firewallPlan, type SystemInputs, systemPlan, tunnelPeers } from "./plan.ts";
 
 export interface ConnectionDeps {
   readonly membership: (onChange: () => void) => Membership;
@@ -30,9 +32,14 @@ export interface ConnectionDeps {
   readonly routes: ClientRoutes;
   readonly firewall: ClientFirewall;
   readonly dns: SystemDns;
-  readonly localPrefixes: (signal: AbortSignal) => Promise<readonly Cidr[]>;
+  readonly localNetworks: (signal: AbortSignal) => Promise<LocalNetworks>;
+  /** What a person decided on the kill switch and the LAN, as of now. */
+  readonly protection: () => Lockdown;
   readonly enrolment: () => Enrolment;
+  /** Where servers may be dialled, before there is a membership that knows better. */
+  readonly carriers: () => readonly Endpoint[];
   readonly interface: string;
+  readonly wireGuardPort: number;
   readonly uid: number;
   readonly log: Logger;
 }
@@ -46,6 +53,10 @@ export interface Connection {
   use(choice: ExitChoice): void;
   /** The machine's links changed, or somebody touched routes or rules. */
   poke(): void;
+  /** True while it has the firewall close what does not go through the tunnel. */
+  readonly isShielded: boolean;
+  /** Resolves when the firewall is as a person decided anew; opens it where nothing is to be closed any more. */
+  protect(signal: AbortSignal): Promise<void>;
   /** Resolves when connected. Throws the signal's reason, or ConnectError `not-connected` when it is closed meanwhile. */
   connected(signal: AbortSignal): Promise<void>;
   /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. Throws as `connected`. */
@@ -59,6 +70,11 @@ export interface Connection {
 
 export class ConnectError extends HiggsError {
   override readonly name = "ConnectError";
+}
+
+interface Shielded {
+  readonly inputs: Omit<SystemInputs, "exit">;
+  readonly firewall: ClientFirewallWanted;
 }
 
 const SETTLE_MS = 5;
@@ -89,6 +105,13 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
   let isTakenOver = false; // there are rules of ours
   let routerWays: readonly Endpoint[] = [];
 
+  /** A process before this one died with the machine closed: it stays so until this one is connected, or puts everything back. */
+  let isInherited = !deps.protection().lockdown && (await deps.firewall.closes(signal));
+  if (deps.protection().lockdown || isInherited) {
+    // Before the first packet of ours: what is closed lets it pass only then.
+    const inputs = await systemInputs({ carriers: deps.carriers(), discoveryPort: null }, signal);
+    await deps.firewall.apply(firewallPlan(inputs, "connecting"), signal);
+  }
   const membership = deps.membership(() => settle.poke());
   const settle = new Debounce(() => void queue.run(pass), SETTLE_MS);
   let tunnel: Tunnel;
@@ -105,7 +128,9 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     if (routerWays.some((one) => formatEndpoint(one) === formatEndpoint(to))) return;
     routerWays = [...routerWays, to].slice(-MOST_ROUTER_WAYS);
     await queue.run(async () => {
-      if (isTakenOver && !alive.aborted) await takeOver();
+      if (!isOpen || alive.aborted) return;
+      const shielded = await shield(alive);
+      if (isTakenOver) await takeOver(shielded);
     });
   }
 
@@ -159,6 +184,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     try {
       const pick = look();
       trouble = troubleOf(pick, membership);
+      const shielded = await shield(alive);
       if (pick.kind === "waiting" && (exit === null || !isTunnelled)) return;
       // Until there is another, the tunnel is that of the exit before: routes stay in it, and nothing passes.
       if (pick.kind !== "waiting") exit = pick.kind === "peer" ? pick.peer : null;
@@ -169,8 +195,9 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
         if (!polling) void poll();
         return;
       }
-      await takeOver();
+      await takeOver(shielded);
       isTunnelled = exit !== null;
+      isInherited = false;
       if (leaves(look(), exit?.id ?? null)) return;
       advance(step(state, { kind: "tunnelled", atMs: Date.now(), exitId: exit?.id ?? null }));
     } catch (thrown) {
@@ -228,21 +255,42 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     return membership.sessions.has(id) && membership.map.get(id)?.online === true;
   }
 
-  async function takeOver(): Promise<void> {
+  async function systemInputs(
+    known: Pick<SystemInputs, "carriers" | "discoveryPort">,
+    inputSignal: AbortSignal,
+  ): Promise<Omit<SystemInputs, "exit">> {
     const { ipv4, ipv6, range4, range6 } = deps.enrolment();
-    const plan = systemPlan({
+    return {
+      ...known,
       interface: deps.interface,
       uid: deps.uid,
       addresses: [ipv4, ipv6],
       range4,
       range6,
-      carriers: [...membership.carriers(), ...routerWays],
-      discoveryPort: tunnel.paths?.discoveryPort ?? null,
-      localPrefixes: await deps.localPrefixes(alive),
-      exit,
-    });
+      wireGuardPort: deps.wireGuardPort,
+      networks: await deps.localNetworks(inputSignal),
+      protection: deps.protection(),
+    };
+  }
+
+  function currentInputs(inputSignal: AbortSignal): Promise<Omit<SystemInputs, "exit">> {
+    const discoveryPort = tunnel.paths?.discoveryPort ?? null;
+    return systemInputs({ carriers: [...membership.carriers(), ...routerWays], discoveryPort }, inputSignal);
+  }
+
+  /** What must be closed is closed whether or not the exit answers. Null where nothing must be. */
+  async function shield(applySignal: AbortSignal): Promise<Shielded | null> {
+    if (!isTunnelled && !isInherited && !deps.protection().lockdown) return null;
+    const inputs = await currentInputs(applySignal);
+    const firewall = firewallPlan(inputs, isTunnelled ? "connected" : "connecting");
+    await deps.firewall.apply(firewall, applySignal);
+    return { inputs, firewall };
+  }
+
+  async function takeOver(shielded: Shielded | null): Promise<void> {
+    const plan = systemPlan({ ...(shielded?.inputs ?? (await currentInputs(alive))), exit });
     isTakenOver = true;
-    await deps.firewall.apply(plan.firewall, alive);
+    if (!Bun.deepEquals(plan.firewall, shielded?.firewall)) await deps.firewall.apply(plan.firewall, alive);
     await deps.routes.apply(plan.routes, alive);
     if (plan.dns === null) await deps.dns.reset(alive);
     else await deps.dns.apply(plan.dns, alive);
@@ -281,6 +329,15 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       settle.poke();
     },
     poke: () => settle.poke(),
+    get isShielded() {
+      return isTunnelled || isInherited || deps.protection().lockdown;
+    },
+    protect: (protectSignal) =>
+      queue.run(async () => {
+        const closed = await shield(protectSignal);
+        if (closed === null) await deps.firewall.apply({ policy: { kind: "disconnected" }, egress: [] }, protectSignal);
+        settle.poke(); // the LAN's routes
+      }),
     connected: (waitSignal) => until(() => state.kind === "connected", waitSignal),
     async reach(peer, waitSignal) {
       reached.set(peer.id, performance.now() + REACH_MS);

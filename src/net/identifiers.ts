@@ -10,6 +10,8 @@ export interface Identifiers {
   readonly redirectTable: string;
   /** Connections that are kept on record; only an exit's are. */
   readonly logTable: string;
+  /** nft table, family netdev, of a client that a person asked to stop raw frames too. */
+  readonly egressTable: string;
   /** Firewall mark of WireGuard's own socket. */
   readonly mark: number;
   readonly markMask: number;
@@ -26,6 +28,7 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
     demuxTable: "higgs_client_demux",
     redirectTable: "higgs_client_redirect",
     logTable: "higgs_client_log",
+    egressTable: "higgs_client_egress",
     mark: 0x68000,
     markMask: 0xff000,
     rulePrefs: { first: 5210, last: 5270 },
@@ -37,6 +40,7 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
     demuxTable: "higgs_node_demux",
     redirectTable: "higgs_node_redirect",
     logTable: "higgs_node_log",
+    egressTable: "higgs_node_egress",
     mark: 0x69000,
     markMask: 0xff000,
     rulePrefs: null,

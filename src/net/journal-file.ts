@@ -56,6 +56,7 @@ const resolvConfOriginal = z.discriminatedUnion("kind", [
 const undoEntry = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("wireguard-device") }),
   z.strictObject({ kind: z.literal("nft-table") }),
+  z.strictObject({ kind: z.literal("egress-table") }),
   z.strictObject({ kind: z.literal("demux-table") }),
   z.strictObject({ kind: z.literal("redirect-table") }),
   z.strictObject({ kind: z.literal("log-table") }),

@@ -18,6 +18,7 @@ export type ResolvConfOriginal =
 export type UndoEntry =
   | { readonly kind: "wireguard-device" }
   | { readonly kind: "nft-table" }
+  | { readonly kind: "egress-table" }
   | { readonly kind: "demux-table" }
   | { readonly kind: "redirect-table" }
   | { readonly kind: "log-table" }

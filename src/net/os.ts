@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { HiggsError } from "../base/errors.ts";
-import type { Cidr, IpAddress } from "../base/ip.ts";
+import type { IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
@@ -13,7 +13,7 @@ import { watchResolved } from "./dns/watch-resolved.ts";
 import { bridgeDiscovery } from "./discovery/bridge.ts";
 import type { DiscoveryPort } from "./discovery/discovery.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
-import { type Exec, findTool, output, systemExec, toolMissing } from "./exec.ts";
+import { type Exec, findTool, systemExec, toolMissing } from "./exec.ts";
 import type { ClientFirewall } from "./firewall/client.ts";
 import type { ConnectionLog } from "./firewall/connection-log.ts";
 import type { ExitFirewall } from "./firewall/exit.ts";
@@ -26,6 +26,9 @@ import { enableForwarding, type Fence, forwardingFence, type ForwardingWanted } 
 import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
 import { type Links, readLinks } from "./links.ts";
+import { type LocalNetworks, readLocalNetworks } from "./local-networks.ts";
+import { loadBlocked } from "./lock.ts";
+import type { Lockdown } from "./lockdown-file.ts";
 import { nftRedirect } from "./nft-redirect.ts";
 import { portMapper } from "./port-mapping/mapper.ts";
 import type { PortMapper, PortMapperOptions } from "./port-mapping/port-mapping.ts";
@@ -34,7 +37,6 @@ import type { Redirect } from "./redirect.ts";
 import type { ClientRoutes } from "./routes/client-routes.ts";
 import { hostMtus } from "./routes/host-mtus.ts";
 import { linuxClientRoutes } from "./routes/linux.ts";
-import { bridgesWithoutUplink } from "./routes/local-prefixes.ts";
 import type { PeerMtus } from "./routes/peer-mtu.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import { undoAll } from "./undo.ts";
@@ -87,8 +89,11 @@ export interface ClientSystem extends MachineSystem {
   readonly watchDns: (onChange: () => void) => Service;
   /** After a boot nobody answers at the tunnel's name servers: puts the machine's own back that an earlier process replaced. */
   readonly resetDnsOfEarlierBoot: (signal: AbortSignal) => Promise<void>;
-  /** Prefixes of bridges without an uplink: containers and virtual machines of this host. */
-  readonly localPrefixes: (signal: AbortSignal) => Promise<readonly Cidr[]>;
+  readonly localNetworks: (signal: AbortSignal) => Promise<LocalNetworks>;
+  /** Closes this machine, as a person decided. */
+  readonly block: (lockdown: Lockdown, signal: AbortSignal) => Promise<void>;
+  /** Calls `onChange` after each burst of changes to the nft rules, our own too. */
+  readonly watchRules: (onChange: () => void) => Service;
 }
 
 export interface SystemOptions {
@@ -133,9 +138,10 @@ export async function clientSystem(options: SystemOptions): Promise<ClientSystem
   const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
   const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
   const { owner } = deps.journal;
+  const clientFirewall = nftClientFirewall(deps);
   return {
     ...machine,
-    clientFirewall: nftClientFirewall(deps),
+    clientFirewall,
     clientRoutes,
     peerMtus: clientRoutes.peerMtus,
     systemDns,
@@ -144,7 +150,9 @@ export async function clientSystem(options: SystemOptions): Promise<ClientSystem
       // In the same boot the tunnel's routes are there still, and its name servers belong to them.
       if (owner !== null && !owner.sameBoot) await systemDns.reset(signal);
     },
-    localPrefixes: (signal) => localPrefixes(deps.exec, signal),
+    localNetworks: (signal) => readLocalNetworks(deps.exec, signal),
+    block: (lockdown, signal) => loadBlocked({ ...deps, firewall: clientFirewall }, lockdown, signal),
+    watchRules: (onChange) => watchRules({ onChange, log: deps.log }),
   };
 }
 
@@ -197,16 +205,6 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),
   };
   return { machine, deps, sysctl };
-}
-
-async function localPrefixes(exec: Exec, signal: AbortSignal): Promise<readonly Cidr[]> {
-  const [links, listed] = await Promise.all([
-    readLinks(exec, signal),
-    output(exec, ["ip", "-j", "-d", "link"], { signal }),
-  ]);
-  const uplinks = links.uplinks.map((uplink) => uplink.interface);
-  const bridges = new Set(bridgesWithoutUplink(JSON.parse(listed), { uplinks }));
-  return links.connected.filter((entry) => bridges.has(entry.interface)).map((entry) => entry.prefix);
 }
 
 async function hasIpv6(): Promise<boolean> {

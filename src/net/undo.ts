@@ -6,8 +6,11 @@ import { restoreResolvConf } from "./dns/resolv-conf.ts";
 import { makeResolvedRead, revertResolved } from "./dns/resolved.ts";
 import { type Exec, ToolMissing } from "./exec.ts";
 import { removeTable } from "./firewall/nft.ts";
+import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
 import type { Journal, UndoEntry } from "./journal.ts";
+import { loadBlocked } from "./lock.ts";
+import { type Lockdown, OPEN, readLockdown } from "./lockdown-file.ts";
 import { removeRulesAndRoutes } from "./routes/linux.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import type { WireGuardHost } from "./wg/host.ts";
@@ -25,6 +28,8 @@ export interface UndoDeps {
   /** Default /proc/sys. */
   readonly sysctlDir?: string;
   readonly host?: WireGuardHost;
+  /** True: the kill switch goes too, which stays otherwise as long as it is on. */
+  readonly unlock?: boolean;
 }
 
 /** Something could not be put back; everything else was, and what failed is still in the journal for another try. */
@@ -50,16 +55,30 @@ const ORDER: readonly Kind[] = [
   "demux-table",
   "redirect-table",
   "log-table",
+  "egress-table",
   "nft-table",
 ];
 
-/** Sentences of what was done, none when there was nothing; harmless twice. Throws UndoIncomplete after having tried everything. */
+/**
+ * Sentences of what was done, none when there was nothing; harmless twice. Throws UndoIncomplete after having tried everything.
+ * A client's kill switch that is on is closed before anything else is put back, and stays.
+ */
 export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly string[]> {
-  const steps = stepsOf(role, deps);
-  const journaled = deps.journal.entries().map((entry) => entry.kind);
-  const kinds = [...new Set([...journaled.toReversed(), ...ORDER])];
+  const locked = role === "client" && deps.unlock !== true ? await readLockdown(deps.stateDir) : OPEN;
   const done: string[] = [];
   const failures: string[] = [];
+  if (locked.lockdown) {
+    try {
+      done.push(await keepLocked(deps, locked));
+    } catch (thrown) {
+      deps.signal.throwIfAborted();
+      failures.push(errorText(thrown));
+    }
+  }
+  const steps = stepsOf(role, deps);
+  const journaled = deps.journal.entries().map((entry) => entry.kind);
+  const isKept = (kind: Kind): boolean => locked.lockdown && (kind === "nft-table" || kind === "egress-table");
+  const kinds = [...new Set([...journaled.toReversed(), ...ORDER])].filter((kind) => !isKept(kind));
   for (const kind of kinds) {
     deps.signal.throwIfAborted();
     try {
@@ -78,6 +97,12 @@ export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly stri
     remedy: `sudo higgs state clean --role ${role}`,
     detail: { done, failures },
   });
+}
+
+async function keepLocked(deps: UndoDeps, locked: Lockdown): Promise<string> {
+  const firewall = nftClientFirewall({ ...deps, identifiers: IDENTIFIERS.client });
+  await loadBlocked({ ...deps, firewall }, locked, deps.signal);
+  return "Kept the kill switch, which is on: nothing leaves this machine. Off: sudo higgs client lockdown off";
 }
 
 function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
@@ -122,6 +147,11 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
       const sentences = await linuxSysctl({ journal, log, ...rootDir }).restore();
       if (!journal.entries().some((entry) => entry.kind === "sysctl")) return sentences;
       throw new UndoIncomplete(sentences.join(" "), { code: "undo-incomplete" });
+    },
+    "egress-table": async () => {
+      const name = identifiers.egressTable;
+      const wasThere = await removeTable(exec, { table: name, family: "netdev" }, signal);
+      return forgetting("egress-table", wasThere ? [`Removed the table netdev ${name}.`] : []);
     },
     "demux-table": table("demux-table", identifiers.demuxTable),
     "redirect-table": table("redirect-table", identifiers.redirectTable),

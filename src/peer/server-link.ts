@@ -8,7 +8,7 @@ import { proxyName } from "../net/http-proxy.ts";
 import { sign } from "../proto/keys.ts";
 import { machineProofMessage } from "../proto/proof.ts";
 import { dialList, knownServers } from "./enrol.ts";
-import type { EnrolmentStore } from "./enrolment.ts";
+import type { EnrolmentStore, KnownServer } from "./enrolment.ts";
 import type { MachineKeys } from "./identity.ts";
 import { askedToWaitMs } from "./reconnect.ts";
 import type { ProxyUse } from "./proxy-use.ts";
@@ -71,15 +71,7 @@ export class ServerLink {
 
   /** Every address and port at which a server, or the proxy before it, may be dialled: the carrier's exact destinations. */
   carriers(): Endpoint[] {
-    const all = dialList(this.#store.value.servers).flatMap(({ known, target }) => {
-      const proxy = this.#proxy;
-      if (proxy !== null && proxy.for(target) !== null) return proxy.endpoints();
-      // One that is named by its address may never have been dialled yet, and must be reachable the first time too.
-      const literal = parseIp(target.host);
-      const addresses = new Set(literal === null ? known.addresses : [...known.addresses, literal]);
-      return [...addresses].map((address) => ({ address, port: target.port }));
-    });
-    return [...new Map(all.map((endpoint) => [formatEndpoint(endpoint), endpoint])).values()];
+    return carriersOf(this.#store.value.servers, this.#proxy);
   }
 
   async #open(signal: AbortSignal): Promise<Door> {
@@ -123,4 +115,16 @@ export class ServerLink {
       signal,
     });
   }
+}
+
+/** As ServerLink's `carriers`, of what is known without a link. */
+export function carriersOf(servers: readonly KnownServer[], proxy: ProxyUse | null): Endpoint[] {
+  const all = dialList(servers).flatMap(({ known, target }) => {
+    if (proxy !== null && proxy.for(target) !== null) return proxy.endpoints();
+    // One that is named by its address may never have been dialled yet, and must be reachable the first time too.
+    const literal = parseIp(target.host);
+    const addresses = new Set(literal === null ? known.addresses : [...known.addresses, literal]);
+    return [...addresses].map((address) => ({ address, port: target.port }));
+  });
+  return [...new Map(all.map((endpoint) => [formatEndpoint(endpoint), endpoint])).values()];
 }

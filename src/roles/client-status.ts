@@ -1,6 +1,7 @@
 // What `higgs client status` and `higgs client exit list` show.
 import { offersExit, termsOf } from "../client/exit-choice.ts";
 import { ConnectError, type Connection } from "../client/connection.ts";
+import type { KeptLockdown } from "../net/lockdown-file.ts";
 import type { MachineSystem } from "../net/os.ts";
 import { implementationText } from "../net/wg/device.ts";
 import { type Endpoint, formatEndpoint } from "../base/ip.ts";
@@ -8,6 +9,7 @@ import type { KnownPeer } from "../peer/netmap.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
 import { type HealthEntry, healthOf, membershipHealth, relayHealth } from "./health.ts";
+import { LOCKDOWN_OFF } from "./lockdown.ts";
 import { isoOf } from "./node-status.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
 import { VERSION } from "./version.ts";
@@ -17,11 +19,13 @@ export interface ClientView {
   readonly store: EnrolmentStore;
   readonly connection: Connection | null;
   readonly startedAt: Date;
+  readonly lockdown: { readonly current: KeptLockdown };
 }
 
 export async function clientStatus(view: ClientView, signal: AbortSignal) {
   const { connection, store } = view;
-  const state = connection?.state ?? { kind: "disconnected" as const };
+  const lockdown = view.lockdown.current;
+  const state = connection?.state ?? { kind: lockdown.lockdown ? ("blocked" as const) : ("disconnected" as const) };
   const exit = connection?.exit ?? null;
   // A device that is gone has none; it is being made anew, or the health says why not.
   const stats = connection === null ? [] : await connection.stats(signal).catch(() => []);
@@ -46,9 +50,11 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
       lastHandshake: isoOf(stat?.lastHandshakeMs ?? null),
     },
     portMapping: portMappingOf(connection?.paths ?? null),
-    lockdown: false,
+    lockdown: lockdown.lockdown,
+    lan: lockdown.lan,
+    paranoid: lockdown.paranoid,
     startedAt: view.startedAt.toISOString(),
-    health: clientHealth(connection),
+    health: [...lockdownHealth(lockdown, connection), ...clientHealth(connection)],
   };
 }
 
@@ -69,6 +75,40 @@ function endpointText(endpoint: Endpoint | null): string | null {
 
 function roundedMs(ms: number | null): number | null {
   return ms === null ? null : Math.round(ms * 100) / 100;
+}
+
+/** Why there is no internet where the kill switch closes it, and how to get it back. */
+function lockdownHealth(lockdown: KeptLockdown, connection: Connection | null): HealthEntry[] {
+  const entries: HealthEntry[] = lockdown.damage === null ? [] : [damagedHealth(lockdown.damage)];
+  if (!lockdown.lockdown || connection?.state.kind === "connected") return entries;
+  entries.push(blockedHealth(connection !== null));
+  if (connection?.membership.trouble !== null && connection !== null) {
+    entries.push({
+      code: "portal-blocked",
+      severity: "low",
+      text: "If this network wants you to sign in on a web page first, that page is closed too.",
+      remedy: `${LOCKDOWN_OFF}; sign in; then: sudo higgs client up --lockdown`,
+    });
+  }
+  return entries;
+}
+
+export function blockedHealth(isConnecting: boolean): HealthEntry {
+  return {
+    code: "blocked",
+    severity: "high",
+    text: `No internet: the kill switch is on, and this machine is ${isConnecting ? "not connected yet" : "not connected"}.`,
+    remedy: isConnecting ? LOCKDOWN_OFF : `sudo higgs client up, or: ${LOCKDOWN_OFF}`,
+  };
+}
+
+export function damagedHealth(why: string): HealthEntry {
+  return {
+    code: "lockdown-damaged",
+    severity: "high",
+    text: `The kill switch counts as on, as its file cannot be read: ${why}.`,
+    remedy: LOCKDOWN_OFF,
+  };
 }
 
 /** A connected client whose exit cannot be reached is degraded: traffic waits in the tunnel, and nothing leaks. */

@@ -4,17 +4,20 @@ import { DeadlineExceeded, SerialQueue, withDeadline } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type ExitChoice, ExitError, exitChoiceText, offersExit, parseExitChoice } from "../client/exit-choice.ts";
 import { connect, ConnectError, type Connection } from "../client/connection.ts";
+import type { LockdownChange } from "../net/lockdown-file.ts";
 import { type ClientSystem, clientSystem } from "../net/os.ts";
 import { proxyName } from "../net/http-proxy.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
 import { joinNetwork } from "../peer/membership.ts";
+import { carriersOf } from "../peer/server-link.ts";
 import { changeSettings, listenPort, readSettings } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
 import { openTunnel } from "../peer/tunnel.ts";
 import { clientStatus, exitRows, relayWithheld } from "./client-status.ts";
 import type { Config } from "./config.ts";
+import { holdLockdown } from "./lockdown.ts";
 import { machinePaths, routerAccess } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { openProxy } from "./proxy.ts";
@@ -36,6 +39,7 @@ export interface ClientRun {
 const upBody = z.object({ exit: z.string().max(63).nullable(), timeoutMs: z.number().positive().max(3_600_000) });
 const proxyBody = z.object({ text: z.string().max(4096), except: z.string().max(65_536), isNamed: z.boolean() });
 const exitBody = z.object({ exit: z.string().max(63) });
+const protectBody = z.object({ lockdown: z.boolean(), lan: z.boolean(), paranoid: z.boolean() }).partial();
 const waitBody = z.object({ timeoutMs: z.number().positive().max(86_400_000) });
 
 /** Runs until a signal, or `down` in the background; then everything is undone. */
@@ -67,6 +71,10 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
   const queue = new SerialQueue();
   let connection: Connection | null = null;
   let proxySetting = config.proxy;
+  const lockdown = await holdLockdown({ os, stateDir: config.state, log });
+  const protect = (change: LockdownChange, changeSignal: AbortSignal): Promise<void> =>
+    queue.run(() => lockdown.change(change, connection, changeSignal));
+  const protection = () => ({ ...lockdown.current, connected: connection?.state.kind === "connected" });
 
   async function chosenExit(asked: string | null): Promise<ExitChoice> {
     if (asked !== null) {
@@ -127,15 +135,21 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
           routes: os.clientRoutes,
           firewall: os.clientFirewall,
           dns: os.systemDns,
-          localPrefixes: os.localPrefixes,
+          localNetworks: os.localNetworks,
+          protection: () => lockdown.current,
           enrolment: () => store.value,
+          carriers: () => carriersOf(store.value.servers, proxy),
+          wireGuardPort: port,
           interface: os.identifiers.interface,
           uid: process.getuid?.() ?? 0,
           log,
         },
         choice,
         signal,
-      );
+      ).catch(async (thrown: unknown) => {
+        await lockdown.blocked(signal);
+        throw thrown;
+      });
       return connection;
     });
 
@@ -145,11 +159,13 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       connection = null;
       try {
         await closing?.close();
+        if (closing?.isShielded === true) await lockdown.close();
       } catch (thrown) {
         // What it could not put back itself is put back below, and what remains then is told.
         log.error({ reason: errorText(thrown) }, "the connection did not close in order");
       } finally {
         await undo(os);
+        lockdown.rested();
       }
     });
 
@@ -162,7 +178,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     paths: () => connection?.paths ?? null,
     proxy: () => connection?.membership.proxy ?? null,
   };
-  const view = { os, store, startedAt: new Date() };
+  const view = { os, store, startedAt: new Date(), lockdown };
 
   async function connected(timeoutMs: number, askSignal: AbortSignal): Promise<void> {
     const current = connection;
@@ -182,6 +198,10 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     }
   }
 
+  const notRestored = (thrown: unknown): void => {
+    if (!signal.aborted) log.error({ reason: errorText(thrown) }, "the kill switch could not be put back");
+  };
+
   try {
     await runtime.serve({
       everyday: {
@@ -197,6 +217,11 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
           await connected(timeoutMs, askSignal);
           return await clientStatus({ ...view, connection }, askSignal);
         },
+        "lockdown-on": async (_body, askSignal) => {
+          await protect({ lockdown: true }, askSignal);
+          return protection();
+        },
+        "lockdown-status": protection,
         down: async () => {
           await down();
           if (run.background) setImmediate(() => runtime.stop()); // after this answer has left
@@ -228,6 +253,10 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
           proxySetting = next;
           return {};
         },
+        protect: async (body, askSignal) => {
+          await protect(bodyOf(protectBody, body), askSignal);
+          return protection();
+        },
       },
     });
     await using _watch = os.watchLinks(() => {
@@ -235,6 +264,11 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       connection?.paths?.networkChanged();
     });
     await using _names = os.watchDns(() => connection?.poke());
+    await using _watchRules = os.watchRules(() => {
+      if (connection !== null) connection.poke();
+      else void queue.run(() => lockdown.rest(signal)).catch(notRestored);
+    });
+    await protect(askedFor(config), signal);
     if (!run.background) {
       await up(config.exit).catch((thrown: unknown) => {
         log.error({ reason: errorText(thrown) }, "not connected");
@@ -274,4 +308,9 @@ function otherProxy(): ConnectError {
 /** What was changed is put back even though the process is ending; each step has its own deadline. */
 async function undo(os: ClientSystem): Promise<void> {
   for (const line of await os.undoAll(new AbortController().signal)) os.log.info({}, line);
+}
+
+/** What closes more is asked for by a flag; opening again is a command of its own. */
+function askedFor({ lockdown, lan }: Config<"client">): LockdownChange {
+  return { lockdown: lockdown === true ? true : undefined, lan: lan ?? undefined };
 }

@@ -239,6 +239,18 @@ const CLIENT = {
     schema: optional(text),
     default: null,
   },
+  lockdown: {
+    flags: "--lockdown",
+    about: "switches the kill switch on, for good; off: higgs client lockdown off",
+    schema: optional(toggle),
+    default: null,
+  },
+  lan: {
+    flags: "--lan",
+    about: "keeps the LAN reachable; default: as last time, not at first",
+    schema: optional(toggle),
+    default: null,
+  },
 } as const satisfies Record<string, Setting>;
 
 const SETTINGS = { server: SERVER, node: NODE, client: CLIENT } as const;

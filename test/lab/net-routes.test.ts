@@ -6,7 +6,7 @@ import { enterNetworkArgv } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import { runChildOrThrow } from "../../src/lab/spawn.ts";
-import type { ClientFirewallPolicy } from "../../src/net/firewall/client.ts";
+import type { ClientFirewallWanted } from "../../src/net/firewall/client.ts";
 import { removeTable } from "../../src/net/firewall/nft.ts";
 import { nftClientFirewall } from "../../src/net/firewall/nft-client.ts";
 import { IDENTIFIERS } from "../../src/net/identifiers.ts";
@@ -60,13 +60,14 @@ const ROUTES: ClientRoutesPolicy = {
   discoveryPort: DISCOVERY,
   throwPrefixes: [],
 };
-const FIREWALL: ClientFirewallPolicy = {
-  kind: "connected",
-  interface: identifiers.interface,
-  addresses: [ip("10.83.0.2"), ip("fd83:1:2::2")],
-  carrier: ROUTES.carrier,
-  uid: HIGGS_UID,
-  discoveryPort: DISCOVERY,
+/** With nothing closed, so that it is the routes that decide; what is closed is the subject of client-states.test.ts. */
+const FIREWALL: ClientFirewallWanted = {
+  policy: {
+    kind: "exitless",
+    tunnel: { interface: identifiers.interface, addresses: [ip("10.83.0.2"), ip("fd83:1:2::2")] },
+    own: { carrier: ROUTES.carrier, uid: HIGGS_UID, wireGuardPort: 51820, discoveryPort: DISCOVERY },
+  },
+  egress: [],
 };
 
 /** Everything that an ordinary program sends. */

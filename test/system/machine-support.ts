@@ -4,12 +4,14 @@ import type { Cidr } from "../../src/base/ip.ts";
 import { type LogLevel, createLogger, silentLogger } from "../../src/base/log.ts";
 import { type Connection, connect } from "../../src/client/connection.ts";
 import { type ExitChoice, parseExitChoice } from "../../src/client/exit-choice.ts";
-import type { ClientFirewallPolicy } from "../../src/net/firewall/client.ts";
+import type { ClientFirewallPolicy, ClientFirewallWanted } from "../../src/net/firewall/client.ts";
 import type { ClientRoutesPolicy } from "../../src/net/routes/client-routes.ts";
 import type { DnsPolicy } from "../../src/net/dns/system-dns.ts";
 import { join } from "../../src/peer/enrol.ts";
 import { EnrolmentStore, readEnrolment } from "../../src/peer/enrolment.ts";
 import { type MachineKeys, machineKeys } from "../../src/peer/identity.ts";
+import { NOTHING_NEAR } from "../../src/net/local-networks.ts";
+import { OPEN } from "../../src/net/lockdown-file.ts";
 import { joinNetwork, type Membership } from "../../src/peer/membership.ts";
 import { openStateDir, type StateDir } from "../../src/peer/state-dir.ts";
 import { allowedPrefixes } from "../../src/peer/trust.ts";
@@ -141,7 +143,8 @@ export class FakeSystem {
         reset: () => Promise.resolve(void (this.routes = null)),
       },
       firewall: {
-        apply: (policy: ClientFirewallPolicy) => Promise.resolve(void (this.firewall = policy)),
+        closes: () => Promise.resolve(false),
+        apply: ({ policy }: ClientFirewallWanted) => Promise.resolve(void (this.firewall = policy)),
         verify: () => Promise.resolve([]),
         reset: () => Promise.resolve(void (this.firewall = null)),
       },
@@ -181,8 +184,11 @@ export async function startClient(dir: StateDir, exit = "auto"): Promise<Running
           signal,
         ),
       ...system.deps,
-      localPrefixes: () => Promise.resolve([]),
+      localNetworks: () => Promise.resolve(NOTHING_NEAR),
+      protection: () => OPEN,
       enrolment: () => store.value,
+      carriers: () => [],
+      wireGuardPort: listenPort,
       interface: "higgs0",
       uid: 0,
       log: testLog,

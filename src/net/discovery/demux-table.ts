@@ -8,7 +8,7 @@
 import type { NftTable } from "../firewall/nft-table.ts";
 
 /** Binding request, indication, success and error (RFC 8489 section 5). */
-const STUN_TYPES = "{ 0x0001, 0x0011, 0x0101, 0x0111 }";
+export const STUN_TYPES = "{ 0x0001, 0x0011, 0x0101, 0x0111 }";
 export const STUN_COOKIE = "@th,96,32 0x2112a442";
 
 /** After the host's own filters (0), which so see one flow on WireGuard's port, and let in what answers it. */

@@ -1,78 +1,160 @@
-// The rules of a client's firewall, one table for each situation.
-import { type Endpoint, familyOf, type IpAddress } from "../../base/ip.ts";
-import type { ClientFirewallPolicy } from "./client.ts";
-import { type NftChain, type NftRule, type NftTable, quotedInterface } from "./nft-table.ts";
+// The rules of a client's firewall: one table for each situation, pure.
+import { type Cidr, familyOf } from "../../base/ip.ts";
+import { STUN_COOKIE, STUN_TYPES } from "../discovery/demux-table.ts";
+import type { ClientFirewallPolicy, Nearby, OwnTraffic, TunnelEnd } from "./client.ts";
+import { carrierMatch, isMarked, type Mark, markChains } from "./client-marks.ts";
+import {
+  intervalElements,
+  type NftChain,
+  type NftRule,
+  type NftSet,
+  type NftTable,
+  quotedInterface,
+} from "./nft-table.ts";
 
-/** Before discovery's port is rewritten at -300, while it can still be recognised. */
-const BEFORE_RAW = -301;
-/** After connection tracking (-200), which knows the flow, and before routing. */
-const MANGLE = -150;
+/** The four messages of WireGuard (its paper, section 5.4): a type, and three zero bytes. */
+export const WIREGUARD = "@th,64,32 { 0x01000000, 0x02000000, 0x03000000, 0x04000000 }";
+const STUN = `@th,64,16 ${STUN_TYPES} ${STUN_COOKIE}`;
+const ANSWERS = "ct state established,related accept";
+const REFUSE = "reject with icmpx admin-prohibited";
 
-export interface Mark {
-  readonly mark: number;
-  readonly markMask: number;
+/** Null for no table at all: the machine is open. Throws FirewallNameRefused for a name that is no interface's. */
+export function rulesetFor(name: string, policy: ClientFirewallPolicy, mark: Mark): NftTable | null {
+  switch (policy.kind) {
+    case "disconnected":
+      return null;
+    case "exitless":
+      return { name, sets: [], chains: markChains(policy.own, policy.tunnel, mark) };
+    case "connecting":
+    case "connected": {
+      const { own, tunnel, near } = policy;
+      return {
+        name,
+        sets: nearSets(near),
+        chains: [...markChains(own, tunnel, mark), ...filterChains(near, { own, tunnel, mark })],
+      };
+    }
+    case "disconnecting":
+    case "blocked":
+      return { name, sets: nearSets(policy.near), chains: filterChains(policy.near, null) };
+  }
 }
 
-/**
- * What goes past the tunnel: WireGuard's own socket, which comes marked, and the carrier and discovery, which rules of
- * routing select by address, port and user. The mark is kept with the flow and put on its answers: a strict reverse path
- * filter looks the way back up by mark, and would see the tunnel's route without it.
- */
-export function clientTable(
-  name: string,
-  options: { readonly policy: ClientFirewallPolicy; readonly mark: Mark },
-): NftTable {
-  const { policy, mark } = options;
-  const tunnel = quotedInterface(policy.interface);
-  const ours = `0x${mark.mark.toString(16)}`;
-  const mask = `0x${mark.markMask.toString(16)}`;
-  /** The bits of others stay as they are. */
-  const kept = `0x${(~mark.markMask >>> 0).toString(16)}`;
-  const setMark = `meta mark set meta mark & ${kept} | ${ours}`;
-
-  const markOut: NftChain = {
-    name: "mark_out",
-    type: "filter",
-    hook: "output",
-    priority: BEFORE_RAW,
-    policy: "accept",
-    rules: [
-      ...policy.carrier.map((endpoint) => rule(`meta skuid ${policy.uid} ${carrier(endpoint)} ${setMark}`, "carrier")),
-      ...(policy.discoveryPort === undefined
-        ? []
-        : [rule(`meta skuid ${policy.uid} udp sport ${policy.discoveryPort} ${setMark}`, "discovery")]),
-    ],
-  };
-  const keepMark: NftChain = {
-    name: "keep_mark",
-    type: "filter",
-    hook: "output",
-    priority: MANGLE,
-    policy: "accept",
-    rules: [rule(`meta mark & ${mask} == ${ours} ct mark set ct mark & ${kept} | ${ours}`, "past the tunnel")],
-  };
-  const putMark: NftChain = {
-    name: "put_mark",
-    type: "filter",
-    hook: "prerouting",
-    priority: MANGLE,
-    policy: "accept",
-    rules: [
-      ...policy.addresses.map((address) =>
-        rule(`iifname != { "lo", ${tunnel} } ${daddr(address)} drop`, "tunnel address by the tunnel only"),
-      ),
-      rule(`iifname != ${tunnel} ct mark & ${mask} == ${ours} ${setMark}`, "answers past the tunnel"),
-    ],
-  };
-  return { name, sets: [], chains: [markOut, keepMark, putMark] };
+/** What may pass beside what is near; null: nothing. */
+interface Passing {
+  readonly own: OwnTraffic;
+  readonly tunnel: TunnelEnd;
+  readonly mark: Mark;
 }
 
-function carrier({ address, port }: Endpoint): string {
-  return `${daddr(address)} tcp dport ${port}`;
+function nearSets({ bridges, lan }: Nearby): readonly NftSet[] {
+  const sets: NftSet[] = [];
+  if (bridges.length > 0) {
+    const elements = [...new Set(bridges)].sort().map(quotedInterface);
+    sets.push({ name: "bridges", type: "ifname", flags: [], elements });
+  }
+  for (const family of familiesOf(lan)) {
+    const prefixes = [...(lan ?? [])].filter((prefix) => familyOf(prefix) === family).sort();
+    const type = family === 4 ? "ipv4_addr" : "ipv6_addr";
+    sets.push({ name: `lan${family}`, type, flags: ["interval"], elements: intervalElements(prefixes) });
+  }
+  return sets;
 }
 
-function daddr(address: IpAddress): string {
-  return familyOf(address) === 4 ? `ip daddr ${address}` : `ip6 daddr ${address}`;
+function familiesOf(lan: readonly Cidr[] | null): readonly (4 | 6)[] {
+  return ([4, 6] as const).filter((family) => (lan ?? []).some((prefix) => familyOf(prefix) === family));
+}
+
+function filterChains(near: Nearby, passing: Passing | null): readonly NftChain[] {
+  return [output(near, passing), input(near, passing), forward(near, passing)];
+}
+
+/** No "established" here: a connection from before is cut. */
+function output(near: Nearby, passing: Passing | null): NftChain {
+  return filter("output", [
+    // First, as what is diverted from loopback to a better path still counts as loopback's.
+    ...(passing === null ? [] : ownOut(passing)),
+    rule('oifname "lo" accept', "this machine itself"),
+    rule("udp sport 68 udp dport 67 ip daddr 255.255.255.255 accept", "DHCP"),
+    rule("ip6 saddr fe80::/10 udp sport 546 udp dport 547 ip6 daddr { ff02::1:2, ff05::1:3 } accept", "DHCP for IPv6"),
+    rule(
+      "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
+      "neighbours",
+    ),
+    rule("icmpv6 type mld2-listener-report ip6 hoplimit 1 accept", "multicast of neighbours"),
+    ...(near.bridges.length === 0 ? [] : [rule("oifname @bridges accept", "containers and virtual machines")]),
+    ...(passing === null ? [] : [rule(`oifname ${quotedInterface(passing.tunnel.interface)} accept`, "the tunnel")]),
+    ...NO_DNS,
+    ...lanRules(near, "daddr"),
+    ...(near.lan === null ? [] : [rule("ip protocol igmp accept", "multicast of the LAN")]),
+    rule(REFUSE, "nothing else"),
+  ]);
+}
+
+/** By mark, port and the look of the message: an application that has set our mark has neither port nor look. */
+function ownOut({ own, mark }: Passing): readonly NftRule[] {
+  const ours = `${isMarked(mark)} udp sport ${own.wireGuardPort}`;
+  return [
+    rule(`${ours} ${WIREGUARD} accept`, "WireGuard"),
+    rule(`${ours} ${STUN} accept`, "discovery"),
+    ...own.carrier.map((endpoint) => rule(`${carrierMatch(own.uid, endpoint)} accept`, "carrier")),
+  ];
+}
+
+/** Once the tunnel has had its turn: a LAN that is allowed answers no names, or it would learn them all. */
+const NO_DNS: readonly NftRule[] = [
+  { text: "meta l4proto udp th dport { 53, 853 } reject with icmpx port-unreachable", why: "names by the tunnel only" },
+  { text: "meta l4proto tcp th dport { 53, 853 } reject with tcp reset", why: "names by the tunnel only" },
+];
+
+function lanRules(near: Nearby, side: "saddr" | "daddr"): readonly NftRule[] {
+  return familiesOf(near.lan).map((family) =>
+    rule(`${family === 4 ? "ip" : "ip6"} ${side} @lan${family} accept`, "the LAN is allowed"),
+  );
+}
+
+function input(near: Nearby, passing: Passing | null): NftChain {
+  return filter("input", [
+    rule('iifname "lo" accept', "this machine itself"),
+    ...(passing === null
+      ? []
+      : [
+          rule(`udp dport ${passing.own.wireGuardPort} ${WIREGUARD} accept`, "WireGuard, which knows its peers"),
+          rule(`udp dport ${passing.own.wireGuardPort} ${STUN} accept`, "discovery, which knows its keys"),
+        ]),
+    rule("udp sport 67 udp dport 68 accept", "DHCP"),
+    rule("ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept", "DHCP for IPv6"),
+    rule(
+      "icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
+      "neighbours",
+    ),
+    rule("icmpv6 type mld-listener-query ip6 hoplimit 1 accept", "multicast of neighbours"),
+    ...(near.bridges.length === 0 ? [] : [rule("iifname @bridges accept", "containers and virtual machines")]),
+    ...(passing === null ? [] : [rule(`iifname ${quotedInterface(passing.tunnel.interface)} accept`, "the tunnel")]),
+    ...lanRules(near, "saddr"),
+    rule(ANSWERS, "answers to what may leave"),
+  ]);
+}
+
+/** What containers and virtual machines send, and whoever else this machine forwards for. */
+function forward(near: Nearby, passing: Passing | null): NftChain {
+  const tunnel = passing === null ? null : quotedInterface(passing.tunnel.interface);
+  return filter("forward", [
+    ...(near.bridges.length === 0
+      ? []
+      : [rule("iifname @bridges oifname @bridges accept", "containers and virtual machines")]),
+    ...(tunnel === null
+      ? []
+      : [rule(`oifname ${tunnel} accept`, "the tunnel"), rule(`iifname ${tunnel} ${ANSWERS}`, "the tunnel's answers")]),
+    ...NO_DNS,
+    ...lanRules(near, "daddr"),
+    ...lanRules(near, "saddr"),
+    rule(REFUSE, "nothing else"),
+  ]);
+}
+
+function filter(hook: "output" | "input" | "forward", rules: readonly NftRule[]): NftChain {
+  return { name: hook, type: "filter", hook, priority: 0, policy: "drop", rules };
 }
 
 function rule(text: string, why: string): NftRule {

@@ -10,3 +10,8 @@ export class FirewallNotLoaded extends HiggsError {
 export class FirewallNameRefused extends HiggsError {
   override readonly name = "FirewallNameRefused";
 }
+
+/** The kernel has something else than what it was given. */
+export class FirewallNotVerified extends HiggsError {
+  override readonly name = "FirewallNotVerified";
+}

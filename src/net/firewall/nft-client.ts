@@ -1,13 +1,14 @@
-// The client's firewall as an nft table.
+// The client's firewall as nft tables.
 import { SerialQueue } from "../../base/async.ts";
 import { formatEndpoint } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
-import type { ClientFirewall, ClientFirewallPolicy } from "./client.ts";
-import { clientTable } from "./client-table.ts";
-import { FirewallNotLoaded } from "./errors.ts";
+import type { ClientFirewall, ClientFirewallPolicy, Nearby } from "./client.ts";
+import { rulesetFor } from "./client-table.ts";
+import { egressTable } from "./egress-table.ts";
+import { FirewallNotLoaded, FirewallNotVerified } from "./errors.ts";
 import { loadRuleset, readTable, removeTable } from "./nft.ts";
 import { type NftTable, replacementText, tableDifferences } from "./nft-table.ts";
 
@@ -22,19 +23,51 @@ export interface NftClientDeps {
 export function nftClientFirewall(deps: NftClientDeps): ClientFirewall {
   const { exec, journal, identifiers, log } = deps;
   const queue = new SerialQueue();
-  let wanted: NftTable | null = null;
+  let wanted: { readonly inet: NftTable | null; readonly egress: NftTable | null } | null = null;
+
+  const differences = async (table: NftTable, signal: AbortSignal): Promise<readonly string[]> =>
+    tableDifferences(table, await readTable(exec, table.name, { signal, family: table.family ?? "inet" }));
+
+  const load = async (table: NftTable, policy: ClientFirewallPolicy, signal: AbortSignal): Promise<void> => {
+    const before = await differences(table, signal);
+    const kind = table.family === "netdev" ? "egress-table" : "nft-table";
+    if (!journal.entries().some((entry) => entry.kind === kind)) await journal.add({ kind });
+    if (before.length === 0) return;
+    log.info({ policy: clientSentence(policy), differences: before }, "loading the client's firewall");
+    await loadRuleset(exec, replacementText(table), signal);
+    const after = await differences(table, signal);
+    if (after.length > 0) throw notVerified(after);
+  };
+  const removeInet = async (signal: AbortSignal): Promise<void> => {
+    await removeTable(exec, identifiers, signal);
+    await journal.remove({ kind: "nft-table" });
+  };
+  const removeEgress = async (signal: AbortSignal): Promise<void> => {
+    await removeTable(exec, { table: identifiers.egressTable, family: "netdev" }, signal);
+    await journal.remove({ kind: "egress-table" });
+  };
 
   return {
-    apply: (policy, signal) =>
+    apply: (next, signal) =>
       queue.run(async () => {
-        const table = clientTable(identifiers.table, { policy, mark: identifiers });
-        const differences = tableDifferences(table, await readTable(exec, table.name, signal));
-        if (!journal.entries().some((entry) => entry.kind === "nft-table")) await journal.add({ kind: "nft-table" });
-        if (differences.length > 0) {
-          log.info({ policy: clientSentence(policy), differences }, "loading the client's firewall");
-          await loadRuleset(exec, replacementText(table), signal);
+        const { policy } = next;
+        const inet = rulesetFor(identifiers.table, policy, identifiers);
+        const egress = egressTable(identifiers.egressTable, next, identifiers);
+        // What closes comes first; what is taken away goes last.
+        if (inet !== null) await load(inet, policy, signal);
+        const hadEgress = wanted?.egress !== null && wanted !== null;
+        if (egress !== null) await load(egress, policy, signal);
+        else if (hadEgress || journal.entries().some((entry) => entry.kind === "egress-table")) {
+          await removeEgress(signal);
         }
-        wanted = table;
+        if (inet === null) await removeInet(signal);
+        wanted = { inet, egress };
+      }),
+
+    closes: (signal) =>
+      queue.run(async () => {
+        const listed = await readTable(exec, identifiers.table, signal);
+        return listed?.chains.get("output")?.base.endsWith(" drop") === true;
       }),
 
     verify: (signal) =>
@@ -44,20 +77,50 @@ export function nftClientFirewall(deps: NftClientDeps): ClientFirewall {
             code: "firewall-not-loaded",
           });
         }
-        return tableDifferences(wanted, await readTable(exec, wanted.name, signal));
+        const found: string[] = [];
+        for (const table of [wanted.inet, wanted.egress]) {
+          if (table !== null) found.push(...(await differences(table, signal)));
+        }
+        return found;
       }),
 
     reset: (signal) =>
       queue.run(async () => {
         wanted = null;
-        await removeTable(exec, identifiers, signal);
-        await journal.remove({ kind: "nft-table" });
+        await removeEgress(signal);
+        await removeInet(signal);
       }),
   };
 }
 
+function notVerified(differences: readonly string[]): FirewallNotVerified {
+  return new FirewallNotVerified(`Cannot rely on the client's firewall: ${differences.join(" ")}`, {
+    code: "firewall-not-verified",
+    remedy: "Another program may be changing the rules at the same time; see: nft monitor",
+  });
+}
+
 /** The policy for a person, before it is put in place. */
 function clientSentence(policy: ClientFirewallPolicy): string {
-  const carrier = policy.carrier.map(formatEndpoint).join(", ") || "nothing";
-  return `Answers of what goes past ${policy.interface} are recognised; the carrier reaches ${carrier}.`;
+  switch (policy.kind) {
+    case "disconnected":
+      return "Nothing is closed.";
+    case "exitless":
+      return `Nothing is closed; the carrier reaches ${carrierText(policy)} past ${policy.tunnel.interface}.`;
+    case "connecting":
+    case "connected":
+      return `Nothing leaves but by ${policy.tunnel.interface}; the carrier reaches ${carrierText(policy)}; ${nearText(policy.near)}.`;
+    case "disconnecting":
+    case "blocked":
+      return `Nothing leaves; ${nearText(policy.near)}.`;
+  }
+}
+
+function carrierText({ own }: Extract<ClientFirewallPolicy, { own: unknown }>): string {
+  return own.carrier.map(formatEndpoint).join(", ") || "nothing";
+}
+
+function nearText({ bridges, lan }: Nearby): string {
+  const local = bridges.length === 0 ? "" : ` and ${bridges.join(", ")}`;
+  return lan === null ? `the LAN is closed${local === "" ? "" : `,${local} open`}` : `the LAN${local} open`;
 }

@@ -13,7 +13,9 @@ export interface NftRule {
 export interface NftChain {
   readonly name: string;
   readonly type: "filter" | "nat" | "route";
-  readonly hook: "prerouting" | "input" | "forward" | "output" | "postrouting";
+  readonly hook: "prerouting" | "input" | "forward" | "output" | "postrouting" | "egress";
+  /** Of the hook "egress" alone: the interface that it watches. */
+  readonly device?: string;
   readonly priority: number;
   readonly policy: "accept" | "drop";
   readonly rules: readonly NftRule[];
@@ -30,8 +32,11 @@ export interface NftSet {
   readonly elements: readonly string[];
 }
 
-/** Always of the family inet. */
+export type NftFamily = "inet" | "netdev";
+
 export interface NftTable {
+  /** Default inet. */
+  readonly family?: NftFamily;
   readonly name: string;
   readonly sets: readonly NftSet[];
   readonly chains: readonly NftChain[];
@@ -39,13 +44,13 @@ export interface NftTable {
 
 /** One transaction that puts the table in the place of whatever has its name; `more` is loaded with it. */
 export function replacementText(table: NftTable, more = ""): string {
-  const name = `table inet ${table.name}`;
+  const name = `table ${table.family ?? "inet"} ${table.name}`;
   return `add ${name}\ndelete ${name}\n${tableText(table)}${more}`;
 }
 
 /** Loads beside whatever is there. */
 export function tableText(table: NftTable): string {
-  const lines = [`table inet ${table.name} {`];
+  const lines = [`table ${table.family ?? "inet"} ${table.name} {`];
   for (const set of table.sets) {
     lines.push(`  set ${set.name} {`, `    type ${set.type}`);
     if (set.flags.length > 0) lines.push(`    flags ${set.flags.join(", ")}`);
@@ -55,7 +60,11 @@ export function tableText(table: NftTable): string {
     lines.push("  }");
   }
   for (const chain of table.chains) {
-    lines.push(`  chain ${chain.name} {`, `    type ${chain.type} hook ${chain.hook} priority ${chain.priority}`);
+    const device = chain.device === undefined ? "" : ` device ${quotedInterface(chain.device)}`;
+    lines.push(
+      `  chain ${chain.name} {`,
+      `    type ${chain.type} hook ${chain.hook}${device} priority ${chain.priority}`,
+    );
     lines.push(`    policy ${chain.policy}`);
     for (const rule of chain.rules) lines.push(`    ${rule.text} comment "${ruleComment(rule)}"`);
     lines.push("  }");

@@ -2,22 +2,37 @@
 import { z } from "zod";
 import { output, ToolFailed, type Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
-import { chainBase, type ListedChain, type ListedElement, type ListedSet, type ListedTable } from "./nft-table.ts";
+import {
+  chainBase,
+  type ListedChain,
+  type ListedElement,
+  type ListedSet,
+  type ListedTable,
+  type NftFamily,
+} from "./nft-table.ts";
 
 /** Loads a ruleset in one transaction: all of it, or nothing. Throws ToolFailed. */
 export async function loadRuleset(exec: Exec, ruleset: string, signal: AbortSignal): Promise<void> {
   await output(exec, ["nft", "-f", "-"], { stdin: ruleset, signal });
 }
 
-/** Null when there is no such table. `terse`: without the elements of its sets. */
+export interface ReadOptions {
+  readonly signal: AbortSignal;
+  /** Without the elements of its sets. */
+  readonly terse?: boolean;
+  /** Default inet. */
+  readonly family?: NftFamily;
+}
+
+/** Null when there is no such table. */
 export async function readTable(
   exec: Exec,
   table: string,
-  options: AbortSignal | { readonly signal: AbortSignal; readonly terse: true },
+  options: AbortSignal | ReadOptions,
 ): Promise<ListedTable | null> {
-  const signal = options instanceof AbortSignal ? options : options.signal;
-  const how = options instanceof AbortSignal ? (["-j"] as const) : (["-j", "-t"] as const);
-  const result = await exec.run(["nft", ...how, "list", "table", "inet", table], { signal });
+  const { signal, terse = false, family = "inet" } = options instanceof AbortSignal ? { signal: options } : options;
+  const how = terse ? (["-j", "-t"] as const) : (["-j"] as const);
+  const result = await exec.run(["nft", ...how, "list", "table", family, table], { signal });
   if (result.code === 0) return listedTable(JSON.parse(result.stdout));
   if (isMissing(result.stderr)) return null;
   throw nftFailed(`list the nft table "${table}"`, result);
@@ -26,10 +41,10 @@ export async function readTable(
 /** Takes a table of the role away, from whatever state, without memory. True when there was one. */
 export async function removeTable(
   exec: Exec,
-  { table }: Pick<Identifiers, "table">,
+  { table, family = "inet" }: Pick<Identifiers, "table"> & { readonly family?: NftFamily },
   signal: AbortSignal,
 ): Promise<boolean> {
-  const result = await exec.run(["nft", "delete", "table", "inet", table], { signal });
+  const result = await exec.run(["nft", "delete", "table", family, table], { signal });
   if (result.code === 0) return true;
   if (isMissing(result.stderr)) return false;
   throw nftFailed(`delete the nft table "${table}"`, result);

@@ -4,6 +4,7 @@ import { z } from "zod";
 const LINKS = z.array(
   z.looseObject({
     ifname: z.string(),
+    link_type: z.string().optional(),
     master: z.string().optional(),
     linkinfo: z.looseObject({ info_kind: z.string().optional() }).optional(),
   }),
@@ -29,3 +30,25 @@ export function bridgesWithoutUplink(
     .filter(({ ifname, linkinfo }) => linkinfo?.info_kind === "bridge" && !leadsOut.has(ifname))
     .map(({ ifname }) => ifname);
 }
+
+/**
+ * Names of the interfaces in `ip -j -d link` by which frames leave this machine. A port of a bridge without an uplink ends at a
+ * container; a tunnel carries no frames of its own.
+ */
+export function outwardInterfaces(
+  links: unknown,
+  options: { readonly uplinks: readonly string[]; readonly bridges: readonly string[] },
+): readonly string[] {
+  const { uplinks, bridges } = options;
+  return LINKS.parse(links)
+    .filter(({ ifname, link_type: type }) => uplinks.includes(ifname) || type === "ether")
+    .filter(({ ifname, master }) => ifname !== "lo" && !ifname.startsWith("higgs") && !bridges.includes(master ?? ""))
+    .filter(({ ifname, linkinfo }) => {
+      if (uplinks.includes(ifname)) return true;
+      return !bridges.includes(ifname) && !VIRTUAL.has(linkinfo?.info_kind ?? "");
+    })
+    .map(({ ifname }) => ifname);
+}
+
+/** A veth without a bridge may be all that a container has. */
+const VIRTUAL: ReadonlySet<string> = new Set(["tun", "tap", "dummy"]);

@@ -2,6 +2,8 @@ import { afterEach, expect, test } from "bun:test";
 import { silentLogger } from "../../../src/base/log.ts";
 import { type Connection, ConnectError, connect, handshakePollMs } from "../../../src/client/connection.ts";
 import { parseExitChoice } from "../../../src/client/exit-choice.ts";
+import { NOTHING_NEAR } from "../../../src/net/local-networks.ts";
+import { type Lockdown, OPEN } from "../../../src/net/lockdown-file.ts";
 import { knownPeer, somebody } from "../peer/machines.ts";
 import { sampleEnrolment } from "../peer/state.ts";
 import { failureOf } from "../support/failure.ts";
@@ -21,7 +23,11 @@ async function until(what: () => boolean): Promise<void> {
 }
 
 /** What the operating system was asked for, in order. */
-async function start(network: FakeNetwork, exit = "auto") {
+async function start(
+  network: FakeNetwork,
+  exit = "auto",
+  { protection = OPEN, isClosed = false }: { protection?: Lockdown; isClosed?: boolean } = {},
+) {
   const system: string[] = [];
   const fails = new Map<string, Error>();
   const does = (what: string): Promise<void> => {
@@ -45,13 +51,17 @@ async function start(network: FakeNetwork, exit = "auto") {
         reset: () => does("routes reset"),
       },
       firewall: {
-        apply: ({ kind }) => does(`firewall ${kind}`),
+        apply: ({ policy }) => does(`firewall ${policy.kind}`),
+        closes: () => Promise.resolve(isClosed),
         verify: () => Promise.resolve([]),
         reset: () => does("firewall reset"),
       },
       dns: { apply: ({ servers }) => does(`dns ${servers.join(" ")}`), reset: () => does("dns reset") },
-      localPrefixes: () => Promise.resolve([]),
+      localNetworks: () => Promise.resolve(NOTHING_NEAR),
+      protection: () => protection,
       enrolment: () => sampleEnrolment,
+      carriers: () => [],
+      wireGuardPort: 51820,
       interface: "higgs0",
       uid: 0,
       log: silentLogger,
@@ -120,7 +130,7 @@ test("connect() without an exit keeps the machine's own routes and resolver", as
   const network = new FakeNetwork();
   const { connection, system } = await start(network, "none");
   await connection.connected(NEVER);
-  expect(system).toEqual(["firewall connected", "routes own own", "dns reset"]);
+  expect(system).toEqual(["firewall exitless", "routes own own", "dns reset"]);
   expect(network.wanted).toEqual([]);
 });
 
@@ -150,7 +160,7 @@ test("use() of another exit was called connected before that one answered", asyn
   expect(connection.state.kind).toBe("connecting");
   await until(() => network.wanted[0]?.id === cabin.id);
   expect(connection.state.kind).toBe("connecting");
-  expect(system.slice(before)).toEqual([]); // routes and DNS stay tunnelled
+  expect(new Set(system.slice(before))).toEqual(new Set(["firewall connected"])); // routes and DNS stay tunnelled
   connection.use(parseExitChoice("home"));
   await connection.connected(NEVER);
   expect(connection.exit?.id).toBe(home.id);
@@ -282,6 +292,8 @@ test("connect() leaves no membership behind when there is no tunnel", async () =
     {
       membership: () => network.membership,
       openTunnel: () => Promise.reject(new ConnectError("no tun", { code: "tun-missing" })),
+      protection: () => OPEN,
+      firewall: { closes: () => Promise.resolve(false) },
     } as unknown as Parameters<typeof connect>[0],
     { kind: "auto" },
     NEVER,
@@ -299,4 +311,58 @@ test("close() ends its sessions, so that the exit need not wait for the server t
   network.sessions.set(home.id, { id: 7, peer: home.id, kind: "wireguard", initiator: true });
   await connection.close();
   expect(network.said).toEqual([{ type: "disconnect", id: 7 }]);
+});
+
+test("connect() closes everything before its first packet while the kill switch is on", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home", { protection: { ...OPEN, lockdown: true } });
+  expect(system[0]).toBe("firewall connecting");
+  network.show(knownPeer(home, { online: false }));
+  await until(() => connection.trouble !== null);
+  expect(new Set(system)).toEqual(new Set(["firewall connecting"]));
+  network.show(knownPeer(home));
+  await answer(network);
+  await connection.connected(NEVER);
+  expect(system.slice(system.indexOf("firewall connected"))).toEqual([
+    "firewall connected",
+    "routes tunnel tunnel",
+    "dns 10.77.0.2 fd00:77::2",
+  ]);
+});
+
+test("connect() keeps the firewall closed although the exit no longer answers", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home");
+  network.show(knownPeer(home));
+  await answer(network);
+  await connection.connected(NEVER);
+  network.handshakes.clear();
+  const before = system.length;
+  connection.poke();
+  await until(() => system.length > before);
+  expect(system.slice(before)).toEqual(["firewall connected"]);
+});
+
+test("protect() opens what a kill switch had closed, and nothing that a connection closes", async () => {
+  const waiting = new FakeNetwork();
+  const opened = await start(waiting, "home");
+  await opened.connection.protect(NEVER);
+  expect(opened.system).toEqual(["firewall disconnected"]);
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home");
+  network.show(knownPeer(home));
+  await answer(network);
+  await connection.connected(NEVER);
+  await connection.protect(NEVER);
+  expect(system).not.toContain("firewall disconnected");
+});
+
+test("connect() after a client that was killed on its way down never reached the server: everything was closed", async () => {
+  const network = new FakeNetwork();
+  const { connection, system } = await start(network, "home", { isClosed: true });
+  expect(system).toEqual(["firewall connecting"]);
+  network.show(knownPeer(home, { online: false }));
+  await until(() => connection.trouble !== null);
+  expect(new Set(system)).toEqual(new Set(["firewall connecting"]));
+  expect(connection.isShielded).toBe(true);
 });

@@ -1,6 +1,8 @@
 import { expect, test } from "bun:test";
 import type { Cidr, Endpoint, IpAddress } from "../../../src/base/ip.ts";
 import { exitRoutes, systemPlan, tunnelPeers } from "../../../src/client/plan.ts";
+import { NOTHING_NEAR } from "../../../src/net/local-networks.ts";
+import { type Lockdown, OPEN } from "../../../src/net/lockdown-file.ts";
 import type { KnownPeer } from "../../../src/peer/netmap.ts";
 import type { Session } from "../../../src/proto/control.ts";
 import { ALL4, ALL6, knownPeer, RANGE4, RANGE6, READY, SELF_ADDRESSES, somebody } from "../peer/machines.ts";
@@ -9,11 +11,16 @@ const home = somebody("home", 2);
 const cabin = somebody("cabin", 3);
 const onlyIpv4 = { ...READY, ipv6: false };
 const BRIDGE = "172.17.0.0/16" as Cidr;
+const LAN = "192.168.7.0/24" as Cidr;
+/** Of a LAN that has the tunnel's own addresses. */
+const INSIDE = "10.77.3.0/24" as Cidr;
 const server: Endpoint = { address: "203.0.113.10" as IpAddress, port: 443 };
 const second: Endpoint = { address: "203.0.113.10" as IpAddress, port: 8443 };
 const third: Endpoint = { address: "2001:db8::10" as IpAddress, port: 443 };
 
-function plan(exit: KnownPeer | null) {
+const NEAR = { bridges: ["docker0"], bridgePrefixes: [BRIDGE], lan: [LAN, INSIDE], outward: ["eth0"] };
+
+function plan(exit: KnownPeer | null, protection: Lockdown = OPEN) {
   return systemPlan({
     interface: "higgs0",
     uid: 7,
@@ -22,7 +29,9 @@ function plan(exit: KnownPeer | null) {
     range6: RANGE6,
     carriers: [second, third, server],
     discoveryPort: null,
-    localPrefixes: [BRIDGE],
+    wireGuardPort: 51820,
+    networks: NEAR,
+    protection,
     exit,
   });
 }
@@ -38,11 +47,13 @@ test("systemPlan() sends both families into the tunnel of an exit that has both"
       throwPrefixes: [BRIDGE],
     },
     firewall: {
-      kind: "connected",
-      interface: "higgs0",
-      uid: 7,
-      carrier: [third, server, second],
-      addresses: SELF_ADDRESSES,
+      policy: {
+        kind: "connected",
+        tunnel: { interface: "higgs0", addresses: SELF_ADDRESSES },
+        own: { uid: 7, carrier: [third, server, second], wireGuardPort: 51820 },
+        near: { bridges: ["docker0"], lan: null },
+      },
+      egress: [],
     },
     dns: { interface: "higgs0", servers: [...home.addresses] },
   });
@@ -61,6 +72,22 @@ test("systemPlan() leaves the machine's own routes and resolver without an exit"
   expect(dns).toBeNull();
 });
 
+test("systemPlan() closes everything without an exit while the kill switch is on, and nothing otherwise", () => {
+  expect(plan(null).firewall.policy.kind).toBe("exitless");
+  expect(plan(null, { ...OPEN, lockdown: true }).firewall.policy.kind).toBe("connected");
+});
+
+test("systemPlan() leaves a LAN that is allowed to the main table, but for one with the tunnel's own addresses", () => {
+  const { routes, firewall } = plan(knownPeer(home), { lockdown: false, lan: true, paranoid: true });
+  expect(routes.throwPrefixes).toContain(LAN);
+  expect(routes.throwPrefixes).not.toContain(INSIDE);
+  expect(routes.throwPrefixes.some((prefix) => prefix.startsWith("ff"))).toBe(false);
+  expect(firewall.egress).toEqual(["eth0"]);
+  const near = firewall.policy.kind === "connected" ? firewall.policy.near : null;
+  expect(near?.lan).toContain(LAN);
+  expect(near?.lan).not.toContain(INSIDE);
+});
+
 test("systemPlan() does not depend on the order in which servers are known, and leaves its input alone", () => {
   const carriers = [third, server];
   const inputs = {
@@ -70,7 +97,9 @@ test("systemPlan() does not depend on the order in which servers are known, and 
     range4: RANGE4,
     range6: RANGE6,
     discoveryPort: null,
-    localPrefixes: [],
+    wireGuardPort: 1,
+    networks: NOTHING_NEAR,
+    protection: OPEN,
     exit: null,
   };
   expect(systemPlan({ ...inputs, carriers })).toEqual(systemPlan({ ...inputs, carriers: [server, third] }));

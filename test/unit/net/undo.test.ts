@@ -33,7 +33,7 @@ class FakeSystem implements Exec {
     const command = argv.join(" ");
     if (this.missing.has(argv[0])) throw toolMissing(argv[0]);
     if (this.refused.has(argv[0])) return result(1, "", "Operation not permitted");
-    const table = /^nft delete table inet (\S+)$/.exec(command)?.[1];
+    const table = /^nft delete table (?:inet|netdev) (\S+)$/.exec(command)?.[1];
     if (table !== undefined) {
       if (!this.tables.delete(table)) return result(1, "", "Error: No such file or directory");
       this.order.push(`table ${table}`);

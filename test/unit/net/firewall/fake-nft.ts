@@ -22,11 +22,12 @@ export class FakeNft implements Exec {
     const command = argv.join(" ");
     const words = command.split(" ");
     if (command === "nft -f -") return this.#load(options.stdin ?? "");
-    if (command.startsWith("nft -j list table inet ")) {
+    if (/^nft -j list table (inet|netdev) /.test(command)) {
       const table = this.tables.get(words[5] ?? "");
       return table === undefined ? missing : done(JSON.stringify({ nftables: listing(table) }));
     }
-    if (command.startsWith("nft delete table inet ")) return this.tables.delete(words[4] ?? "") ? done("") : missing;
+    if (/^nft delete table (inet|netdev) /.test(command))
+      return this.tables.delete(words[4] ?? "") ? done("") : missing;
     throw new Error(`FakeNft does not know "${command}".`);
   }
 
@@ -86,7 +87,7 @@ function load(tables: Map<string, FakeTable>, text: string): void {
       set = undefined;
       chain = undefined;
     } else if (chain !== undefined) {
-      const base = /^type (\S+) hook (\S+) priority (-?\d+)$/.exec(line);
+      const base = /^type (\S+) hook (\S+)(?: device "[^"]+")? priority (-?\d+)$/.exec(line);
       if (base !== null) Object.assign(chain, { type: base[1], hook: base[2], prio: Number(base[3]) });
       else if (first === "policy") chain.policy = second;
       else chain.rules.push(line);

@@ -1,0 +1,139 @@
+// `higgs client lockdown …`: the kill switch.
+import { Command } from "commander";
+import { z } from "zod";
+import { createLogger } from "../base/log.ts";
+import { HiggsError } from "../base/errors.ts";
+import type { LockdownChange } from "../net/lockdown-file.ts";
+import { type Context, jsonOption } from "./context.ts";
+import { EXIT } from "./exit-codes.ts";
+import { interruptSignal } from "./interrupt.ts";
+import { ask, type SocketKind } from "./local.ts";
+import { logWriter } from "./log-text.ts";
+import { addSettings, configOf } from "./options.ts";
+import type { Terminal } from "./output.ts";
+
+const PLACE = ["state", "run"] as const;
+const shape = z
+  .object({ lockdown: z.boolean(), lan: z.boolean(), paranoid: z.boolean(), connected: z.boolean() })
+  .loose();
+type Protection = z.infer<typeof shape>;
+
+export function lockdownCommand(context: Context): Command {
+  const command = new Command("lockdown").description("the kill switch: nothing leaves this machine but by the tunnel");
+  command.addCommand(onCommand(context));
+  command.addCommand(offCommand(context));
+  command.addCommand(statusCommand(context));
+  command.addCommand(loadCommand(context));
+  return command;
+}
+
+function onCommand({ term }: Context): Command {
+  return addSettings(new Command("on"), "client", PLACE)
+    .description("closes this machine now and for good, whatever ends, breaks or restarts")
+    .option("--lan", "the LAN stays reachable, but for its DNS")
+    .option("--no-lan", "the LAN is closed")
+    .option("--paranoid", "stops frames that bypass the IP layer too (AF_PACKET)")
+    .option("--no-paranoid", "as usual")
+    .addOption(jsonOption())
+    .action(async (flags: { lan?: boolean; paranoid?: boolean; json?: boolean }, self: Command) => {
+      const change = { lockdown: true, lan: flags.lan, paranoid: flags.paranoid };
+      const { protection } = await decide(self, change);
+      show(term, protection, flags.json === true);
+    });
+}
+
+function offCommand({ term }: Context): Command {
+  return addSettings(new Command("off"), "client", PLACE)
+    .description("opens this machine again; a connection stays as it is")
+    .addOption(jsonOption())
+    .action(async (flags: { json?: boolean }, self: Command) => {
+      const { protection, undone } = await decide(self, { lockdown: false });
+      if (flags.json !== true) for (const line of undone) term.out(line);
+      show(term, protection, flags.json === true);
+    });
+}
+
+function statusCommand({ term, setExitCode }: Context): Command {
+  return addSettings(new Command("status"), "client", PLACE)
+    .description("whether the kill switch is on")
+    .addOption(jsonOption())
+    .action(async (flags: { json?: boolean }, self: Command) => {
+      const config = await configOf("client", self);
+      const answer = await askRunning(config.run, { verb: "lockdown-status", socket: "everyday" });
+      const { readLockdown } = await import("../net/lockdown-file.ts");
+      const protection = shape.parse(answer ?? { ...(await readLockdown(config.state)), connected: false });
+      show(term, protection, flags.json === true);
+      if (isBlocked(protection)) setExitCode(EXIT.blocked);
+    });
+}
+
+function loadCommand({ term }: Context): Command {
+  return addSettings(new Command("load"), "client", ["state"])
+    .description("for an early unit: closes this machine where the kill switch is on, needing no other process")
+    .action(async (_flags, self: Command) => {
+      const config = await configOf("client", self);
+      const { loadLockdown } = await import("../roles/lockdown.ts");
+      const log = createLogger({ level: "warn", write: logWriter("text", term) });
+      const { what, lockdown } = await loadLockdown(config.state, log, interruptSignal());
+      if (lockdown.damage !== null)
+        term.err(`The kill switch counts as on, as its file is damaged: ${lockdown.damage}.`);
+      if (what === "off") term.out("The kill switch is off: nothing to load.");
+      else if (what === "there") term.out("The kill switch is in place already.");
+      else term.out("The kill switch is loaded: nothing leaves this machine until a client connects.");
+    });
+}
+
+/** By the running client; without one, by this process. */
+export async function decide(
+  self: Command,
+  change: LockdownChange,
+): Promise<{ readonly protection: Protection; readonly undone: readonly string[] }> {
+  const config = await configOf("client", self);
+  // What closes is an everyday verb; what may open is for the socket's owner.
+  const closes = change.lockdown === true && change.lan === undefined && change.paranoid === undefined;
+  const request = closes
+    ? ({ verb: "lockdown-on", socket: "everyday" } as const)
+    : ({ verb: "protect", socket: "admin", body: change } as const);
+  const answer = await askRunning(config.run, request);
+  if (answer !== null) return { protection: shape.parse(answer), undone: [] };
+  const { changeStopped } = await import("../roles/lockdown.ts");
+  const { lockdown, undone } = await changeStopped(config, change, interruptSignal());
+  return { protection: { ...lockdown, connected: false }, undone };
+}
+
+/** Null where no client runs. */
+async function askRunning(
+  runDir: string,
+  request: { readonly verb: string; readonly socket: SocketKind; readonly body?: unknown },
+): Promise<unknown> {
+  try {
+    const { verb, ...options } = request;
+    return await ask({ role: "client", runDir }, verb, { ...options, signal: interruptSignal() });
+  } catch (thrown) {
+    if (thrown instanceof HiggsError && thrown.code === "not-running") return null;
+    throw thrown;
+  }
+}
+
+function isBlocked({ lockdown, connected }: Protection): boolean {
+  return lockdown && !connected;
+}
+
+function show(term: Terminal, protection: Protection, json: boolean): void {
+  const { lockdown, lan, paranoid } = protection;
+  const blocked = isBlocked(protection);
+  if (json) {
+    term.out(JSON.stringify({ schema: "higgs.lockdown/1", lockdown, lan, paranoid, blocked }));
+    return;
+  }
+  if (!lockdown) {
+    term.out(`Kill switch ${term.paint("yellow", "off")}: without a connection this machine is open.`);
+    return;
+  }
+  const more = [lan ? "the LAN is allowed" : "the LAN is closed", ...(paranoid ? ["raw frames are stopped"] : [])];
+  term.out(`Kill switch ${term.paint("green", "on")}: nothing leaves but by the tunnel; ${more.join(", ")}.`);
+  if (!blocked) return;
+  term.out(`  ${term.paint("red", "!")} Not connected: no internet until you type one of`);
+  term.out(`    ${term.paint("dim", "→")} sudo higgs client up`);
+  term.out(`    ${term.paint("dim", "→")} sudo higgs client lockdown off`);
+}

@@ -1,0 +1,192 @@
+// The kill switch of a client: what a person decided, in force while a process holds it and when none runs.
+import { errorText, HiggsError } from "../base/errors.ts";
+import { type Logger, silentLogger } from "../base/log.ts";
+import type { Connection } from "../client/connection.ts";
+import { systemExec } from "../net/exec.ts";
+import { nftClientFirewall } from "../net/firewall/nft-client.ts";
+import { readTable } from "../net/firewall/nft.ts";
+import { IDENTIFIERS } from "../net/identifiers.ts";
+import { openJournal } from "../net/journal-file.ts";
+import { loadBlocked, nearbyOf } from "../net/lock.ts";
+import {
+  type KeptLockdown,
+  type Lockdown,
+  type LockdownChange,
+  lockdownPath,
+  readLockdown,
+  writeLockdown,
+} from "../net/lockdown-file.ts";
+import { type ClientSystem, machineSystem } from "../net/os.ts";
+import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
+import { ensurePrivateDir } from "../net/secret-file.ts";
+import { acquireInstanceLock } from "../net/single-instance.ts";
+import { join } from "node:path";
+
+/** The kill switch closes what was asked for. */
+export class KillSwitchOn extends HiggsError {
+  override readonly name = "KillSwitchOn";
+}
+
+export const LOCKDOWN_OFF = "sudo higgs client lockdown off";
+
+/** Long enough for a busy machine; a firewall that hangs must not keep a client from ending. */
+const CLOSE_MS = 5000;
+
+/** A running client's. The caller sees to it that its methods do not overlap. */
+export interface HeldLockdown {
+  readonly current: KeptLockdown;
+  /** Decided, kept on disk and in force when it resolves. */
+  change(change: LockdownChange, connection: Connection | null, signal: AbortSignal): Promise<void>;
+  /** Closes everything while a connection is being undone. */
+  close(): Promise<void>;
+  /** After everything was undone: from now on `rest` is this process's to keep. */
+  rested(): void;
+  /** After an attempt to connect came to nothing. */
+  blocked(signal: AbortSignal): Promise<void>;
+  /** Brings the firewall of a client without a connection to what was decided, if somebody changed it. */
+  rest(signal: AbortSignal): Promise<void>;
+}
+
+export async function holdLockdown(deps: {
+  readonly os: ClientSystem;
+  readonly stateDir: string;
+  readonly log: Logger;
+}): Promise<HeldLockdown> {
+  const { os, stateDir, log } = deps;
+  let current = await readLockdown(stateDir);
+  /** Until then the firewall may be that of a process before this one, whose tunnel lives. */
+  let isOurs = false;
+  if (current.damage !== null) {
+    log.error({ path: lockdownPath(stateDir), reason: current.damage }, "the kill switch's file counts as on");
+  }
+  return {
+    get current() {
+      return current;
+    },
+    async change(change, connection, signal) {
+      const before = current;
+      const after = merged(before, change);
+      if (before.damage === null && Bun.deepEquals(before, after)) return;
+      log.info({ lockdown: after.lockdown, lan: after.lan, paranoid: after.paranoid }, "changing the kill switch");
+      await writeLockdown(stateDir, after);
+      current = after;
+      if (connection !== null) await connection.protect(signal);
+      else if (after.lockdown) await os.block(after, signal);
+      else if (before.lockdown) await os.clientFirewall.reset(signal);
+      isOurs = true;
+    },
+    async close() {
+      const signal = AbortSignal.timeout(CLOSE_MS);
+      const near = nearbyOf(await os.localNetworks(signal), current);
+      await os.clientFirewall.apply({ policy: { kind: "disconnecting", near }, egress: [] }, signal);
+    },
+    rested() {
+      isOurs = true;
+    },
+    async blocked(signal) {
+      if (current.lockdown) await os.block(current, signal);
+    },
+    async rest(signal) {
+      if (isOurs && current.lockdown) await os.block(current, signal);
+    },
+  };
+}
+
+function merged(before: Lockdown, change: LockdownChange): KeptLockdown {
+  return {
+    lockdown: change.lockdown ?? before.lockdown,
+    lan: change.lan ?? before.lan,
+    paranoid: change.paranoid ?? before.paranoid,
+    damage: null,
+  };
+}
+
+interface Dirs {
+  readonly state: string;
+  readonly run: string;
+}
+
+/**
+ * The same where no client runs. Opening puts everything else back too, as no process is there to use it.
+ * Resolves with what was decided and sentences of what was put back. Throws AlreadyRunning, PrivilegeMissing.
+ */
+export async function changeStopped(
+  dirs: Dirs,
+  change: LockdownChange,
+  signal: AbortSignal,
+): Promise<{ readonly lockdown: Lockdown; readonly undone: readonly string[] }> {
+  requireNetAdmin(await readPrivileges(), "higgs client lockdown …");
+  await using _lock = await acquireInstanceLock({ runDir: dirs.run, role: "client" });
+  await ensurePrivateDir(dirs.state);
+  const before = await readLockdown(dirs.state);
+  const after = merged(before, change);
+  await writeLockdown(dirs.state, after);
+  if (after.lockdown) {
+    await loadBlocked(await stoppedDeps(dirs.state, silentLogger), after, signal);
+    return { lockdown: after, undone: [] };
+  }
+  if (!before.lockdown) return { lockdown: after, undone: [] };
+  const os = await machineSystem("client", {
+    stateDir: dirs.state,
+    libexecDir: "/var/lib/higgs/libexec",
+    wireGuard: "auto",
+    command: "higgs client lockdown off",
+    log: silentLogger,
+  });
+  return { lockdown: after, undone: await os.undoAll(signal) };
+}
+
+/** What `load` found and did. */
+export type Loaded = "off" | "there" | "loaded";
+
+/**
+ * For an early unit, before the network is up: closes the machine where the kill switch is on, from what is kept on disk. What a
+ * client before left in place is closed already, and stays.
+ */
+export async function loadLockdown(
+  stateDir: string,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<{ readonly what: Loaded; readonly lockdown: KeptLockdown }> {
+  const lockdown = await readLockdown(stateDir);
+  if (!lockdown.lockdown) return { what: "off", lockdown };
+  requireNetAdmin(await readPrivileges(), "higgs client lockdown load");
+  const deps = await stoppedDeps(stateDir, log);
+  if ((await readTable(deps.exec, IDENTIFIERS.client.table, signal)) !== null) return { what: "there", lockdown };
+  await loadBlocked(deps, lockdown, signal);
+  return { what: "loaded", lockdown };
+}
+
+/** A disk that cannot be written, or a journal that cannot be read, must not keep the machine open: fixed names undo without it. */
+async function stoppedDeps(stateDir: string, log: Logger) {
+  const exec = systemExec();
+  const identifiers = IDENTIFIERS.client;
+  const journal = await openJournal({ path: join(stateDir, "journal.json"), role: "client", log }).catch(
+    (thrown: unknown) => {
+      log.warn({ reason: errorText(thrown) }, "going on without the journal");
+      return null;
+    },
+  );
+  const firewall = nftClientFirewall({ exec, identifiers, log, journal: forgiving(journal, log) });
+  return { exec, firewall, log };
+}
+
+function forgiving(journal: Awaited<ReturnType<typeof openJournal>> | null, log: Logger) {
+  const tried = async (work: Promise<void> | undefined): Promise<void> => {
+    await work?.catch((thrown: unknown) => log.warn({ reason: errorText(thrown) }, "the journal does not know of it"));
+  };
+  return {
+    entries: () => journal?.entries() ?? [],
+    add: (entry: Parameters<NonNullable<typeof journal>["add"]>[0]) => tried(journal?.add(entry)),
+    remove: (entry: Parameters<NonNullable<typeof journal>["remove"]>[0]) => tried(journal?.remove(entry)),
+  };
+}
+
+/** Throws KillSwitchOn where it would keep `what` from the server. */
+export async function requireUnlocked(what: string, stateDir: string): Promise<void> {
+  if (!(await readLockdown(stateDir)).lockdown) return;
+  throw new KillSwitchOn(`Cannot ${what}: the kill switch is on, and lets nothing through but a connection.`, {
+    code: "blocked",
+    remedy: LOCKDOWN_OFF,
+  });
+}
