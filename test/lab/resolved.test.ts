@@ -126,7 +126,8 @@ describe("names through a real systemd-resolved", () => {
     "somebody took the link's settings away": "resolvectl revert higgs0",
     "somebody gave the link another server": "resolvectl dns higgs0 203.0.113.53",
     "the interface was taken away and made anew": "ip link del higgs0",
-    "resolved was stopped": "systemctl stop systemd-resolved",
+    // A client that asks it at once starts it again, which cancels the stop.
+    "resolved was stopped": "systemctl stop systemd-resolved || :",
   };
   for (const [what, script] of Object.entries(LOSSES)) {
     test(`is mended by itself when ${what}`, async () => {
