@@ -6,6 +6,7 @@ import { type Context, jsonOption } from "./context.ts";
 import { configCommand, logsCommand, stateCommand, trustCommand } from "./machine.ts";
 import { netcheckCommand, pingCommand, whyCommand } from "./path.ts";
 import { doctorCommand } from "./doctor.ts";
+import { panicCommand } from "./panic.ts";
 import { demoCommand, labServiceCommand } from "./demo.ts";
 import { nodeCommand } from "./node.ts";
 import type { Terminal } from "./output.ts";
@@ -30,6 +31,7 @@ export function program(term: Terminal, setExitCode: Context["setExitCode"]): Co
     netcheckCommand(context),
     trustCommand(context),
     stateCommand(context),
+    panicCommand(context),
     logsCommand(context),
     configCommand(context),
     doctorCommand(context),

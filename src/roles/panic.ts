@@ -1,0 +1,141 @@
+// Taking everything of higgs off this machine at once: by fixed names, needing no running process, no network and no state.
+import { join } from "node:path";
+import { stat } from "node:fs/promises";
+import { sleep } from "../base/async.ts";
+import { errorText } from "../base/errors.ts";
+import { silentLogger } from "../base/log.ts";
+import { type Exec, findTool, systemExec } from "../net/exec.ts";
+import type { Journal } from "../net/journal.ts";
+import { openJournal } from "../net/journal-file.ts";
+import { removeSocket } from "../net/local-api.ts";
+import { OPEN, readLockdown, writeLockdown } from "../net/lockdown-file.ts";
+import { requireLinux } from "../net/os.ts";
+import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
+import { isAlive, type ProcessIdentity } from "../net/process-identity.ts";
+import { flagIn, rolesRunning } from "../net/processes.ts";
+import { undoAll, UndoIncomplete } from "../net/undo.ts";
+import type { AnyRole } from "./config.ts";
+import { SOCKET } from "./runtime.ts";
+import { cleanServerRelay } from "./server-relay.ts";
+
+export interface PanicSays {
+  /** Something was done. */
+  done(line: string): void;
+  /** Something could not be done. */
+  failed(line: string): void;
+}
+
+const ROLES: readonly AnyRole[] = ["client", "node", "server"];
+/** What a process that got SIGKILL takes at most, unless the kernel itself hangs. */
+const DEATH_MS = 3_000;
+const SYSTEMCTL_MS = 15_000;
+const POLL_MS = 10;
+
+/** Goes on whatever fails. Throws PrivilegeMissing and PlatformUnsupported, and then nothing was done. */
+export async function panic(says: PanicSays, signal: AbortSignal): Promise<void> {
+  requireLinux("client");
+  requireNetAdmin(await readPrivileges(), "higgs panic");
+  const exec = systemExec();
+  const attempt = async (what: string, work: () => Promise<void>): Promise<void> => {
+    try {
+      await work();
+    } catch (thrown) {
+      signal.throwIfAborted();
+      says.failed(`Cannot ${what}: ${errorText(thrown)}`);
+    }
+  };
+  const dirs = await dirsInUse();
+  // Otherwise they would mend what is taken away, and be started again.
+  await attempt("stop the services", () => stopServices(exec, says, signal));
+  await attempt("end what runs", () => endAll(says, signal));
+  for (const role of ROLES) {
+    for (const stateDir of dirs.state(role)) {
+      if (role === "client") await attempt("switch the kill switch off", () => switchOff(stateDir, says));
+      await attempt(`put back what the ${role} changed`, () => undo(role, stateDir, { exec, says, signal }));
+    }
+    for (const runDir of dirs.run(role)) {
+      for (const name of Object.values(SOCKET)) await removeSocket(join(runDir, name)).catch(() => undefined); // it is nobody's
+    }
+  }
+}
+
+/** The usual folders, and those that a running role was told to use. */
+async function dirsInUse() {
+  const running = await rolesRunning();
+  const of = (flag: string, base: string) => (role: AnyRole) => {
+    const told = running.filter(({ argv }) => argv.includes(role)).flatMap(({ argv }) => flagIn(argv, flag) ?? []);
+    return [...new Set([`${base}/${role}`, ...told])];
+  };
+  return { state: of("--state", "/var/lib/higgs"), run: of("--run", "/run/higgs") };
+}
+
+async function stopServices(exec: Exec, says: PanicSays, signal: AbortSignal): Promise<void> {
+  const isSystemd = await stat("/run/systemd/system").then(
+    () => true,
+    () => false,
+  );
+  if (!isSystemd || findTool("systemctl") === null) return;
+  const units = ROLES.map((role) => `higgs-${role}.service`);
+  for (const unit of units) {
+    const shown = await exec.run(["systemctl", "is-active", unit], { signal });
+    if (!["active", "activating", "reloading", "deactivating"].includes(shown.stdout.trim())) continue;
+    await exec.run(["systemctl", "kill", "--signal=SIGKILL", unit], { signal });
+    await exec.run(["systemctl", "stop", unit], { signal, timeoutMs: SYSTEMCTL_MS });
+    says.done(
+      `Stopped the service ${unit}. It starts again at the next boot; for good: sudo systemctl disable ${unit}`,
+    );
+  }
+}
+
+async function endAll(says: PanicSays, signal: AbortSignal): Promise<void> {
+  const running = await rolesRunning();
+  for (const { identity } of running) kill(identity);
+  const deadline = performance.now() + DEATH_MS;
+  for (const { identity, argv } of running) {
+    while (isAlive(identity) && performance.now() < deadline) await sleep(POLL_MS, signal);
+    const role = ROLES.find((one) => argv.includes(one)) ?? "higgs";
+    if (isAlive(identity)) says.failed(`Cannot end the ${role}: process ${identity.pid} does not die.`);
+    else says.done(`Ended the ${role} (process ${identity.pid}).`);
+  }
+}
+
+function kill({ pid }: ProcessIdentity): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // It is over already, or not ours to end; whoever waits for its end sees.
+  }
+}
+
+async function switchOff(stateDir: string, says: PanicSays): Promise<void> {
+  if (!(await readLockdown(stateDir)).lockdown) return;
+  await writeLockdown(stateDir, OPEN);
+  says.done("Switched the kill switch off.");
+}
+
+async function undo(
+  role: AnyRole,
+  stateDir: string,
+  { exec, says, signal }: { readonly exec: Exec; readonly says: PanicSays; readonly signal: AbortSignal },
+): Promise<void> {
+  const log = silentLogger;
+  if (role === "server") {
+    for (const line of await cleanServerRelay(stateDir, log, signal)) says.done(line);
+    return;
+  }
+  const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log }).catch(() => NO_JOURNAL);
+  try {
+    for (const line of await undoAll(role, { exec, journal, log, stateDir, signal, unlock: true })) says.done(line);
+  } catch (thrown) {
+    if (!(thrown instanceof UndoIncomplete)) throw thrown;
+    for (const line of thrown.detail.done as readonly string[]) says.done(line);
+    for (const line of thrown.detail.failures as readonly string[]) says.failed(line);
+  }
+}
+
+/** For a disk that cannot be read or written: fixed names tell what is ours. */
+const NO_JOURNAL: Journal = {
+  entries: () => [],
+  add: () => Promise.resolve(),
+  remove: () => Promise.resolve(),
+};
