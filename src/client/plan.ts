@@ -91,6 +91,7 @@ export function firewallPlan(
     uid: inputs.uid,
     carrier: sortedCarriers(inputs),
     wireGuardPort: inputs.wireGuardPort,
+    routers: inputs.networks.routers,
     ...(inputs.discoveryPort === null ? {} : { discoveryPort: inputs.discoveryPort }),
   };
   if (kind === "exitless") return { policy: { kind, tunnel, own }, egress: [] };

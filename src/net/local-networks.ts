@@ -1,5 +1,5 @@
 // What is near this machine: its own bridges, the LAN that may be allowed, and the interfaces by which frames leave.
-import { type Cidr, cidrContains, cidrParts, familyOf } from "../base/ip.ts";
+import { type Cidr, cidrContains, cidrParts, familyOf, type IpAddress } from "../base/ip.ts";
 import { type Exec, output } from "./exec.ts";
 import { type Links, readLinks } from "./links.ts";
 import { bridgesWithoutUplink, outwardInterfaces } from "./routes/local-prefixes.ts";
@@ -12,9 +12,11 @@ export interface LocalNetworks {
   readonly lan: readonly Cidr[];
   /** Interfaces by which frames leave this machine. */
   readonly outward: readonly string[];
+  /** Gateways with a private address: home routers. */
+  readonly routers: readonly IpAddress[];
 }
 
-export const NOTHING_NEAR: LocalNetworks = { bridges: [], bridgePrefixes: [], lan: [], outward: [] };
+export const NOTHING_NEAR: LocalNetworks = { bridges: [], bridgePrefixes: [], lan: [], outward: [], routers: [] };
 
 /** What belongs to every LAN that is allowed: link-local addresses, multicast of the link and the site, broadcast. */
 export const LAN_ALWAYS: readonly Cidr[] = [
@@ -54,6 +56,9 @@ export function localNetworksFrom(links: Links, listed: unknown): LocalNetworks 
     bridgePrefixes: prefixesWhere(ofBridge),
     lan: prefixesWhere((name) => !ofBridge(name)).filter(isPrivate),
     outward: outwardInterfaces(listed, { uplinks, bridges }),
+    routers: [...new Set(links.uplinks.flatMap(({ gateway }) => gateway ?? []))].filter((one) =>
+      PRIVATE.some((range) => cidrContains(range, one)),
+    ),
   };
 }
 

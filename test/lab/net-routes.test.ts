@@ -65,7 +65,7 @@ const FIREWALL: ClientFirewallWanted = {
   policy: {
     kind: "exitless",
     tunnel: { interface: identifiers.interface, addresses: [ip("10.83.0.2"), ip("fd83:1:2::2")] },
-    own: { carrier: ROUTES.carrier, uid: HIGGS_UID, wireGuardPort: 51820, discoveryPort: DISCOVERY },
+    own: { carrier: ROUTES.carrier, uid: HIGGS_UID, wireGuardPort: 51820, discoveryPort: DISCOVERY, routers: [] },
   },
   egress: [],
 };

@@ -1,5 +1,5 @@
 // The rules of a client's firewall: one table for each situation, pure.
-import { type Cidr, familyOf } from "../../base/ip.ts";
+import { type Cidr, familyOf, type IpAddress } from "../../base/ip.ts";
 import { STUN_COOKIE, STUN_TYPES } from "../discovery/demux-table.ts";
 import type { ClientFirewallPolicy, Nearby, OwnTraffic, TunnelEnd } from "./client.ts";
 import { carrierMatch, isMarked, type Mark, markChains } from "./client-marks.ts";
@@ -91,14 +91,31 @@ function output(near: Nearby, passing: Passing | null): NftChain {
   ]);
 }
 
-/** By mark, port and the look of the message: an application that has set our mark has neither port nor look. */
+/**
+ * WireGuard and discovery by their mark, which no lesser user can set, and by the look of the message, so that an application that
+ * has set our mark gets nothing out. Their ports are many: a path may use one of its own.
+ */
 function ownOut({ own, mark }: Passing): readonly NftRule[] {
-  const ours = `${isMarked(mark)} udp sport ${own.wireGuardPort}`;
+  const ours = isMarked(mark);
   return [
-    rule(`${ours} ${WIREGUARD} accept`, "WireGuard"),
-    rule(`${ours} ${STUN} accept`, "discovery"),
+    rule(`${ours} meta l4proto udp ${WIREGUARD} accept`, "WireGuard"),
+    rule(`${ours} meta l4proto udp ${STUN} accept`, "discovery"),
     ...own.carrier.map((endpoint) => rule(`${carrierMatch(own.uid, endpoint)} accept`, "carrier")),
+    ...routerOut(own, ours),
   ];
+}
+
+/** PCP and NAT-PMP (RFC 6887, section 19.2), and UPnP's search for a router; its TCP comes as a carrier. */
+export function routerOut({ routers }: OwnTraffic, ours: string): readonly NftRule[] {
+  if (routersOf(routers) === "") return [];
+  return [
+    rule(`${ours} ip daddr { ${routersOf(routers)} } udp dport { 1900, 5351 } accept`, "asking the router for a port"),
+    rule(`${ours} ip daddr 239.255.255.250 udp dport 1900 accept`, "looking for the router"),
+  ];
+}
+
+function routersOf(routers: readonly IpAddress[]): string {
+  return [...new Set(routers.filter((router) => familyOf(router) === 4))].sort().join(", ");
 }
 
 /** Once the tunnel has had its turn: a LAN that is allowed answers no names, or it would learn them all. */
@@ -121,6 +138,7 @@ function input(near: Nearby, passing: Passing | null): NftChain {
       : [
           rule(`udp dport ${passing.own.wireGuardPort} ${WIREGUARD} accept`, "WireGuard, which knows its peers"),
           rule(`udp dport ${passing.own.wireGuardPort} ${STUN} accept`, "discovery, which knows its keys"),
+          ...routerIn(passing.own),
         ]),
     rule("udp sport 67 udp dport 68 accept", "DHCP"),
     rule("ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept", "DHCP for IPv6"),
@@ -134,6 +152,12 @@ function input(near: Nearby, passing: Passing | null): NftChain {
     ...lanRules(near, "saddr"),
     rule(ANSWERS, "answers to what may leave"),
   ]);
+}
+
+/** It answers a search of many from its own address, which connection tracking does not see as an answer. */
+function routerIn({ routers }: OwnTraffic): readonly NftRule[] {
+  const all = routersOf(routers);
+  return all === "" ? [] : [rule(`ip saddr { ${all} } udp sport 1900 accept`, "the router was found")];
 }
 
 /** What containers and virtual machines send, and whoever else this machine forwards for. */

@@ -11,6 +11,8 @@ export interface OwnTraffic {
   readonly wireGuardPort: number;
   /** The discovery socket's own port, where there is one. */
   readonly discoveryPort?: number;
+  /** The gateways, which are asked for a port of theirs. */
+  readonly routers: readonly IpAddress[];
 }
 
 /** What stays reachable beside the tunnel. */

@@ -3,7 +3,7 @@ import { type Cidr, type Endpoint, familyOf } from "../../base/ip.ts";
 import { STUN_COOKIE, STUN_TYPES } from "../discovery/demux-table.ts";
 import type { ClientFirewallWanted, Nearby, OwnTraffic } from "./client.ts";
 import { isMarked, type Mark } from "./client-marks.ts";
-import { WIREGUARD } from "./client-table.ts";
+import { routerOut, WIREGUARD } from "./client-table.ts";
 import { intervalElements, type NftChain, type NftRule, type NftTable } from "./nft-table.ts";
 
 /** Null where nobody asked for it, and where the machine is open. */
@@ -25,9 +25,10 @@ function chain(device: string, rules: readonly NftRule[]): NftChain {
 function ownRules(own: OwnTraffic, mark: Mark): readonly NftRule[] {
   const ours = isMarked(mark);
   return [
-    rule(`${ours} udp sport ${own.wireGuardPort} ${WIREGUARD} accept`, "WireGuard"),
-    rule(`${ours} udp sport ${own.wireGuardPort} @th,64,16 ${STUN_TYPES} ${STUN_COOKIE} accept`, "discovery"),
+    rule(`${ours} meta l4proto udp ${WIREGUARD} accept`, "WireGuard"),
+    rule(`${ours} meta l4proto udp @th,64,16 ${STUN_TYPES} ${STUN_COOKIE} accept`, "discovery"),
     ...own.carrier.map((endpoint) => rule(`${ours} ${to(endpoint)} accept`, "carrier")),
+    ...routerOut(own, ours),
   ];
 }
 

@@ -18,7 +18,7 @@ const server: Endpoint = { address: "203.0.113.10" as IpAddress, port: 443 };
 const second: Endpoint = { address: "203.0.113.10" as IpAddress, port: 8443 };
 const third: Endpoint = { address: "2001:db8::10" as IpAddress, port: 443 };
 
-const NEAR = { bridges: ["docker0"], bridgePrefixes: [BRIDGE], lan: [LAN, INSIDE], outward: ["eth0"] };
+const NEAR = { bridges: ["docker0"], bridgePrefixes: [BRIDGE], lan: [LAN, INSIDE], outward: ["eth0"], routers: [] };
 
 function plan(exit: KnownPeer | null, protection: Lockdown = OPEN) {
   return systemPlan({
@@ -50,7 +50,7 @@ test("systemPlan() sends both families into the tunnel of an exit that has both"
       policy: {
         kind: "connected",
         tunnel: { interface: "higgs0", addresses: SELF_ADDRESSES },
-        own: { uid: 7, carrier: [third, server, second], wireGuardPort: 51820 },
+        own: { uid: 7, carrier: [third, server, second], wireGuardPort: 51820, routers: [] },
         near: { bridges: ["docker0"], lan: null },
       },
       egress: [],

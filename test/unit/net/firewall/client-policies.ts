@@ -12,6 +12,7 @@ export const OWN: OwnTraffic = {
   ],
   wireGuardPort: 51820,
   discoveryPort: 51821,
+  routers: [ip("192.168.7.1")],
 };
 export const ALONE: Nearby = { bridges: [], lan: null };
 const AT_HOME: Nearby = {
