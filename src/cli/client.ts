@@ -8,6 +8,7 @@ import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
 import { endRunning } from "./end-running.ts";
 import { EXIT } from "./exit-codes.ts";
 import { policyLines, policyShape } from "./exit-text.ts";
+import { installCommand, uninstallCommand } from "./install.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, isRunning, type LocalRole } from "./local.ts";
 import { decide, lockdownCommand } from "./lockdown.ts";
@@ -69,6 +70,8 @@ export function clientCommand(context: Context): Command {
   command.addCommand(exitCommand(context));
   command.addCommand(lockdownCommand(context));
   command.addCommand(leaveCommand("client", context));
+  command.addCommand(installCommand("client", context));
+  command.addCommand(uninstallCommand("client", context));
   return command;
 }
 

@@ -1,5 +1,5 @@
 // Commands of any machine about what it knows and keeps: trust, state, logs and config.
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { z } from "zod";
 import { HiggsError } from "../base/errors.ts";
 import { isMachineName } from "../base/hostname.ts";
@@ -92,7 +92,10 @@ export function stateCommand({ term }: Context): Command {
   command.addCommand(
     placed(new Command("clean"), ["server", "node", "client"])
       .description("puts back what a server, node or client that is gone has left")
-      .action(async (flags: Place) => {
+      .addOption(new Option("--after-stop", "for the service manager: only after an end in order").hideHelp())
+      .action(async (flags: Place & { afterStop?: boolean }) => {
+        // After a crash the tunnel carries on, and the next start takes it over (systemd.exec(5), $SERVICE_RESULT).
+        if (flags.afterStop === true && process.env.SERVICE_RESULT !== "success") return;
         const failures: unknown[] = [];
         for (const role of await rolesToClean(flags)) {
           try {

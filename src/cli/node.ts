@@ -6,6 +6,7 @@ import { openStateDir } from "../peer/state-dir.ts";
 import { type Resolved, UsageError } from "../roles/config.ts";
 import { chooseSettings, shownSettings } from "../roles/node-settings.ts";
 import { endRunning } from "./end-running.ts";
+import { installCommand, uninstallCommand } from "./install.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
@@ -74,6 +75,8 @@ export function nodeCommand(context: Context): Command {
   command.addCommand(setCommand(context));
   command.addCommand(getCommand(context));
   command.addCommand(leaveCommand("node", context));
+  command.addCommand(installCommand("node", context));
+  command.addCommand(uninstallCommand("node", context));
   return command;
 }
 

@@ -10,6 +10,7 @@ import { panicCommand } from "./panic.ts";
 import { demoCommand, labServiceCommand } from "./demo.ts";
 import { nodeCommand } from "./node.ts";
 import type { Terminal } from "./output.ts";
+import { resolvConfHelperCommand } from "./resolv-conf-helper.ts";
 import { serverCommand } from "./server.ts";
 
 export function program(term: Terminal, setExitCode: Context["setExitCode"]): Command {
@@ -41,6 +42,7 @@ export function program(term: Terminal, setExitCode: Context["setExitCode"]): Co
     root.addCommand(command);
   }
   root.addCommand(labServiceCommand(), { hidden: true });
+  root.addCommand(resolvConfHelperCommand(), { hidden: true });
   inherit(root);
   return root;
 }

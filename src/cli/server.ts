@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { addSettings, configOf } from "./options.ts";
+import { installCommand, uninstallCommand } from "./install.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
@@ -56,6 +57,8 @@ export function serverCommand(context: Context): Command {
   command.addCommand(machinesCommand(context));
   for (const make of [sessionsCommand, auditCommand, renameCommand, tagCommand, backupCommand])
     command.addCommand(make(context));
+  command.addCommand(installCommand("server", context));
+  command.addCommand(uninstallCommand("server", context));
   command.addCommand(
     addSettings(new Command("revoke").argument("<name>"), "server", ["run"])
       .description("removes a machine from the network, at once")

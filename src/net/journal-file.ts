@@ -1,6 +1,6 @@
 // The journal of a role on disk: one small JSON file that is whole at every moment, and read with distrust.
 import { constants } from "node:fs";
-import { type FileHandle, open, readdir, rename, stat, unlink } from "node:fs/promises";
+import { type FileHandle, open, readdir, rename, unlink } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { z } from "zod";
 import { SerialQueue } from "../base/async.ts";
@@ -9,7 +9,7 @@ import type { Logger } from "../base/log.ts";
 import type { Role } from "../proto/role.ts";
 import type { Journal, SysctlKey, UndoEntry } from "./journal.ts";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.ts";
-import { syncDir } from "./secret-file.ts";
+import { giveToOwnerOf, syncDir } from "./secret-file.ts";
 import { isSysctlValue, parseSysctlKey } from "./sysctl.ts";
 
 export interface JournalOwner extends ProcessIdentity {
@@ -228,14 +228,6 @@ async function writeNew(path: string, text: string): Promise<void> {
   } finally {
     await file.close();
   }
-}
-
-/** Root may clean up for a service that runs as a lesser user, who must be able to read the file afterwards. */
-async function giveToOwnerOf(dir: string, file: FileHandle): Promise<void> {
-  if (process.getuid?.() !== 0) return;
-  const { uid, gid } = await stat(dir);
-  // By its handle: the folder's owner could have put a link in its place.
-  if (uid !== 0) await file.chown(uid, gid);
 }
 
 function codeOf(thrown: unknown): string {

@@ -78,7 +78,9 @@ function tiedToUs(argv: readonly string[]): string[] {
   const setpriv = findTool("setpriv");
   // busybox has a setpriv too, which does not know the option.
   if (setpriv === null || basename(realpathSync(setpriv)) !== "setpriv") return [...argv];
-  return [setpriv, "--pdeathsig", "KILL", "--", ...argv];
+  const tie = [setpriv, "--pdeathsig", "KILL", "--"];
+  // It sets its capabilities anew whatever it is asked for, and a service of ours may not (SystemCallFilter=~@privileged).
+  return Bun.spawnSync([...tie, "true"]).exitCode === 0 ? [...tie, ...argv] : [...argv];
 }
 
 /** Resolves when the child is over. Should we be killed, it ends with us, or else at the next change, which it cannot tell anybody. */

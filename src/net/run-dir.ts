@@ -1,6 +1,6 @@
 // A role's run folder, and what of it the group higgs may use: the folder and the everyday socket, where the machine has that group.
 import { readFileSync } from "node:fs";
-import { lchown, mkdir } from "node:fs/promises";
+import { lchown, lstat, mkdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 
 const GROUP = "higgs";
@@ -33,7 +33,8 @@ export async function makeRunDir(runDir: string, groupId: number | null = higgsG
   if (isUsual || made !== undefined) await giveToGroup(runDir, groupId);
 }
 
-/** A process that may not give it away keeps it to itself. */
+/** The owner stays: root may look into the folder of a service. A process that may not give it away keeps it to itself. */
 export async function giveToGroup(path: string, groupId: number): Promise<void> {
-  await lchown(path, process.geteuid?.() ?? 0, groupId).catch(() => undefined); // no root, and no member: as without the group
+  const { uid } = await lstat(path);
+  await lchown(path, uid, groupId).catch(() => undefined); // no root, and no member: as without the group
 }

@@ -67,6 +67,7 @@ export async function writeSecretFile(path: string, bytes: Uint8Array): Promise<
       0o600,
     );
     try {
+      await giveToOwnerOf(dirname(path), file);
       await file.writeFile(bytes);
       await file.sync();
     } finally {
@@ -78,6 +79,14 @@ export async function writeSecretFile(path: string, bytes: Uint8Array): Promise<
     throw notWritten(path, thrown);
   }
   await syncDir(dirname(path));
+}
+
+/** What root writes into the folder of a service that runs as a lesser user is that user's, who must be able to read it. */
+export async function giveToOwnerOf(dir: string, file: FileHandle): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  const { uid, gid } = await lstat(dir);
+  // By its handle: the folder's owner could have put a link in its place.
+  if (uid !== 0) await file.chown(uid, gid);
 }
 
 /** `<name>.<pid>.<8 hex digits>.tmp`, as writeSecretFile names what it has not finished. */
@@ -142,6 +151,7 @@ export async function syncDir(dir: string): Promise<void> {
  */
 export async function ensurePrivateDir(path: string): Promise<void> {
   try {
+    await mkdir(dirname(path), { recursive: true, mode: 0o755 }); // each role's own folder is private, and not what is above it
     await mkdir(path, { recursive: true, mode: 0o700 });
   } catch (thrown) {
     if (codeOf(thrown) !== "EEXIST") throw notWritten(path, thrown);

@@ -3,6 +3,8 @@ import { errorText, HiggsError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Role } from "../proto/role.ts";
 import { restoreResolvConf } from "./dns/resolv-conf.ts";
+import { askHelper, needsHelper } from "./dns/resolv-conf-helper.ts";
+import { restoreForHelper } from "./dns/resolv-conf-request.ts";
 import { makeResolvedRead, revertResolved } from "./dns/resolved.ts";
 import { type Exec, ToolMissing } from "./exec.ts";
 import { removeTable } from "./firewall/nft.ts";
@@ -112,7 +114,7 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
     await journal.remove({ kind });
     return sentences;
   };
-  const path = deps.resolvConfPath ?? "/etc/resolv.conf";
+  const path = deps.resolvConfPath ?? RESOLV_CONF;
   const routes: Step = async () => {
     const wereThere = await removeRulesAndRoutes(exec, identifiers, signal);
     await journal.remove({ kind: "ip-rules" });
@@ -127,7 +129,9 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
   return {
     "resolv-conf": async () => {
       const makeRead = (): Promise<void> => makeResolvedRead(exec, signal);
-      const wasOurs = await restoreResolvConf({ stateDir, journal, log, path, makeRead }, signal);
+      if (needsHelper()) return (await askHelper({ reset: true }, signal)) ? [`Put ${path} back.`] : [];
+      const byHelper = role === "client" && path === RESOLV_CONF && (await restoreForHelper({ log, makeRead }, signal));
+      const wasOurs = byHelper || (await restoreResolvConf({ stateDir, journal, log, path, makeRead }, signal));
       return wasOurs ? [`Put ${path} back.`] : [];
     },
     "resolved-link": async (isJournaled) => {
@@ -162,6 +166,8 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
     },
   };
 }
+
+const RESOLV_CONF = "/etc/resolv.conf";
 
 /** Entries that say nothing beyond their kind. */
 type SimpleKind = Exclude<Kind, "sysctl" | "resolv-conf">;

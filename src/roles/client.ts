@@ -275,6 +275,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         throw thrown;
       });
     }
+    runtime.ready();
     callbacks.onReady();
     await new Promise<void>((resolve) => {
       if (signal.aborted) resolve();

@@ -236,6 +236,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
         },
       },
     });
+    runtime.ready();
     callbacks.onReady(store.value.name);
     await aborted(signal);
   } finally {

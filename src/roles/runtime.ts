@@ -5,6 +5,7 @@ import { createLogger, type Logger, type LogLevel, LogRing } from "../base/log.t
 import { type LocalVerbs, serveLocal } from "../net/local-api.ts";
 import { higgsGroupId } from "../net/run-dir.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
+import { notifier } from "../net/systemd/notify.ts";
 
 export interface RuntimeOptions {
   readonly role: "server" | "node" | "client";
@@ -19,6 +20,10 @@ export interface Runtime extends AsyncDisposable {
   /** Aborts when the process is asked to end: by a signal, or by the verb `down`. */
   readonly signal: AbortSignal;
   stop(): void;
+  /** True when a service manager started this process and waits for its word. */
+  readonly isService: boolean;
+  /** Tells the service manager, if there is one, that the role is up, and from now on that it lives. */
+  ready(): void;
   /** Opens the control sockets; `admin` verbs only for the socket's owner. */
   serve(verbs: { readonly everyday: LocalVerbs; readonly admin: LocalVerbs }): Promise<void>;
 }
@@ -31,7 +36,11 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
   const log = createLogger({ level: options.logLevel, write: options.write, ring });
   const controller = new AbortController();
   const stack = new AsyncDisposableStack();
-  const stop = (): void => controller.abort(new Stopped());
+  const notify = await notifier(process.env.NOTIFY_SOCKET);
+  const stop = (): void => {
+    controller.abort(new Stopped());
+    notify?.("STOPPING=1");
+  };
   try {
     stack.use(await acquireInstanceLock({ runDir: options.runDir, role: options.role }));
   } catch (thrown) {
@@ -50,6 +59,15 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
     log,
     signal: controller.signal,
     stop,
+    isService: notify !== null,
+    ready() {
+      notify?.("READY=1");
+      const everyMs = watchdogMs(process.env);
+      if (notify === null || everyMs === null) return;
+      // Until the last of the clean-up: a stop that hangs is to be ended too.
+      const timer = setInterval(() => void notify("WATCHDOG=1"), everyMs);
+      stack.defer(() => clearInterval(timer));
+    },
     async serve(verbs) {
       const everyday: LocalVerbs = {
         ...verbs.everyday,
@@ -62,6 +80,14 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
     },
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
   };
+}
+
+/** How often the service manager wants to hear from us, three times within its limit (sd_watchdog_enabled(3)); null for never. */
+export function watchdogMs(env: Readonly<Record<string, string | undefined>>): number | null {
+  const { WATCHDOG_USEC: limit = "", WATCHDOG_PID: pid } = env;
+  if (!/^\d{1,12}$/.test(limit) || Number(limit) === 0) return null;
+  if (pid !== undefined && pid !== String(process.pid)) return null;
+  return Math.max(1, Number(limit) / 3000);
 }
 
 /** A follower that does not read keeps at most this many lines waiting; older ones are dropped. */

@@ -69,12 +69,14 @@ export async function runServer(config: Config<"server">, callbacks: ServerCallb
   await runtime.serve(verbsOf(server));
   // The lines are for the person who sets the network up; whoever starts it again has machines, or makes an invite.
   const invites: { role: Role; command: string }[] = [];
-  if (server.machines().length === 0) {
+  // A service's words are kept in a journal that others read; install asks for the lines and shows them.
+  if (server.machines().length === 0 && !runtime.isService) {
     for (const role of ["node", "client"] as const) {
       const { text } = await server.invite({ role });
       invites.push({ role, command: commandFor(role, text) });
     }
   }
+  runtime.ready();
   callbacks.onReady({ names: server.names, invites });
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();

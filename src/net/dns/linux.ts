@@ -4,6 +4,7 @@ import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
+import { helperDns, needsHelper } from "./resolv-conf-helper.ts";
 import { resolvConfDns } from "./resolv-conf.ts";
 import { readThrough } from "./resolv-conf-file.ts";
 import { makeResolvedRead, resolvedDns, resolvedRuns } from "./resolved.ts";
@@ -29,7 +30,9 @@ export function linuxDns(deps: LinuxDnsDeps): SystemDns {
   const path = deps.resolvConfPath ?? "/etc/resolv.conf";
   const resolved = resolvedDns(deps);
   const makeRead = (signal: AbortSignal): Promise<void> => makeResolvedRead(exec, signal);
-  const resolvConf = resolvConfDns({ stateDir, journal: deps.journal, log: deps.log, path, makeRead });
+  const resolvConf = needsHelper()
+    ? helperDns(path)
+    : resolvConfDns({ stateDir, journal: deps.journal, log: deps.log, path, makeRead });
   return {
     async apply(policy, signal) {
       if (await resolvedRuns(exec, signal)) {

@@ -1,10 +1,11 @@
 // The wireguard-go inside this executable: unpacked to where only root may write, and compared before every start.
 import { createHash } from "node:crypto";
-import { constants, readFileSync } from "node:fs";
+import { constants } from "node:fs";
 import { lstat, mkdir, open, readFile, realpath, rename, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { CarriedWireguardGo } from "higgs:carried-wireguard-go";
 import { HiggsError } from "../../base/errors.ts";
+import { isTrustedOwner, rootOnlyProblem } from "../root-only.ts";
 import { syncDir } from "../secret-file.ts";
 
 /** Outside every role's state folder, which a lesser user may write to. */
@@ -72,34 +73,9 @@ async function nearestExisting(path: string): Promise<string> {
   }
 }
 
-/** The folder and all above it, up to the root. `path` has no links in it. */
-async function requireRootOnly(path: string): Promise<void> {
-  for (let at = path; ; at = dirname(at)) {
-    const facts = await lstat(at);
-    const mode = (facts.mode & 0o7777).toString(8).padStart(4, "0");
-    if (!facts.isDirectory()) throw refused(at, "it is no folder");
-    if (!isTrustedOwner(facts.uid)) throw refused(at, `it belongs to the user ${facts.uid} and not to root`);
-    if ((facts.mode & 0o022) !== 0) throw refused(at, `its mode is ${mode}, which lets others write to it`);
-    if (at === dirname(at)) return;
-  }
-}
-
-/**
- * Root. In a user namespace the machine's real root is shown as the overflow user, and so is everybody else who is not
- * mapped; none of them can be told apart there, and what we start has no more rights than we have.
- */
-function isTrustedOwner(uid: number): boolean {
-  return uid === 0 || uid === overflowUser();
-}
-
-/** Null in the machine's own user namespace, where nobody stands for somebody else. */
-function overflowUser(): number | null {
-  try {
-    const map = readFileSync("/proc/self/uid_map", "utf8").trim().split(/\s+/);
-    return map.join(" ") === "0 0 4294967295" ? null : Number(readFileSync("/proc/sys/kernel/overflowuid", "utf8"));
-  } catch {
-    return null; // a kernel without user namespaces
-  }
+async function requireRootOnly(dir: string): Promise<void> {
+  const problem = await rootOnlyProblem(dir);
+  if (problem !== null) throw refused(problem.path, problem.why);
 }
 
 function refused(path: string, why: string): CarriedRefused {
