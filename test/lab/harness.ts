@@ -137,7 +137,10 @@ const SNAPSHOT_PARTS: Readonly<Record<string, string>> = {
 };
 
 /** Everything that higgs could leave behind on a host, as one text to be compared byte by byte. */
-export async function snapshot(host: LabHost, options: { readonly without?: readonly string[] } = {}): Promise<string> {
+export async function snapshot(
+  host: Pick<LabHost, "exec">,
+  options: { readonly without?: readonly string[] } = {},
+): Promise<string> {
   const parts: string[] = [];
   for (const [name, command] of Object.entries(SNAPSHOT_PARTS)) {
     if (options.without?.includes(name) === true) continue;

@@ -55,10 +55,11 @@ mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs dev
 mkdir dev/net dev/pts dev/shm
-for node in null zero full random urandom tty net/tun; do
+for node in null zero full random urandom tty; do
   : > dev/$node
   mount --bind /dev/$node dev/$node
 done
+mknod -m 666 dev/net/tun c 10 200 # as udev makes it: for everybody
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd

@@ -1,0 +1,268 @@
+// The roles as services of a real systemd: under their own user with the least privileges, through crashes, restarts and a power cut.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { cafeHost, smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
+import type { Lab } from "../../src/lab/lab.ts";
+import { snapshot, until } from "./harness.ts";
+import { DNS_FLAGS, HIGGS, startNetworkLab } from "./network.ts";
+import { bootSystemd, type SystemdMachine } from "./systemd-machine.ts";
+
+const MINUTE = 60_000;
+const HOME: readonly string[] = ["203.0.113.7", "2001:db8:7:1::10"];
+/** What has no name for a process that only changes networks: capability.h, bit 12, and 10 for ports below 1024. */
+const NET_ADMIN = "0000000000001000";
+const NET_ADMIN_AND_BIND = "0000000000001400";
+type Role = "server" | "node" | "client";
+
+describe("the roles as services", () => {
+  let lab: Lab;
+  let vps: SystemdMachine;
+  let home: SystemdMachine;
+  /** With a plain /etc/resolv.conf. */
+  let laptop: SystemdMachine;
+  /** With systemd-resolved. */
+  let tablet: SystemdMachine;
+  const invites = { node: "", client: "" };
+  const before = new Map<SystemdMachine, string>();
+
+  beforeAll(async () => {
+    lab = await startNetworkLab(smallInternet({ extraHosts: [cafeHost("tablet", 3)] }));
+    [vps, home, laptop, tablet] = await Promise.all([
+      bootSystemd(lab.host("vps")),
+      bootSystemd(lab.host("home-pc")),
+      bootSystemd(lab.host("laptop")),
+      bootSystemd(lab.host("tablet"), { resolved: true }),
+    ]);
+    await tablet.execOrThrow(["resolvectl", "dns", "eth0", "192.168.7.1"]);
+    for (const machine of [vps, home, laptop, tablet]) before.set(machine, await look(machine));
+  }, MINUTE);
+  afterAll(async () => {
+    await Promise.all([vps, home, laptop, tablet].map((machine) => machine?.[Symbol.asyncDispose]()));
+    await lab?.[Symbol.asyncDispose]();
+  }, MINUTE);
+
+  /** All that a role could leave but its keys; systemd's own files come and go. */
+  const look = async (machine: SystemdMachine): Promise<string> =>
+    `${(await snapshot(machine, { without: ["processes", "etc and run"] })).replaceAll(/@if\d+/g, "")}
+     ${await machine.execOrThrow(["sh", "-c", "find /etc -not -type d -not -name '*-' | sort; cat /etc/passwd /etc/group"])}
+     ${(await machine.exec(["sh", "-c", "resolvectl dns; resolvectl domain"])).stdout}`;
+  const higgs = (machine: SystemdMachine, ...args: readonly string[]): Promise<string> =>
+    machine.execOrThrow([HIGGS, ...args], { timeoutMs: MINUTE });
+  const show = async (machine: SystemdMachine, role: Role, property: string): Promise<string> =>
+    (await machine.execOrThrow(["systemctl", "show", "-P", property, `higgs-${role}`])).trim();
+  const journal = (machine: SystemdMachine, role: Role): Promise<string> =>
+    machine.execOrThrow(["journalctl", "--no-pager", "-o", "cat", "-u", `higgs-${role}`]);
+  const wireGuard = async (machine: SystemdMachine): Promise<string> =>
+    (await machine.exec(["pgrep", "-f", "libexec/wireguard-go"])).stdout.trim();
+  const kill = (machine: SystemdMachine, role: Role, signal: string): Promise<string> =>
+    machine.execOrThrow(["systemctl", "kill", "--kill-who=main", "-s", signal, `higgs-${role}`]);
+
+  async function browses(machine: SystemdMachine): Promise<void> {
+    const page = async (): Promise<string> =>
+      (await machine.exec([HIGGS, "lab-service", "fetch", `http://${WEB_NAME}/`], { timeoutMs: 20_000 })).stdout.trim();
+    await until(async () => HOME.includes(await page()), { timeoutMs: 30_000, what: "the page through the home PC" });
+  }
+
+  async function expectLeast(machine: SystemdMachine, role: Role, capabilities: string): Promise<void> {
+    const pid = await show(machine, role, "MainPID");
+    const status = await machine.readFile(`/proc/${pid}/status`);
+    const uid = (await machine.execOrThrow(["id", "-u", "higgs"])).trim();
+    expect(/^Uid:\s+(\d+)/m.exec(status)?.[1]).toBe(uid);
+    for (const set of ["CapPrm", "CapEff", "CapBnd", "CapAmb"]) expect(status).toContain(`${set}:\t${capabilities}`);
+    expect(status).toContain("NoNewPrivs:\t1");
+    expect(status).toContain("Seccomp:\t2");
+  }
+
+  test(
+    "server install runs it with two capabilities, shows the invites, and puts none into the journal",
+    async () => {
+      const said = await higgs(vps, "server", "install");
+      invites.node = /node --join '([^']+)'/.exec(said)?.[1] ?? "";
+      invites.client = /client up --join '([^']+)'/.exec(said)?.[1] ?? "";
+      expect(invites.node).toStartWith("higgs://");
+      await expectLeast(vps, "server", NET_ADMIN_AND_BIND);
+      expect(await journal(vps, "server")).toContain("relaying in the kernel");
+      expect(await journal(vps, "server")).not.toContain("higgs://");
+    },
+    MINUTE,
+  );
+
+  test(
+    "node install refuses without an invite, and then runs it with CAP_NET_ADMIN alone",
+    async () => {
+      const refused = await home.exec([HIGGS, "node", "install"]);
+      expect(refused.stderr).toContain("higgs node join");
+      expect(refused.code).toBe(4);
+      expect((await home.exec(["ls", "/etc/systemd/system/higgs-node.service"])).code).not.toBe(0);
+      await higgs(home, "node", "install", "--join", invites.node, ...DNS_FLAGS);
+      await expectLeast(home, "node", NET_ADMIN);
+      await until(async () => (await journal(home, "node")).includes("exit offered"), { timeoutMs: 20_000 });
+    },
+    MINUTE,
+  );
+
+  test(
+    "client install connects a laptop with CAP_NET_ADMIN alone, and a helper writes its plain resolv.conf",
+    async () => {
+      await higgs(laptop, "client", "install", "--join", invites.client);
+      await higgs(laptop, "client", "wait", "--timeout", "20s");
+      await browses(laptop);
+      await expectLeast(laptop, "client", NET_ADMIN);
+      expect(await laptop.readFile("/etc/resolv.conf")).toContain("Written by higgs");
+      // Positive control: the service itself may not write there.
+      const pid = await show(laptop, "client", "MainPID");
+      const write = await laptop.exec([
+        "nsenter",
+        "-t",
+        pid,
+        "-m",
+        "-S",
+        "follow",
+        "--",
+        "touch",
+        "/etc/higgs-was-here",
+      ]);
+      expect(write.code).not.toBe(0);
+    },
+    MINUTE,
+  );
+
+  test(
+    "client install connects a laptop with systemd-resolved, by polkit's leave for this user alone",
+    async () => {
+      const set = ["setpriv", "--reuid", "nobody", "--clear-groups", "resolvectl", "dns", "eth0", "198.51.100.1"];
+      expect((await tablet.exec(set)).stderr).toContain("authentication required");
+      const invite = JSON.parse(await higgs(vps, "server", "invite", "client", "--json")) as { invite: string };
+      await higgs(tablet, "client", "install", "--join", invite.invite);
+      await higgs(tablet, "client", "wait", "--timeout", "20s");
+      await browses(tablet);
+      expect(await tablet.execOrThrow(["resolvectl", "domain", "higgs0"])).toContain("~.");
+      expect(await tablet.readFile("/etc/resolv.conf")).toContain("127.0.0.53");
+      expect((await tablet.exec(set)).stderr).toContain("authentication required");
+    },
+    MINUTE,
+  );
+
+  test("systemd's own judgement of every unit is 2.0 or better", async () => {
+    const units: readonly (readonly [SystemdMachine, string])[] = [
+      [vps, "higgs-server.service"],
+      [home, "higgs-node.service"],
+      [laptop, "higgs-client.service"],
+      [laptop, "higgs-resolv-conf@.service"],
+    ];
+    for (const [machine, unit] of units) {
+      const path = `/etc/systemd/system/${unit}`;
+      const said = await machine.execOrThrow(["systemd-analyze", "security", "--offline=true", "--no-pager", path]);
+      const exposure = Number(/Overall exposure level for \S+: ([\d.]+)/.exec(said)?.[1]);
+      console.log(`${unit}: exposure ${exposure}`);
+      expect(exposure).toBeLessThanOrEqual(2);
+      expect((await machine.exec(["systemd-analyze", "verify", path])).stderr).not.toContain("higgs");
+    }
+  });
+
+  test(
+    "after kill -9, and after a restart, the same tunnel goes on and the next start adopts it",
+    async () => {
+      for (const [machine, role] of [
+        [laptop, "client"],
+        [home, "node"],
+      ] as const) {
+        const tunnel = await wireGuard(machine);
+        expect(tunnel).toMatch(/^\d+$/);
+        for (const crash of [
+          () => kill(machine, role, "KILL"),
+          () => machine.execOrThrow(["systemctl", "restart", `higgs-${role}`]),
+        ]) {
+          const pid = await show(machine, role, "MainPID");
+          await crash();
+          await until(async () => !["0", pid].includes(await show(machine, role, "MainPID")));
+          await until(async () => (await show(machine, role, "ActiveState")) === "active", { timeoutMs: 20_000 });
+          expect(await wireGuard(machine)).toBe(tunnel);
+        }
+        expect(await journal(machine, role)).toContain("adopted=true");
+        await browses(laptop);
+      }
+    },
+    2 * MINUTE,
+  );
+
+  test(
+    "one that hangs is ended by systemd's watchdog and started again",
+    async () => {
+      const dir = "/run/systemd/system/higgs-client.service.d";
+      await laptop.execOrThrow(["mkdir", "-p", dir]);
+      await laptop.writeFile(`${dir}/watchdog.conf`, "[Service]\nWatchdogSec=1\n");
+      await laptop.execOrThrow(["systemctl", "daemon-reload"]);
+      await laptop.execOrThrow(["systemctl", "restart", "higgs-client"]);
+      const pid = await show(laptop, "client", "MainPID");
+      await Bun.sleep(2_500); // positive control: one that lives is left alone
+      expect(await show(laptop, "client", "MainPID")).toBe(pid);
+      await kill(laptop, "client", "STOP");
+      await until(async () => !["0", pid].includes(await show(laptop, "client", "MainPID")), { timeoutMs: 20_000 });
+      expect(await journal(laptop, "client")).toContain("Watchdog timeout");
+      await browses(laptop);
+    },
+    MINUTE,
+  );
+
+  test(
+    "the helper takes nothing but addresses, and from nobody but the service",
+    async () => {
+      const ask = (user: string, text: string) =>
+        laptop.exec(
+          ["setpriv", "--reuid", user, "--clear-groups"].concat([
+            ...["curl", "-sS", "-m", "5", "--unix-socket", "/run/higgs/resolv-conf.sock", "telnet://higgs"],
+          ]),
+          { stdin: text },
+        );
+      const file = await laptop.readFile("/etc/resolv.conf");
+      expect((await ask("nobody", '{"reset":true}\n')).code).not.toBe(0);
+      for (const text of [
+        "{}\n",
+        "nonsense\n",
+        '{"servers":["10.0.0.1\\nnameserver 6.6.6.6"],"searchDomains":[]}\n',
+        '{"servers":["10.0.0.1"],"searchDomains":["a b"]}\n',
+        '{"servers":["10.0.0.1"],"searchDomains":[],"path":"/etc/passwd"}\n',
+      ]) {
+        expect((await ask("higgs", text)).stdout).toContain('{"error":');
+      }
+      expect(await laptop.readFile("/etc/resolv.conf")).toBe(file);
+    },
+    MINUTE,
+  );
+
+  test(
+    "after a power cut everything comes up by itself, and the laptop connects",
+    async () => {
+      await laptop.cut();
+      await lab.host("laptop").powerOff();
+      await lab.host("laptop").boot();
+      await laptop.boot();
+      await until(async () => (await show(laptop, "client", "ActiveState")) === "active", { timeoutMs: 20_000 });
+      await browses(laptop);
+    },
+    MINUTE,
+  );
+
+  test(
+    "a stop undoes everything, and uninstall leaves nothing but the role's own folder",
+    async () => {
+      for (const [machine, role] of [
+        [laptop, "client"],
+        [tablet, "client"],
+        [home, "node"],
+        [vps, "server"],
+      ] as const) {
+        await machine.execOrThrow(["systemctl", "stop", `higgs-${role}`]);
+        expect(await show(machine, role, "Result")).toBe("success");
+        expect(await wireGuard(machine)).toBe("");
+        expect(await higgs(machine, "state", "clean", "--role", role)).toContain("nothing to put back");
+        await higgs(machine, role, "uninstall");
+        expect(await look(machine)).toBe(before.get(machine) ?? "");
+        expect(await machine.execOrThrow(["sh", "-c", "find /var/lib/higgs -user root | sort | head -2"])).toContain(
+          role,
+        );
+      }
+    },
+    2 * MINUTE,
+  );
+});
