@@ -1,18 +1,22 @@
 // `install` and `uninstall` of a role: what the service needs beforehand, the service, and what is to be told.
 import { existsSync } from "node:fs";
+import { utf8Text } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
 import { findTool, systemExec, toolMissing } from "../net/exec.ts";
+import { readSecretFile } from "../net/secret-file.ts";
 import { installService, requireExecutable, requireSystemd, uninstallService } from "../net/systemd/install.ts";
 import { UNIT_DIR, unitName } from "../net/systemd/units.ts";
 import { prepareCarried } from "../net/wg/prepare.ts";
 import { readEnrolment } from "../peer/enrolment.ts";
-import { openStateDir } from "../peer/state-dir.ts";
+import { openStateDir, type StateDir } from "../peer/state-dir.ts";
 import { requireLinux } from "../net/os.ts";
 import { type AnyRole, type Config, settingsOf, type Source } from "./config.ts";
+import { openProxy } from "./proxy.ts";
+import type { ProxySetting } from "./proxy-setting.ts";
 import { cleanState } from "./state.ts";
 
 /** Decided by the unit, and not by whoever installs it. */
-const FIXED: readonly string[] = ["state", "run", "libexec", "logFormat", "join", "name"];
+const FIXED: readonly string[] = ["state", "run", "libexec", "logFormat", "join", "name", "proxy"];
 
 export class InstallRefused extends HiggsError {
   override readonly name = "InstallRefused";
@@ -51,7 +55,9 @@ export async function installRole(
   const { state, run } = options.config;
   const said: string[] = [];
   if (role !== "server") {
-    await readEnrolment(await openStateDir(state), role); // throws with what to type
+    const dir = await openStateDir(state);
+    await readEnrolment(dir, role); // throws with what to type
+    await rememberProxy(dir, (options.config as Config<"node" | "client">).proxy);
     said.push(...(await prepareCarried()));
   }
   // What somebody started by hand would be in the service's way.
@@ -75,6 +81,15 @@ export async function uninstallRole(
   const clean = () => cleanState(role, { stateDir: state, runDir: run });
   const said = await uninstallService(role, clean, { exec: systemExec(), signal });
   return said.length === 0 ? [`There is no service of a ${role} here.`] : said;
+}
+
+/** A service has neither this environment nor this user's files, and a unit is no place for a password. */
+async function rememberProxy(dir: StateDir, setting: ProxySetting | null): Promise<void> {
+  if (setting === null) return;
+  const path = setting.text.startsWith("file:") ? setting.text.slice("file:".length) : null;
+  const bytes = path === null ? null : await readSecretFile(path);
+  const text = bytes === null ? setting.text : utf8Text(bytes).trim();
+  await openProxy(dir, { ...setting, text, isNamed: true });
 }
 
 /** What was given as a flag or in the environment; what is in the file is read by the service itself. */
