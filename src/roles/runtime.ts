@@ -1,7 +1,8 @@
 // What every running role has around it: one process per role, its log, its control sockets, and an orderly stop.
 import { join } from "node:path";
-import { Stopped } from "../base/async.ts";
+import { repeat, sleep, Stopped } from "../base/async.ts";
 import { createLogger, type Logger, type LogLevel, LogRing } from "../base/log.ts";
+import { giveBackMemory } from "../net/give-back.ts";
 import { type LocalVerbs, serveLocal } from "../net/local-api.ts";
 import { higgsGroupId } from "../net/run-dir.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
@@ -77,6 +78,8 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
       const groupId = higgsGroupId();
       stack.use(await serveLocal(everyday, { path: join(runDir, SOCKET.everyday), mode: 0o660, groupId }));
       stack.use(await serveLocal(verbs.admin, { path: join(runDir, SOCKET.admin), mode: 0o600, groupId: null }));
+      const settling = settle(controller.signal);
+      stack.defer(() => settling);
     },
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
   };
@@ -88,6 +91,26 @@ export function watchdogMs(env: Readonly<Record<string, string | undefined>>): n
   if (!/^\d{1,12}$/.test(limit) || Number(limit) === 0) return null;
   if (pid !== undefined && pid !== String(process.pid)) return null;
   return Math.max(1, Number(limit) / 3000);
+}
+
+/** By then the first connections are up. */
+const SETTLED_MS = 8_000;
+const LOOK_MS = 60_000;
+/** What works uses some ten of it again. */
+const GROWN_BYTES = 16 << 20;
+
+/** Memory that the start, or a busy time, needed is given back. */
+async function settle(signal: AbortSignal): Promise<void> {
+  await sleep(SETTLED_MS, signal).catch(() => undefined); // the loop ends on abort
+  if (signal.aborted) return;
+  await giveBackMemory();
+  let after = process.memoryUsage.rss();
+  const look = async (): Promise<void> => {
+    if (process.memoryUsage.rss() < after + GROWN_BYTES) return;
+    await giveBackMemory();
+    after = process.memoryUsage.rss();
+  };
+  await repeat(look, { everyMs: LOOK_MS, signal, onError: () => undefined });
 }
 
 /** A follower that does not read keeps at most this many lines waiting; older ones are dropped. */
