@@ -51,7 +51,13 @@ const WELCOME_TIMEOUT_MS = 15_000;
 type Waiter = { readonly resolve: (session: Session) => void; readonly reject: (error: Error) => void };
 
 export function controlStream(
-  deps: { readonly link: ServerLink; readonly version: string; readonly log: Logger },
+  deps: {
+    readonly link: ServerLink;
+    readonly version: string;
+    /** Traffic waits for the server: without a session it is not relayed. */
+    readonly isUrgent: () => boolean;
+    readonly log: Logger;
+  },
   events: ControlEvents,
 ): ControlStream {
   const controller = new AbortController();
@@ -161,7 +167,8 @@ export function controlStream(
         askedMs = askedToWaitMs(thrown);
         events.onDown(asHiggsError(thrown));
       }
-      await redialling.pause(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal);
+      const redial = redialMs(attempt++, performance.now() - lostAt, { isUrgent: deps.isUrgent() });
+      await redialling.pause(askedMs + redial, controller.signal);
     }
   }
 

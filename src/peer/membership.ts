@@ -159,7 +159,7 @@ export function joinNetwork(
   }
 
   const control = controlStream(
-    { link, version: options.version, log },
+    { link, version: options.version, isUrgent: () => relay.isUrgent, log },
     {
       onWelcome: (welcome, session) =>
         task(async () => {

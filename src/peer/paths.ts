@@ -8,7 +8,7 @@ import type { Discovery, DiscoveryPort } from "../net/discovery/discovery.ts";
 import type { Links } from "../net/links.ts";
 import type { Redirect } from "../net/redirect.ts";
 import type { PeerMtus } from "../net/routes/peer-mtu.ts";
-import type { DeviceCounters, WireGuardDevice } from "../net/wg/device.ts";
+import type { WireGuardDevice } from "../net/wg/device.ts";
 import type { MachineMessage, ServerMessage } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
@@ -21,6 +21,7 @@ import type { PathKind, PathTarget } from "./path-info.ts";
 import { type InSession, PeerPath, type PeerPathDeps, type PathSession } from "./peer-path.ts";
 import { PeerSizes } from "./peer-sizes.ts";
 import { PortSeeker } from "./port-seeker.ts";
+import { NO_TRAFFIC, PeerTraffic } from "./peer-traffic.ts";
 import type { Doubt } from "./reconnect.ts";
 import type { RouterAccess, RouterPortView } from "./router-port.ts";
 import type { NatView, StunServers } from "./stun-client.ts";
@@ -96,7 +97,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   const entries = new Map<MachineId, PeerPath>();
   let discovery: Discovery | null = null;
   const seeker = new PortSeeker();
-  let before: DeviceCounters | null = null;
+  const traffic = new PeerTraffic(deps.device, alive);
   const early: PathMessage[] = [];
   let probedAt = Number.NEGATIVE_INFINITY;
   const sizes = new PeerSizes({ peerMtus: deps.peerMtus, log: deps.log }, alive);
@@ -236,13 +237,11 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   }
 
   async function tick(): Promise<void> {
-    const now = await deps.device.counters();
-    const sent = now !== null && before !== null && now.txPackets !== before.txPackets;
-    const received = now !== null && before !== null && now.rxPackets !== before.rxPackets;
-    before = now;
-    for (const [peer, { agent, side }] of entries) {
+    const keys = [...entries.values()].map(({ of }) => of.wireGuard);
+    const trafficOf = await traffic.look(keys, performance.now()).catch(() => () => NO_TRAFFIC); // the device is gone for now
+    for (const [peer, { of, agent, side }] of entries) {
       agent.setCanRelay(deps.canRelay(peer));
-      agent.tick({ sent, received });
+      agent.tick(trafficOf(of.wireGuard));
       side.tick();
     }
     // What made a path suspect may have ended the connections to the server too, and they are what is left then.

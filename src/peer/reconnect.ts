@@ -2,12 +2,23 @@
 import { backoffMs, sleep } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
 
-/** For this long after the connection was lost, a server that comes back is found within two seconds. */
+/** For this long after the connection was lost, a server that comes back is found within seconds. */
 const FRESH_OUTAGE_MS = 10 * 60_000;
+/** Who has traffic waiting for the server comes first; all others leave it room, and spread out over so long. */
+const URGENT_MOST_MS = 1_000;
+const FRESH_MOST_MS = 4_000;
+
+export interface RedialOptions {
+  /** Traffic waits for the connection. */
+  readonly isUrgent?: boolean;
+  readonly random?: () => number;
+}
 
 /** `attempt` counts from 0; waits are uniform between zero and the bound, so that many machines spread out. */
-export function redialMs(attempt: number, outageMs: number, random: () => number = Math.random): number {
-  if (outageMs < FRESH_OUTAGE_MS) return backoffMs(attempt, { firstMs: 250, mostMs: 2_000 }, random);
+export function redialMs(attempt: number, outageMs: number, options: RedialOptions = {}): number {
+  const { isUrgent = false, random = Math.random } = options;
+  const mostMs = isUrgent ? URGENT_MOST_MS : FRESH_MOST_MS;
+  if (outageMs < FRESH_OUTAGE_MS) return backoffMs(attempt, { firstMs: 250, mostMs }, random);
   return backoffMs(attempt, { firstMs: 2_000, mostMs: 15_000 }, random);
 }
 

@@ -25,6 +25,8 @@ export interface RelayCounters {
 
 export interface RelayLink extends Service {
   readonly online: boolean;
+  /** Packets went by it just now, or wait to. */
+  readonly isUrgent: boolean;
   readonly counters: RelayCounters;
   /**
    * Drops (and counts) rather than queues; only the last handshake of each session waits for a connection that is being
@@ -44,6 +46,8 @@ export interface RelayLink extends Service {
 const MOST_WAITING_BYTES = 1_048_576;
 const OPEN_TIMEOUT_MS = 8_000;
 const PING_EVERY_MS = 5_000;
+/** WireGuard's keepalives come every 25 s: somebody else's packets, then. */
+const URGENT_MS = 10_000;
 
 export function relayLink(
   deps: { readonly link: ServerLink; readonly log: Logger },
@@ -55,6 +59,8 @@ export function relayLink(
   const held = new Map<number, Uint8Array>();
   const counters = { framesOut: 0, bytesOut: 0, framesIn: 0, bytesIn: 0, droppedOut: 0, droppedIn: 0 };
   let ws: Ws | null = null;
+  let usedAt = Number.NEGATIVE_INFINITY;
+  const isUrgent = (): boolean => performance.now() - usedAt < URGENT_MS;
 
   function take(frame: Uint8Array): void {
     const sink = sinks.get(frameSession(frame));
@@ -62,12 +68,14 @@ export function relayLink(
       counters.droppedIn++;
       return;
     }
+    usedAt = performance.now();
     counters.framesIn++;
     counters.bytesIn += frame.length;
     sink(framePackets(frame));
   }
 
   function send(frame: Uint8Array): void {
+    usedAt = performance.now();
     if (ws === null && framePackets(frame).some(isInitiation)) {
       held.set(frameSession(frame), frame.slice());
       return;
@@ -134,7 +142,8 @@ export function relayLink(
         askedMs = askedToWaitMs(thrown);
         deps.log.debug({ reason: errorText(thrown) }, "relay not reached");
       }
-      await redialling.pause(askedMs + redialMs(attempt++, performance.now() - lostAt), controller.signal);
+      const redial = redialMs(attempt++, performance.now() - lostAt, { isUrgent: isUrgent() });
+      await redialling.pause(askedMs + redial, controller.signal);
     }
   }
 
@@ -142,6 +151,9 @@ export function relayLink(
   return {
     get online() {
       return ws !== null;
+    },
+    get isUrgent() {
+      return isUrgent();
     },
     counters,
     send,

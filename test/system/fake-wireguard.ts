@@ -84,6 +84,10 @@ export class FakeWireGuard implements WireGuardDevice, AsyncDisposable {
     return Promise.resolve({ rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0 });
   }
 
+  transfers(): Promise<ReadonlyMap<WireGuardKey, { rxBytes: number; txBytes: number }>> {
+    return Promise.resolve(new Map());
+  }
+
   implementation(): null {
     return null;
   }

@@ -25,11 +25,15 @@ export interface WireGuardConfig {
   readonly peers: readonly WireGuardPeer[] | "as-they-are";
 }
 
-export interface PeerStats {
+export interface PeerStats extends PeerTransfer {
   readonly publicKey: WireGuardKey;
   readonly endpoint: Endpoint | null;
   /** Unix time in milliseconds, whole seconds; null before the first handshake. */
   readonly lastHandshakeMs: number | null;
+}
+
+/** What was encrypted for a peer and came from it: keepalives and handshakes too. */
+export interface PeerTransfer {
   readonly rxBytes: number;
   readonly txBytes: number;
 }
@@ -86,6 +90,8 @@ export interface WireGuardDevice {
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
   /** Reads one file: cheap enough for every tick. Null when there is no device. */
   counters(): Promise<DeviceCounters | null>;
+  /** By WireGuard's own count: a tenth of a millisecond of wireguard-go, and two for the kernel's, by the tool `wg`. */
+  transfers(signal: AbortSignal): Promise<ReadonlyMap<WireGuardKey, PeerTransfer>>;
   /** Null before `apply`, and after `reset`. */
   implementation(): Implementation | null;
   /** Takes the device away, whoever made it, by its fixed name; harmless twice. An interface of that name that is no WireGuard stays. */

@@ -6,6 +6,7 @@ import { connect } from "node:net";
 import { basename, join } from "node:path";
 import { findTool } from "../exec.ts";
 import { type PrivilegeFacts, tunProblem } from "../privileges.ts";
+import { askUapi } from "./transfers.ts";
 
 export interface WireGuardProcess {
   readonly pid: number;
@@ -18,6 +19,8 @@ export interface WireGuardHost {
   /** The control socket of a wireguard-go: whether there is one, and whether anybody listens. */
   socketState(interfaceName: string): Promise<"absent" | "stale" | "answers">;
   removeSocket(interfaceName: string): Promise<void>;
+  /** What the wireguard-go of the interface says of itself and its peers. Throws when it does not answer. */
+  askSocket(interfaceName: string): Promise<string>;
   /** The wireguard-go that serves this interface here; null when none is seen. */
   processOf(interfaceName: string): WireGuardProcess | null;
   /** True when nobody has the UDP port, in either family. */
@@ -34,6 +37,7 @@ export interface WireGuardHost {
 /** Where `wg` and wireguard-go meet; both have it built in. */
 const SOCKET_DIR = "/var/run/wireguard";
 const LAUNCH_TIMEOUT_MS = 10_000;
+const SOCKET_TIMEOUT_MS = 1_000;
 const DAEMON_ENVIRONMENT = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL: "C" };
 
 export function linuxWireGuardHost(): WireGuardHost {
@@ -41,6 +45,7 @@ export function linuxWireGuardHost(): WireGuardHost {
     launch,
     socketState: (interfaceName) => socketState(socketPath(interfaceName)),
     removeSocket: (interfaceName) => unlink(socketPath(interfaceName)).catch(() => undefined), // gone already
+    askSocket: (interfaceName) => askUapi(socketPath(interfaceName), SOCKET_TIMEOUT_MS),
     processOf,
     isPortFree,
     isPortBound: (port) => ["udp", "udp6"].some((table) => hasLocalPort(readOrEmpty(`/proc/self/net/${table}`), port)),

@@ -22,7 +22,8 @@ import {
 import { linuxWireGuardHost, type WireGuardHost } from "./host.ts";
 import { type ImplementationKind, livingImplementation, makeInterface, type Makers } from "./implementations.ts";
 import { applyLines, linkLines, type LinkState, readLink, readRoutes, routeLines } from "./link.ts";
-import { readDump, runWg } from "./run-wg.ts";
+import { readDump, runWg, showTransfers } from "./run-wg.ts";
+import { parseUapiTransfers, parseWgTransfers } from "./transfers.ts";
 import { changesFor, peerChange, peerRemoval } from "./wg.ts";
 
 export interface LinuxWireGuardDeps {
@@ -160,6 +161,10 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
           return { publicKey, endpoint, lastHandshakeMs, rxBytes, txBytes };
         },
       );
+    },
+    async transfers(signal) {
+      if (current !== null && current.kind !== "kernel") return parseUapiTransfers(await host.askSocket(name));
+      return parseWgTransfers(await showTransfers(exec, name, signal));
     },
     counters: () => Promise.resolve(parseNetDev(host.netDev(), name)),
     implementation: () => current,

@@ -13,6 +13,13 @@ export async function readDump(exec: Exec, name: string, signal: AbortSignal): P
   return parseDump(result.stdout);
 }
 
+/** Throws WireGuardFailed when there is no such device. */
+export async function showTransfers(exec: Exec, name: string, signal: AbortSignal): Promise<string> {
+  const result = await exec.run(["wg", "show", name, "transfer"], { timeoutMs: TIMEOUT_MS, signal });
+  if (result.code !== 0) throw failed(`read the WireGuard device "${name}"`, result.stderr);
+  return result.stdout;
+}
+
 /** Throws WireGuardFailed with what `wg` says; its arguments hold public keys only. */
 export async function runWg(
   exec: Exec,

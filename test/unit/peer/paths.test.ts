@@ -85,6 +85,7 @@ async function opened(
     removePeer: () => Promise.resolve(),
     stats: () => Promise.resolve([]),
     counters: () => state.counters(),
+    transfers: () => Promise.resolve(new Map()),
     implementation: () => null,
     reset: () => Promise.resolve(),
   };

@@ -38,7 +38,7 @@ const loops: readonly [string, (link: ServerLink) => Service][] = [
     "controlStream()",
     (link) =>
       controlStream(
-        { link, version: "0", log: silentLogger },
+        { link, version: "0", isUrgent: () => false, log: silentLogger },
         { onWelcome: ignore, onMessage: ignore, onDown: ignore, onRefused: ignore },
       ),
   ],

@@ -18,6 +18,7 @@ afterEach(async () => {
 
 const RELAY: RelayLink = {
   online: false,
+  isUrgent: false,
   counters: { framesOut: 0, bytesOut: 0, framesIn: 0, bytesIn: 0, droppedOut: 0, droppedIn: 0 },
   send: () => undefined,
   attach: () => undefined,
@@ -50,6 +51,7 @@ class FakeDevice {
       },
       stats: () => Promise.resolve([]),
       counters: () => Promise.resolve(this.isGone ? null : { rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0 }),
+      transfers: () => Promise.resolve(new Map()),
       implementation: () => ({ kind: "kernel" }),
       reset: () => Promise.resolve(),
     };

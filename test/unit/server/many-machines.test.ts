@@ -48,7 +48,7 @@ function backAt(machines: number, options: { readonly limits: Limits; readonly i
       continue;
     }
     // As the header says it, in whole seconds, and then as any redial.
-    next.at += Math.ceil(waitMs / 1000) * 1000 + redialMs(next.attempt++, next.at, random);
+    next.at += Math.ceil(waitMs / 1000) * 1000 + redialMs(next.attempt++, next.at, { random });
   }
   return back;
 }

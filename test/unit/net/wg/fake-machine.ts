@@ -60,6 +60,7 @@ export class FakeMachine implements Exec {
       hasIpv6: () => options.hasIpv6 !== false,
       tunProblem: async () => null,
       wireguardGoOnPath: () => options.wireguardGoOnPath ?? null,
+      askSocket: () => Promise.resolve(""),
       netDev: () => "",
     };
   }
