@@ -12,6 +12,18 @@ export interface DelayedLine {
   readonly far: string;
   readonly delayMs: number;
   readonly jitterMs: number;
+  /** Null for all. */
+  readonly only: "tcp" | "udp" | null;
+}
+
+/** IANA's protocol numbers. */
+const PROTOCOLS = { tcp: 6, udp: 17 } as const;
+
+/** The protocol of an Ethernet frame's packet, IPv4 or IPv6 without extension headers; null for anything else. */
+export function protocolOf(frame: Uint8Array): number | null {
+  const type = ((frame[12] ?? 0) << 8) | (frame[13] ?? 0);
+  if (type === 0x0800) return frame[14 + 9] ?? null;
+  return type === 0x86dd ? (frame[14 + 6] ?? null) : null;
 }
 
 /** One direction of a line: what was put in comes out later, in its order. Bounded: a frame that finds it full is lost. */
@@ -67,19 +79,20 @@ export function runDelay(lines: readonly DelayedLine[]): Promise<Service> {
   const directions = lines.flatMap((line) => {
     const [near, far] = [taps.open(line.near), taps.open(line.far)];
     return [
-      { from: near, to: far, held: new DelayLine(line) },
-      { from: far, to: near, held: new DelayLine(line) },
+      { from: near, to: far, held: new DelayLine(line), only: line.only },
+      { from: far, to: near, held: new DelayLine(line), only: line.only },
     ];
   });
   const ends = directions.map(({ from }) => from);
   const controller = new AbortController();
 
   function turn(): void {
-    for (const { from, held } of directions) {
+    for (const { from, to, held, only } of directions) {
       for (let i = 0; i < AT_ONCE; i++) {
         const frame = from.read();
         if (frame === null) break;
-        held.put(frame, performance.now());
+        if (only === null || protocolOf(frame) === PROTOCOLS[only]) held.put(frame, performance.now());
+        else to.write(frame);
       }
     }
     const now = performance.now();

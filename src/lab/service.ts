@@ -35,7 +35,17 @@ const serviceShape = z.discriminatedUnion("kind", [
   }),
   z.object({
     kind: z.literal("delay"),
-    lines: z.array(z.object({ near: z.string(), far: z.string(), delayMs: z.number(), jitterMs: z.number() })).min(1),
+    lines: z
+      .array(
+        z.object({
+          near: z.string(),
+          far: z.string(),
+          delayMs: z.number(),
+          jitterMs: z.number(),
+          only: z.enum(["tcp", "udp"]).nullable(),
+        }),
+      )
+      .min(1),
   }),
 ]);
 type ServiceOrder = z.infer<typeof serviceShape>;
@@ -61,7 +71,7 @@ function orderOf(service: ServiceSpec, addresses: string[]): ServiceOrder {
 export function labDelayArguments(lines: readonly LongLine[]): readonly [string, string] {
   const order: ServiceOrder = {
     kind: "delay",
-    lines: lines.map(({ near, far, delayMs, jitterMs = 0 }) => ({ near, far, delayMs, jitterMs })),
+    lines: lines.map(({ near, far, delayMs, jitterMs = 0, only = null }) => ({ near, far, delayMs, jitterMs, only })),
   };
   return [order.kind, JSON.stringify(order)];
 }

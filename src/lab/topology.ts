@@ -26,6 +26,8 @@ export interface LineSpec {
   readonly delayMs: number;
   /** Up to so much more for each packet, drawn evenly. */
   readonly jitterMs?: number;
+  /** All others take no time: one path's packets are slow, and those of another beside it are not. */
+  readonly only?: "tcp" | "udp";
 }
 
 export interface RouteSpec {

@@ -171,3 +171,39 @@ export async function killAt(host: LabHost, plan: KillPlan): Promise<Killed> {
   const said = await host.execOrThrow([...PROGRAM, "kill", JSON.stringify(plan)]);
   return JSON.parse(said.trim().split("\n").at(-1) ?? "{}") as Killed;
 }
+
+export interface StreamPlan {
+  readonly to: string;
+  readonly port: number;
+  readonly count: number;
+  readonly perS: number;
+}
+
+export interface Streamed {
+  readonly sent: number;
+  /** Different ones that were echoed. */
+  readonly back: number;
+  /** Echoed after one that was sent later. */
+  readonly late: number;
+  /** As it was. */
+  readonly perS: number;
+}
+
+const ECHO_PORT = 7_007;
+
+/** Answers the streams of other hosts until the host goes. */
+export async function startEcho(host: LabHost): Promise<void> {
+  const child = await host.spawn([...PROGRAM, "echo", String(ECHO_PORT)]);
+  await child.waitForLine(/^echoing/);
+}
+
+/** Numbered datagrams to the echoing host. Resolves after the first second, with what becomes of them all. */
+export async function startStream(
+  host: LabHost,
+  plan: Omit<StreamPlan, "port">,
+): Promise<{ readonly over: Promise<Streamed> }> {
+  const child = await host.spawn([...PROGRAM, "stream", JSON.stringify({ ...plan, port: ECHO_PORT })]);
+  await child.waitForLine(/^streaming/);
+  const over = child.waitForLine(/^\{/, { timeoutMs: 60_000 }).then((line) => JSON.parse(line) as Streamed);
+  return { over };
+}

@@ -1,8 +1,8 @@
-// Runs in the lab's hosts: sends what could leak, and kills a program at a chosen moment of its way up or down.
+// Runs in the lab's hosts: sends what could leak, kills a program at a chosen moment of its way up or down, and streams and echoes datagrams.
 import { createSocket } from "node:dgram";
 import { readFileSync } from "node:fs";
 import { connect, isIPv6 } from "node:net";
-import type { Killed, KillPlan } from "./client-lab.ts";
+import type { Killed, KillPlan, Streamed, StreamPlan } from "./client-lab.ts";
 
 /** A name asked for: "web.lab.example" A, with recursion desired (RFC 1035, section 4.1). */
 const QUERY = Buffer.from("00010100000100000000000003776562036c6162076578616d706c650000010001", "hex");
@@ -11,6 +11,8 @@ const HEADER = "X: y\r\n"; // six bytes: no other probe has this length
 const [mode = "", argument = ""] = process.argv.slice(2);
 if (mode === "probe") await probe();
 else if (mode === "kill") console.log(JSON.stringify(await killAt(JSON.parse(argument) as KillPlan)));
+else if (mode === "echo") echo(Number(argument));
+else if (mode === "stream") console.log(JSON.stringify(await stream(JSON.parse(argument) as StreamPlan)));
 else throw new Error(`There is no mode "${mode}".`);
 
 /** UDP and TCP in both families to the web, also by connections from the first round, and names asked of three resolvers. */
@@ -71,4 +73,40 @@ async function killAt(plan: KillPlan): Promise<Killed> {
   child.kill("SIGKILL");
   await child.exited;
   return { killed, entries: entries() };
+}
+
+function echo(port: number): void {
+  const socket = createSocket("udp4");
+  socket.on("message", (bytes, from) => socket.send(bytes, from.port, from.address));
+  socket.bind(port, () => console.log("echoing"));
+}
+
+/** So many datagrams a second, each with its number; then waits for those that are under way. */
+async function stream(plan: StreamPlan): Promise<Streamed> {
+  const socket = createSocket("udp4");
+  const back = new Set<number>();
+  let order = -1;
+  let late = 0;
+  socket.on("message", (bytes) => {
+    const number = bytes.readUInt32BE();
+    if (number < order) late++;
+    order = Math.max(order, number);
+    back.add(number);
+  });
+  await new Promise<void>((resolve) => socket.bind(0, () => resolve()));
+  const start = performance.now();
+  for (let sent = 0; sent < plan.count; ) {
+    const due = Math.min(plan.count, Math.floor(((performance.now() - start) * plan.perS) / 1000));
+    for (; sent < due; sent++) {
+      const bytes = Buffer.alloc(64);
+      bytes.writeUInt32BE(sent);
+      socket.send(bytes, plan.port, plan.to);
+      if (sent === plan.perS) console.log("streaming");
+    }
+    await Bun.sleep(2);
+  }
+  const tookMs = performance.now() - start;
+  for (let waited = 0; back.size < plan.count && waited < 100; waited++) await Bun.sleep(20);
+  socket.close();
+  return { sent: plan.count, back: back.size, late, perS: Math.round((plan.count * 1000) / tookMs) };
 }

@@ -1,6 +1,6 @@
 // The lab's long lines: when a frame comes out, in which order, and what a full line does.
 import { describe, expect, test } from "bun:test";
-import { DelayLine } from "../../../src/lab/delay.ts";
+import { DelayLine, protocolOf } from "../../../src/lab/delay.ts";
 
 const frame = (n: number): Uint8Array => new Uint8Array([n]);
 
@@ -40,4 +40,13 @@ describe("DelayLine", () => {
     line.put(frame(7), 2);
     expect(line.take(3)).toEqual(frame(7));
   });
+});
+
+test("protocolOf() reads the protocol in both families, and of nothing else", () => {
+  const ethernet = (type: readonly [number, number], rest: readonly number[]): Uint8Array =>
+    new Uint8Array([...Array.from({ length: 12 }, () => 2), ...type, ...rest]);
+  expect(protocolOf(ethernet([8, 0], [0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17]))).toBe(17);
+  expect(protocolOf(ethernet([0x86, 0xdd], [0x60, 0, 0, 0, 0, 8, 6]))).toBe(6);
+  expect(protocolOf(ethernet([8, 6], [0, 1, 8, 0, 6, 4, 0, 1, 2, 17]))).toBeNull();
+  for (let length = 0; length < 23; length++) expect(protocolOf(ethernet([8, 0], []).subarray(0, length))).toBeNull();
 });
