@@ -104,8 +104,7 @@ const troubles: readonly Trouble[] = [
     opens: true,
     make: async () => {
       await higgs(host("client"), "client", "down");
-      await processes.get("client")?.exited;
-      await start("client");
+      await higgs(host("client"), "client", "up");
     },
   },
   ...(["node", "client"] as const).flatMap((role) => [
