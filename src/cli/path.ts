@@ -90,14 +90,24 @@ const checked = z
     udp: z.boolean().nullable(),
     ipv4: z.string().nullable(),
     ipv6: z.string().nullable(),
-    mappingVaries: z.boolean().nullable(),
+    nat: z.enum(["none", "preserved", "independent", "sequential", "random"]).nullable(),
     portMapping: portMappingShape,
+    servers: z.array(z.object({ address: z.string(), rttMs: z.number().nullable() })),
   })
   .loose();
 
+/** How the router gives out ports (RFC 4787 section 4.1), and what it means for a direct path. */
+const NAT_TEXTS = {
+  none: "none: this machine has a public address",
+  preserved: "keeps port numbers: direct paths to most others",
+  independent: "one port for all destinations: direct paths to most others",
+  sequential: "another port for each destination, in a row: direct paths to most others",
+  random: "another port for each destination, at random: direct paths to some others, after a search",
+} as const;
+
 export function netcheckCommand({ term }: Context): Command {
   return placed(new Command("netcheck"), ["node", "client"])
-    .description("how the servers see this machine: UDP, addresses, and whether its router can be foreseen")
+    .description("UDP, addresses, what kind of NAT, a port mapped by the router, and the latency to each server")
     .addOption(jsonOption())
     .action(async (flags: Place & { json?: boolean }) => {
       const target = await chooseRole(["node", "client"], flags);
@@ -114,8 +124,12 @@ export function netcheckCommand({ term }: Context): Command {
         ["UDP", yesNo(found.udp)],
         ["IPv4", found.ipv4 ?? "no"],
         ["IPv6", found.ipv6 ?? "no"],
-        ["port varies by destination", yesNo(found.mappingVaries)],
+        ["NAT", found.nat === null ? "not known" : NAT_TEXTS[found.nat]],
         ["port mapped by the router", portMappingText(found.portMapping)],
+        ...found.servers.map(({ address, rttMs }) => [
+          `latency to ${address}`,
+          rttMs === null ? "no answer" : `${rttMs.toFixed(1)} ms`,
+        ]),
       ];
       for (const line of table(rows)) term.out(line);
     });

@@ -100,6 +100,12 @@ export class Gatherer implements AsyncDisposable {
     return this.#mapping;
   }
 
+  /** True when the server sees an address of this machine's own: no router translates. */
+  get isPublic(): boolean {
+    const seen = this.#publicAddress;
+    return seen !== null && this.#links?.addresses.some(({ address }) => address === seen) === true;
+  }
+
   get routerPort(): RouterPortView {
     return this.#routerPort.view;
   }

@@ -24,6 +24,7 @@ import { PortSeeker } from "./port-seeker.ts";
 import { NO_TRAFFIC, PeerTraffic } from "./peer-traffic.ts";
 import type { Doubt } from "./reconnect.ts";
 import type { RouterAccess, RouterPortView } from "./router-port.ts";
+import type { NatMapping } from "./side-plan.ts";
 import type { NatView, StunServers } from "./stun-client.ts";
 
 export interface PathsDeps {
@@ -62,6 +63,8 @@ export interface Paths extends Service {
   /** The socket's own port, which must go past the tunnel; null when no port could be shared. */
   readonly discoveryPort: number | null;
   readonly nat: NatView | null;
+  /** How the router in the way gives out ports; "none" when there is no such router, null before it is known. */
+  readonly mapping: NatMapping | "none" | null;
   /** What the router was asked for, and gave. */
   readonly routerPort: RouterPortView;
   /** True where WireGuard's own port is the one that peers send to, so that a tunnel goes on without this process. */
@@ -274,6 +277,9 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     },
     get nat() {
       return gatherer.nat;
+    },
+    get mapping() {
+      return gatherer.isPublic ? "none" : gatherer.mapping;
     },
     get routerPort() {
       return gatherer.routerPort;

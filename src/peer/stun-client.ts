@@ -1,7 +1,7 @@
 // Asking the server's STUN ports how they see WireGuard's own port: the address that a router gave it, in both families.
 import { sleep } from "../base/async.ts";
 import { fromBase64Url, toHex } from "../base/bytes.ts";
-import { type Endpoint, familyOf, formatEndpoint } from "../base/ip.ts";
+import { type Endpoint, familyOf, formatEndpoint, type IpAddress } from "../base/ip.ts";
 import { BINDING, bindingRequest, checkIntegrity, decodeStun, encodeStun } from "../proto/stun.ts";
 
 export interface StunCredential {
@@ -120,6 +120,8 @@ export interface NatView {
   readonly mapped6: Endpoint | null;
   /** Two ports of one server saw different addresses: a NAT that a punch cannot foresee. Null when only one answered. */
   readonly varies: boolean | null;
+  /** How long each server took, the ports of one address as one: the quickest of them; null for one that did not answer. */
+  readonly servers: readonly { readonly address: IpAddress; readonly rttMs: number | null }[];
 }
 
 /** What the answers say of the routers in between. */
@@ -133,5 +135,14 @@ export function natView(answers: readonly Reflexive[]): NatView {
     mapped4: four[0] ?? null,
     mapped6: six[0] ?? null,
     varies: four.length < 2 ? null : distinct > 1,
+    servers: [...new Set(answers.map(({ server }) => server.address))].map((address) => ({
+      address,
+      rttMs: quickest(answers.filter(({ server }) => server.address === address)),
+    })),
   };
+}
+
+function quickest(answers: readonly Reflexive[]): number | null {
+  const times = answers.flatMap(({ rttMs }) => rttMs ?? []);
+  return times.length === 0 ? null : Math.min(...times);
 }

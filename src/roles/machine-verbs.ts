@@ -115,8 +115,10 @@ function netcheck(deps: MachineVerbDeps) {
     udp: nat?.udp ?? null,
     ipv4: endpointOrNull(nat?.mapped4 ?? null),
     ipv6: endpointOrNull(nat?.mapped6 ?? null),
+    nat: paths?.mapping ?? null,
     mappingVaries: nat?.varies ?? null,
     portMapping: portMappingOf(paths),
+    servers: nat?.servers ?? [],
   };
 }
 

@@ -258,6 +258,9 @@ test(
     });
     const pinged = await laptop.exec([HIGGS, "ping", "-c", "1", "home-pc"]);
     expect(pinged.stdout).toContain("by udp-relay");
+    const checked = await higgsOrThrow(laptop, "netcheck");
+    expect(checked).toMatch(/^NAT +another port for each destination, at random/m);
+    expect(checked).toMatch(/^latency to 203\.0\.113\.10 +\d+\.\d ms$/m);
   },
   MINUTE,
 );

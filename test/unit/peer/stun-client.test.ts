@@ -122,6 +122,7 @@ describe("natView()", () => {
       mapped4: null,
       mapped6: null,
       varies: null,
+      servers: [{ address: ONE.address, rttMs: 1 }],
     });
     expect(natView([answer(ONE, MAPPED), answer(TWO, null)]).varies).toBeNull();
     expect(natView([answer(ONE, MAPPED), answer(TWO, MAPPED)]).varies).toBe(false);
@@ -135,6 +136,18 @@ describe("natView()", () => {
       mapped4: MAPPED,
       mapped6: six,
       varies: null,
+      servers: [
+        { address: ONE.address, rttMs: 1 },
+        { address: "2001:db8::9", rttMs: 1 },
+      ],
     });
+  });
+
+  test("gives each server the time of its quickest port, and none to one that is silent", () => {
+    const timed = (server: Endpoint, rttMs: number | null): Reflexive => ({ server, mapped: null, rttMs });
+    expect(natView([timed(ONE, 7), timed(TWO, 3), timed(at("2001:db8::9"), null)]).servers).toEqual([
+      { address: ONE.address, rttMs: 3 },
+      { address: "2001:db8::9", rttMs: null },
+    ]);
   });
 });

@@ -140,6 +140,7 @@ test("a device that was taken over keeps the endpoints of living peers, and no e
   const paths: Paths = {
     discoveryPort: 1,
     nat: null,
+    mapping: null,
     routerPort: { state: "off" },
     told: () => [],
     canAdopt: true,

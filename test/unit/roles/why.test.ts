@@ -10,7 +10,7 @@ import { type Evidence, explain } from "../../../src/roles/why.ts";
 
 const place = (address: string, port = 51_820): Endpoint => ({ address: address as IpAddress, port });
 const AT = 100_000;
-const NAT: NatView = { udp: true, mapped4: place("198.51.100.1", 40_000), mapped6: null, varies: false };
+const NAT: NatView = { udp: true, mapped4: place("198.51.100.1", 40_000), mapped6: null, varies: false, servers: [] };
 
 function tried(address: string, more: Partial<PathInfo> = {}): PathInfo {
   const endpoint = place(address);
@@ -63,13 +63,13 @@ describe("explain()", () => {
   });
 
   test("UDP that does not get out, and nothing else to mend", () => {
-    const got = why(view(), { udp: false, mapped4: null, mapped6: null, varies: null });
+    const got = why(view(), { udp: false, mapped4: null, mapped6: null, varies: null, servers: [] });
     expect(got.causes.some((cause) => cause.includes("UDP does not get out"))).toBe(true);
     expect(got.remedies).toEqual(["Let UDP out of this network, or use another one."]);
   });
 
   test("a proxy before the server, with UDP that does not get out, or with an address that only the proxy knows", () => {
-    const blocked = proxied({ udp: false, mapped4: null, mapped6: null, varies: null });
+    const blocked = proxied({ udp: false, mapped4: null, mapped6: null, varies: null, servers: [] });
     expect(blocked.causes[1]).toBe(
       "This machine reaches the server through the proxy 192.168.7.3:3128, which lets nothing but TCP through.",
     );
@@ -87,7 +87,7 @@ describe("explain()", () => {
         tried("198.51.100.4", { answeredAt: AT, sizeBytes: FULL_BYTES, rttMs: 12 }),
       ],
     });
-    const got = why(seen, { ...NAT, varies: true });
+    const got = why(seen, { ...NAT, varies: true, servers: [] });
     expect(got.causes[0]).toStartWith("Packets to home go through the server's UDP relay by 203.0.113.10:51820");
     expect(got.causes).toContain("The server sees this machine at 198.51.100.1:40000.");
     expect(got.causes.some((cause) => cause.includes("a port of its own"))).toBe(true);
