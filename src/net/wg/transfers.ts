@@ -47,7 +47,7 @@ export async function askUapi(path: string, timeoutMs: number): Promise<string> 
     socket: {
       open: (opened) => void opened.write("get=1\n\n"),
       data(from, bytes) {
-        parts.push(bytes.slice());
+        parts.push(new Uint8Array(bytes)); // the socket uses its buffer again
         const end = bytes.length >= 2 && bytes.at(-1) === 10 && bytes.at(-2) === 10;
         if (end) {
           resolve(Buffer.concat(parts).toString());

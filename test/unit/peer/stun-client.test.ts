@@ -138,7 +138,7 @@ describe("natView()", () => {
       varies: null,
       servers: [
         { address: ONE.address, rttMs: 1 },
-        { address: "2001:db8::9", rttMs: 1 },
+        { address: at("2001:db8::9").address, rttMs: 1 },
       ],
     });
   });
@@ -147,7 +147,7 @@ describe("natView()", () => {
     const timed = (server: Endpoint, rttMs: number | null): Reflexive => ({ server, mapped: null, rttMs });
     expect(natView([timed(ONE, 7), timed(TWO, 3), timed(at("2001:db8::9"), null)]).servers).toEqual([
       { address: ONE.address, rttMs: 3 },
-      { address: "2001:db8::9", rttMs: null },
+      { address: at("2001:db8::9").address, rttMs: null },
     ]);
   });
 });
