@@ -28,6 +28,7 @@ const statusShape = z
     exit: z.object({ name: z.string(), publicAddress: z.string().nullable() }).loose().nullable(),
     tunnel: z.object({ interface: z.string(), ipv4: z.string().nullable(), implementation: z.string() }).loose(),
     path: z.object({ kind: z.string(), endpoint: z.string().nullable() }).loose().nullable(),
+    sharing: z.string().nullable().optional(),
     traffic: z.object({ rxBytes: z.number(), txBytes: z.number(), lastHandshake: z.string().nullable() }),
     health: z.array(z.object({ severity: z.string(), text: z.string(), remedy: z.string().nullable() }).loose()),
   })
@@ -250,6 +251,7 @@ function printStatus(term: Terminal, status: Status): void {
   if (status.lockdown) parts.push("kill switch on");
   term.out(parts.join("; "));
   const rows = [["tunnel", `${tunnel.interface} ${tunnel.ipv4 ?? "-"} (WireGuard: ${tunnel.implementation})`]];
+  if (status.sharing === "bridge") rows.push(["port", "shared by a bridge in higgs itself, as nft does no work here"]);
   if (exit !== null) {
     rows.push([
       "traffic",

@@ -55,6 +55,7 @@ const BY_CODE: Readonly<Record<string, number>> = {
   "run-dir-refused": EXIT.missing,
   "file-not-writable": EXIT.missing,
   "tool-missing": EXIT.missing,
+  "nft-unusable": EXIT.missing,
   "wireguard-unavailable": EXIT.missing,
   "tun-missing": EXIT.missing,
   "platform-unsupported": EXIT.missing,

@@ -87,6 +87,7 @@ const checked = z
   .object({
     server: z.string(),
     proxy: z.string().nullable(),
+    sharing: z.string().nullable(),
     udp: z.boolean().nullable(),
     ipv4: z.string().nullable(),
     ipv6: z.string().nullable(),
@@ -121,6 +122,7 @@ export function netcheckCommand({ term }: Context): Command {
       const rows = [
         ["server", found.server],
         ...(found.proxy === null ? [] : [["proxy", found.proxy]]),
+        ["WireGuard's port", found.sharing === null ? "not shared" : `shared by ${found.sharing}`],
         ["UDP", yesNo(found.udp)],
         ["IPv4", found.ipv4 ?? "no"],
         ["IPv6", found.ipv6 ?? "no"],

@@ -13,7 +13,7 @@ import { watchResolved } from "./dns/watch-resolved.ts";
 import { bridgeDiscovery } from "./discovery/bridge.ts";
 import type { DiscoveryPort } from "./discovery/discovery.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
-import { type Exec, findTool, systemExec, toolMissing } from "./exec.ts";
+import { type Exec, findTool, systemExec, ToolFailed, toolMissing } from "./exec.ts";
 import type { ClientFirewall } from "./firewall/client.ts";
 import type { ConnectionLog } from "./firewall/connection-log.ts";
 import type { ExitFirewall } from "./firewall/exit.ts";
@@ -22,6 +22,7 @@ import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
 import { removeTable } from "./firewall/nft.ts";
+import { noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
 import { enableForwarding, type Fence, forwardingFence, type ForwardingWanted } from "./forwarding.ts";
 import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
@@ -52,6 +53,8 @@ export interface MachineSystem {
   readonly wireGuard: WireGuardDevice;
   /** How this machine shares WireGuard's port: asked once, before WireGuard's own port is settled. */
   readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
+  /** Why there are no firewall and no shared port here: nft is missing, or the kernel refuses its rules. Null where all is well. */
+  readonly nftTrouble: HiggsError | null;
   readonly redirect: Redirect;
   readonly peerMtus: PeerMtus;
   /** `mark` is the role's own: what it says to the router goes past a full tunnel. */
@@ -109,22 +112,24 @@ export class PlatformUnsupported extends HiggsError {
   override readonly name = "PlatformUnsupported";
 }
 
-const TOOLS = ["ip", "wg", "nft"] as const;
+const TOOLS = ["ip", "wg"] as const;
+const NFT_TIMEOUT_MS = 10_000;
 
-/** Throws PlatformUnsupported, PrivilegeMissing, or ToolMissing for `ip`, `wg` or `nft`; nothing was changed then. */
+/** Throws PlatformUnsupported, PrivilegeMissing, or ToolMissing for `ip` or `wg`; nothing was changed then. */
 export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
   const { machine, deps, sysctl } = await linux("node", options);
   const { exec, identifiers, journal, log } = deps;
   return {
     ...machine,
-    exitFirewall: nftExitFirewall(deps),
+    exitFirewall: machine.nftTrouble === null ? nftExitFirewall(deps) : unfilteredNode({ sysctl }),
     connectionLog: nftConnectionLog(deps),
     enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
     restoreForwarding: () => sysctl.restore(),
     fence: forwardingFence({ sysctl, journal }),
     foreignDrops: (signal) => foreignForwardDrop(exec, identifiers, signal),
-    watchRules: (onChange) => watchRules({ onChange, log }),
+    watchRules: (onChange) => (machine.nftTrouble === null ? watchRules({ onChange, log }) : nothingToWatch()),
     async forgetPaths(signal) {
+      if (machine.nftTrouble !== null) return;
       await machine.redirect.reset(signal);
       await removeTable(exec, { table: identifiers.demuxTable }, signal);
       await journal.remove({ kind: "demux-table" });
@@ -138,7 +143,8 @@ export async function clientSystem(options: SystemOptions): Promise<ClientSystem
   const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
   const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
   const { owner } = deps.journal;
-  const clientFirewall = nftClientFirewall(deps);
+  const { nftTrouble } = machine;
+  const clientFirewall = nftTrouble === null ? nftClientFirewall(deps) : unfilteredClient(nftTrouble);
   return {
     ...machine,
     clientFirewall,
@@ -152,7 +158,7 @@ export async function clientSystem(options: SystemOptions): Promise<ClientSystem
     },
     localNetworks: (signal) => readLocalNetworks(deps.exec, signal),
     block: (lockdown, signal) => loadBlocked({ ...deps, firewall: clientFirewall }, lockdown, signal),
-    watchRules: (onChange) => watchRules({ onChange, log: deps.log }),
+    watchRules: (onChange) => (nftTrouble === null ? watchRules({ onChange, log: deps.log }) : nothingToWatch()),
   };
 }
 
@@ -186,16 +192,19 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
   const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log });
   const sysctl = linuxSysctl({ journal, log });
   const deps = { exec, journal, identifiers, log };
+  const nftTrouble = await troubleOfNft(exec, identifiers, AbortSignal.timeout(NFT_TIMEOUT_MS));
   const machine: MachineSystem = {
     identifiers,
     log,
+    nftTrouble,
     wireGuard: linuxWireGuard({
       ...deps,
       libexecDir: options.libexecDir,
       ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
     }),
-    discovery: async (signal) => ((await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery(deps)),
-    redirect: nftRedirect(deps),
+    discovery: async (signal) =>
+      nftTrouble === null && (await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery(deps),
+    redirect: nftTrouble === null ? nftRedirect(deps) : noRedirect(),
     peerMtus: hostMtus(deps),
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: (signal) => readLinks(exec, signal),
@@ -205,6 +214,27 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),
   };
   return { machine, deps, sysctl };
+}
+
+/** A table that is made and taken away in one transaction: nothing of it is ever in place. */
+async function troubleOfNft(
+  exec: Exec,
+  { table }: Pick<Identifiers, "table">,
+  signal: AbortSignal,
+): Promise<HiggsError | null> {
+  if (findTool("nft") === null) return toolMissing("nft");
+  const trial = `${table}_trial`;
+  const stdin = `table inet ${trial} {\n}\ndelete table inet ${trial}\n`;
+  const { code, stderr } = await exec.run(["nft", "-f", "-"], { stdin, signal });
+  if (code === 0) return null;
+  return new ToolFailed(`Cannot use nft on this machine: ${stderr.trim().split("\n")[0] || `exit code ${code}`}.`, {
+    code: "nft-unusable",
+    remedy: "Load its part of the kernel (sudo modprobe nf_tables), and see whether this works: sudo nft list ruleset",
+  });
+}
+
+function nothingToWatch(): Service {
+  return { [Symbol.asyncDispose]: () => Promise.resolve() };
 }
 
 async function hasIpv6(): Promise<boolean> {

@@ -6,7 +6,7 @@ import { restoreResolvConf } from "./dns/resolv-conf.ts";
 import { askHelper, needsHelper } from "./dns/resolv-conf-helper.ts";
 import { restoreForHelper } from "./dns/resolv-conf-request.ts";
 import { makeResolvedRead, revertResolved } from "./dns/resolved.ts";
-import { type Exec, ToolMissing } from "./exec.ts";
+import { type Exec, ToolFailed, ToolMissing } from "./exec.ts";
 import { removeTable } from "./firewall/nft.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
@@ -88,7 +88,7 @@ export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly stri
     } catch (thrown) {
       deps.signal.throwIfAborted();
       // What a missing tool would have to undo, it was never there to do.
-      if (thrown instanceof ToolMissing && !journaled.includes(kind)) continue;
+      if (!journaled.includes(kind) && (thrown instanceof ToolMissing || (await isNftUseless(thrown, deps)))) continue;
       deps.log.warn({ kind, error: errorText(thrown) }, "cannot put back a change");
       failures.push(errorText(thrown));
     }
@@ -105,6 +105,11 @@ async function keepLocked(deps: UndoDeps, locked: Lockdown): Promise<string> {
   const firewall = nftClientFirewall({ ...deps, identifiers: IDENTIFIERS.client });
   await loadBlocked({ ...deps, firewall }, locked, deps.signal);
   return "Kept the kill switch, which is on: nothing leaves this machine. Off: sudo higgs client lockdown off";
+}
+
+/** On a kernel without nft's part, nothing of it can ever have been loaded. */
+async function isNftUseless(thrown: unknown, { exec, signal }: UndoDeps): Promise<boolean> {
+  return thrown instanceof ToolFailed && (await exec.run(["nft", "list", "tables"], { signal })).code !== 0;
 }
 
 function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {

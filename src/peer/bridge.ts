@@ -55,6 +55,7 @@ export async function openBridge(deps: {
   let held: Uint8Array | null = null;
   let yields = false;
   let yielding: { readonly timer: ReturnType<typeof setTimeout>; packet: Uint8Array } | null = null;
+  let waiting: Uint8Array[] = [];
   let diverted: ((packets: readonly Uint8Array[]) => number) | null = null;
 
   function flush(): void {
@@ -74,6 +75,18 @@ export async function openBridge(deps: {
     if (flushing) return;
     flushing = true;
     setImmediate(flush);
+  }
+
+  /** As with frames: what comes in one turn leaves together. */
+  function detour(packet: Uint8Array): void {
+    waiting.push(packet);
+    if (waiting.length > 1) return;
+    setImmediate(() => {
+      const packets = waiting;
+      waiting = [];
+      if (diverted !== null) dropped += packets.length - diverted(packets);
+      else for (const one of packets) take(one);
+    });
   }
 
   /** The handshake goes out later, unless the peer's has come by then. */
@@ -108,9 +121,8 @@ export async function openBridge(deps: {
           dropped++;
           return;
         }
-        if (diverted !== null) {
-          if (diverted([packet]) === 0) dropped++;
-        } else if (session === null && isInitiation(packet)) held = packet.slice();
+        if (diverted !== null) detour(packet);
+        else if (session === null && isInitiation(packet)) held = packet.slice();
         else if (yields && isInitiation(packet)) yieldFirst(packet.slice());
         else take(packet);
       },

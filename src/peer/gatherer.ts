@@ -25,7 +25,7 @@ export interface GathererDeps {
 }
 
 export interface GathererOptions {
-  readonly wireGuardPort: number;
+  readonly publicPort: number;
   readonly ranges: readonly Cidr[];
   readonly manual: string | null;
   readonly ipv6: boolean;
@@ -66,7 +66,7 @@ export class Gatherer implements AsyncDisposable {
     this.#options = options;
     this.#signal = signal;
     this.stunClient = new StunClient({ send: (bytes, to) => void discovery?.send(bytes, to) });
-    this.#manual = new ManualEndpoint(deps, { text: options.manual, port: options.wireGuardPort });
+    this.#manual = new ManualEndpoint(deps, { text: options.manual, port: options.publicPort });
     this.#routerPort = new RouterPort(discovery === null ? null : deps.router, {
       port: discovery?.publicPort ?? 0,
       ranges: options.ranges,

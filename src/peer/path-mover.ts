@@ -6,7 +6,7 @@ import { SerialQueue } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { type Endpoint, familyOf, formatEndpoint } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
-import type { Discovery, PeerSocket, SidePort } from "../net/discovery/discovery.ts";
+import type { Discovery, SidePort } from "../net/discovery/discovery.ts";
 import type { Redirect } from "../net/redirect.ts";
 import type { Bridge } from "./bridge.ts";
 import { type Place, placeKey } from "./path-info.ts";
@@ -146,7 +146,6 @@ export class PathMover {
   readonly #known = new Map<string, Place>();
   #current: string | null = null;
   #moves = 0;
-  #socket: PeerSocket | null = null;
 
   constructor(deps: MoverDeps) {
     this.#deps = deps;
@@ -166,17 +165,16 @@ export class PathMover {
     const move = ++this.#moves;
     for (const place of [from, to]) if (place !== null) this.#known.set(placeKey(place), place);
     this.#current = to === null ? null : placeKey(to);
-    if (to === null) {
-      bridge.divert(null);
-      if (from !== null && fromDead) board.drop(from);
-      this.#point(bridge.endpoint);
+    bridge.divert(to === null ? null : (packets) => this.#sendMany(packets, to));
+    if (discovery.mechanism === "bridge") {
+      // WireGuard speaks to the session's bridge, wherever that sends; it need not know of the move.
+      if (from !== null && fromDead) this.#accept(from, false);
+      if (to !== null) this.#accept(to, true);
       return;
     }
-    bridge.divert((packets) => this.#sendMany(packets, to));
-    if (discovery.mechanism === "bridge") {
-      // By a side port the session's own bridge does it all: it sends there, and what comes in there is injected into it.
-      if (to.via === undefined) void this.#route(to, from);
-      else this.#point(bridge.endpoint);
+    if (to === null) {
+      if (from !== null && fromDead) board.drop(from);
+      this.#point(bridge.endpoint);
       return;
     }
     if (from !== null && !fromDead && familyOf(from.address) === familyOf(to.address)) {
@@ -199,8 +197,21 @@ export class PathMover {
 
   /** The path answers again: what it brings is welcome. */
   confirmed(place: Place): void {
-    this.#deps.board.confirmed(place);
+    if (this.#deps.discovery.mechanism === "nft") {
+      this.#deps.board.confirmed(place);
+      return;
+    }
+    // The peer may move there before this end does.
+    this.#known.set(placeKey(place), place);
+    this.#accept(place, true);
   }
+
+  /** What a side port brings finds its way to the bridge by itself. */
+  #accept(place: Place, isWelcome: boolean): void {
+    if (place.via === undefined) this.#deps.discovery.accept(place, isWelcome ? this.#deliver : null);
+  }
+
+  readonly #deliver = (packets: readonly Uint8Array[]): void => this.#deps.bridge.inject(packets);
 
   /** The side port is closed: nothing of it stays. */
   closedSide(port: number): void {
@@ -214,17 +225,6 @@ export class PathMover {
   #sendMany(packets: readonly Uint8Array[], to: Place): number {
     if (to.via === undefined) return this.#deps.discovery.sendMany(packets, to);
     return this.#deps.sidePort(to.via)?.sendMany(packets, to) ?? 0;
-  }
-
-  /** Where a userspace bridge has the port, WireGuard's endpoint is a socket of its own for the peer. */
-  async #route(to: Endpoint, from: Place | null): Promise<void> {
-    const route = { to, ...(from === null ? {} : { alsoFrom: [from] }) };
-    try {
-      if (this.#socket === null) this.#socket = await this.#deps.discovery.peerSocket(route);
-      else this.#socket.setRoute(route);
-    } catch (thrown) {
-      this.#deps.log.warn({ reason: errorText(thrown) }, "path not opened");
-    }
   }
 
   async #settle(move: number, to: Endpoint): Promise<void> {
@@ -249,14 +249,17 @@ export class PathMover {
   }
 
   /** `toRelay`: the session is over, and WireGuard shall not go on sending to where it was. */
-  async close({ toRelay }: { readonly toRelay: boolean }): Promise<void> {
-    const { bridge, board } = this.#deps;
-    if (toRelay && this.#moves > 0) this.#point(bridge.endpoint);
+  close({ toRelay }: { readonly toRelay: boolean }): void {
+    const { bridge, board, discovery } = this.#deps;
+    const isBridged = discovery.mechanism === "bridge";
+    if (toRelay && this.#moves > 0 && !isBridged) this.#point(bridge.endpoint);
     this.#moves++;
     for (const timer of this.#timers) clearTimeout(timer);
     bridge.divert(null);
-    for (const [key, place] of this.#known) if (toRelay || key !== this.#current) board.clear(place);
+    for (const [key, place] of this.#known) {
+      if (isBridged) this.#accept(place, false);
+      else if (toRelay || key !== this.#current) board.clear(place);
+    }
     this.#known.clear();
-    await this.#socket?.[Symbol.asyncDispose]();
   }
 }

@@ -4,7 +4,7 @@ import { errorText } from "../base/errors.ts";
 import { type Cidr, type Endpoint, familyOf } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
-import type { Discovery, DiscoveryPort } from "../net/discovery/discovery.ts";
+import type { Discovery, DiscoveryMechanism, DiscoveryPort } from "../net/discovery/discovery.ts";
 import type { Links } from "../net/links.ts";
 import type { Redirect } from "../net/redirect.ts";
 import type { PeerMtus } from "../net/routes/peer-mtu.ts";
@@ -47,7 +47,10 @@ export interface PathsDeps {
 }
 
 export interface PathsOptions {
+  /** Where the local WireGuard listens: the public port, or another where a bridge of ours has that. */
   readonly wireGuardPort: number;
+  /** The one that peers send to and people forward. */
+  readonly publicPort: number;
   readonly ranges: readonly Cidr[];
   readonly allowed: ReadonlySet<PathKind>;
   /** `HOST` or `HOST:PORT` that a person forwarded by hand, or null. */
@@ -67,6 +70,8 @@ export interface Paths extends Service {
   readonly mapping: NatMapping | "none" | null;
   /** What the router was asked for, and gave. */
   readonly routerPort: RouterPortView;
+  /** How WireGuard's packets and discovery share a port here; null when they do not. */
+  readonly mechanism: DiscoveryMechanism | null;
   /** True where WireGuard's own port is the one that peers send to, so that a tunnel goes on without this process. */
   readonly canAdopt: boolean;
   /** Brings the agents to these sessions; those without keys stay on the relay. A path outlives the session that found it. */
@@ -111,7 +116,8 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
         if (discovery !== null) receive(bytes, from); // nobody was asked before it is open
       };
       const port = await deps.discovery(signal);
-      discovery = await port.open({ wireGuardPort: options.wireGuardPort, onMessage }, signal);
+      const { wireGuardPort, publicPort } = options;
+      discovery = await port.open({ wireGuardPort, publicPort, onMessage }, signal);
     } catch (thrown) {
       signal.throwIfAborted();
       deps.log.warn({ reason: errorText(thrown) }, "no port for discovery; sessions stay on the relay");
@@ -233,10 +239,10 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   }
 
   /** `toRelay` false leaves a tunnel that outlives this process where it is. */
-  async function closeEntry(peer: MachineId, { toRelay }: { readonly toRelay: boolean }): Promise<void> {
+  function closeEntry(peer: MachineId, { toRelay }: { readonly toRelay: boolean }): void {
     const entry = entries.get(peer);
     entries.delete(peer);
-    await entry?.close({ toRelay });
+    entry?.close({ toRelay });
   }
 
   async function tick(): Promise<void> {
@@ -272,6 +278,9 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     get discoveryPort() {
       return discovery?.port ?? null;
     },
+    get mechanism() {
+      return discovery?.mechanism ?? null;
+    },
     get canAdopt() {
       return discovery?.mechanism === "nft";
     },
@@ -287,7 +296,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     sync(sessions) {
       const wanted = new Map(sessions.map((one) => [one.peer, one]));
       for (const [peer, entry] of entries) {
-        if (wanted.get(peer)?.bridge !== entry.of.bridge) void closeEntry(peer, { toRelay: true });
+        if (wanted.get(peer)?.bridge !== entry.of.bridge) closeEntry(peer, { toRelay: true });
       }
       for (const one of sessions) {
         if (one.session === null) continue;
@@ -318,7 +327,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       controller.abort(new Stopped());
       seeker.close();
       await Promise.all([loop, gatherer[Symbol.asyncDispose]()]);
-      for (const peer of [...entries.keys()]) await closeEntry(peer, { toRelay: false });
+      for (const peer of [...entries.keys()]) closeEntry(peer, { toRelay: false });
       await board.idle();
       await sizes.idle();
       await discovery?.[Symbol.asyncDispose]();

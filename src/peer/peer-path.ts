@@ -1,5 +1,4 @@
 // The path to one peer: its mover and side ports, which last as long as the peer, and an agent for each session.
-import { errorText } from "../base/errors.ts";
 import type { Cidr, Endpoint } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Discovery } from "../net/discovery/discovery.ts";
@@ -96,12 +95,10 @@ export class PeerPath {
   }
 
   /** `toRelay` false leaves a tunnel that outlives this process where it is. */
-  async close({ toRelay }: { readonly toRelay: boolean }): Promise<void> {
+  close({ toRelay }: { readonly toRelay: boolean }): void {
     this.agent.close();
     this.side.close();
-    await this.mover.close({ toRelay }).catch((thrown: unknown) => {
-      this.#deps.log.warn({ reason: errorText(thrown) }, "path not closed");
-    });
+    this.mover.close({ toRelay });
   }
 
   /** What an earlier process left carrying the tunnel; null when there is nothing, or nobody allows it any more. */

@@ -8,7 +8,7 @@ import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
-import { type HealthEntry, healthOf, membershipHealth, relayHealth } from "./health.ts";
+import { type HealthEntry, healthOf, membershipHealth, nftHealth, relayHealth } from "./health.ts";
 import { LOCKDOWN_OFF } from "./lockdown.ts";
 import { isoOf } from "./node-status.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
@@ -49,12 +49,17 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
       txBytes: stat?.txBytes ?? 0,
       lastHandshake: isoOf(stat?.lastHandshakeMs ?? null),
     },
+    sharing: connection?.paths?.mechanism ?? null,
     portMapping: portMappingOf(connection?.paths ?? null),
     lockdown: lockdown.lockdown,
     lan: lockdown.lan,
     paranoid: lockdown.paranoid,
     startedAt: view.startedAt.toISOString(),
-    health: [...lockdownHealth(lockdown, connection), ...clientHealth(connection)],
+    health: [
+      ...lockdownHealth(lockdown, connection),
+      ...clientHealth(connection),
+      ...nftHealth(view.os, CLIENT_WITHOUT_NFT),
+    ],
   };
 }
 
@@ -68,6 +73,9 @@ function pathOf(connection: Connection | null, exit: KnownPeer, connectedMs: num
   const reason = view?.reason ?? "no other path may be used, or the server helps to none";
   return { kind: "wss" as const, endpoint: carrier, since: isoOf(connectedMs), rttMs: null, reason };
 }
+
+const CLIENT_WITHOUT_NFT =
+  "packets from neighbours to the tunnel's addresses are not dropped, and higgs itself passes every packet of a direct path on, which costs speed";
 
 function endpointText(endpoint: Endpoint | null): string | null {
   return endpoint === null ? null : formatEndpoint(endpoint);

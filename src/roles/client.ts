@@ -18,7 +18,7 @@ import { openTunnel } from "../peer/tunnel.ts";
 import { clientStatus, exitRows, relayWithheld } from "./client-status.ts";
 import type { Config } from "./config.ts";
 import { holdLockdown } from "./lockdown.ts";
-import { machinePaths, routerAccess } from "./machine-paths.ts";
+import { machinePaths, machinePorts, routerAccess } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { openProxy } from "./proxy.ts";
 import { startRuntime } from "./runtime.ts";
@@ -98,6 +98,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         "connecting",
       );
       const { ipv4, ipv6 } = store.value;
+      const ports = await machinePorts(os, { port, allowed: config.paths }, signal);
       connection = await connect(
         {
           membership: (onChange) =>
@@ -121,6 +122,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
                   {
                     enrolment: store.value,
                     allowed: config.paths,
+                    ports,
                     manual: null,
                     guessesPorts: config.portGuessing,
                     router: router === null ? null : { ...router, allowTcp },
@@ -129,7 +131,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
                 ),
                 log,
               },
-              { privateKey: keys.wireGuard, listenPort: port, addresses: [ipv4, ipv6] },
+              { privateKey: keys.wireGuard, listenPort: ports.wireGuard, addresses: [ipv4, ipv6] },
               openSignal,
             ),
           routes: os.clientRoutes,

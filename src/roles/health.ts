@@ -1,5 +1,6 @@
 // Health entries: what a person should know, with a stable code, how bad it is, and what mends it.
 import type { HiggsError } from "../base/errors.ts";
+import type { MachineSystem } from "../net/os.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { MachineId } from "../proto/keys.ts";
 
@@ -34,6 +35,12 @@ export function membershipHealth(membership: Membership): HealthEntry[] {
     });
   }
   return entries;
+}
+
+/** What is not there where nft does no work. */
+export function nftHealth({ nftTrouble }: Pick<MachineSystem, "nftTrouble">, without: string): HealthEntry[] {
+  if (nftTrouble === null) return [];
+  return [{ ...healthOf(nftTrouble, "medium"), text: `${nftTrouble.message} Without it ${without}.` }];
 }
 
 /** Sessions that no relay of the server carries: a person notices those that have no direct path. */

@@ -67,6 +67,8 @@ export async function holdLockdown(deps: {
       const before = current;
       const after = merged(before, change);
       if (before.damage === null && Bun.deepEquals(before, after)) return;
+      // Where nothing can hold it, it must not be said to be on.
+      if (after.lockdown && os.nftTrouble !== null) throw os.nftTrouble;
       log.info({ lockdown: after.lockdown, lan: after.lan, paranoid: after.paranoid }, "changing the kill switch");
       await writeLockdown(stateDir, after);
       current = after;

@@ -97,6 +97,7 @@ async function why(deps: MachineVerbDeps, name: string, signal: AbortSignal) {
     routerPort: paths?.routerPort ?? null,
     told: paths?.told(peer.id) ?? [],
     proxy: deps.proxy(),
+    sharing: paths?.mechanism ?? null,
     withheld,
     at: performance.now(),
   };
@@ -112,6 +113,7 @@ function netcheck(deps: MachineVerbDeps) {
     schema: "higgs.netcheck/1",
     server: membership.trouble === null ? "reached" : membership.trouble.message,
     proxy: deps.proxy(),
+    sharing: deps.paths()?.mechanism ?? null,
     udp: nat?.udp ?? null,
     ipv4: endpointOrNull(nat?.mapped4 ?? null),
     ipv6: endpointOrNull(nat?.mapped6 ?? null),

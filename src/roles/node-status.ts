@@ -8,7 +8,7 @@ import type { EnrolmentStore } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
 import type { Config } from "./config.ts";
-import { type HealthEntry, membershipHealth, relayHealth } from "./health.ts";
+import { type HealthEntry, membershipHealth, nftHealth, relayHealth } from "./health.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
 import { VERSION } from "./version.ts";
 
@@ -66,6 +66,7 @@ export async function nodeStatus(view: NodeView, signal: AbortSignal) {
         lastHandshake: isoOf(stat?.lastHandshakeMs ?? null),
       };
     }),
+    sharing: tunnel.paths?.mechanism ?? null,
     relay: { online: joined.relay.online, ...joined.relay.counters },
     startedAt: view.startedAt.toISOString(),
     health: nodeHealth(view),
@@ -83,8 +84,12 @@ function nodeHealth(view: NodeView): HealthEntry[] {
   for (const text of view.exit.state?.missing ?? []) {
     entries.push({ code: "exit-not-ready", severity: "high", text, remedy: null });
   }
+  entries.push(...nftHealth(view.os, NODE_WITHOUT_NFT));
   return entries;
 }
+
+const NODE_WITHOUT_NFT =
+  "machines in session with this one reach its own services, and higgs itself passes every packet of a direct path on, which costs speed";
 
 export function isoOf(ms: number | null): string | null {
   return ms === null ? null : new Date(ms).toISOString();

@@ -25,7 +25,7 @@ import { openTunnel, type Tunnel } from "../peer/tunnel.ts";
 import type { Config, Resolved } from "./config.ts";
 import { chooseSettings, exitRulesOf, shownSettings } from "./node-settings.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
-import { machinePaths, routerAccess } from "./machine-paths.ts";
+import { machinePaths, machinePorts, routerAccess } from "./machine-paths.ts";
 import { nodeStatus } from "./node-status.ts";
 import { openProxy } from "./proxy.ts";
 import { startRuntime } from "./runtime.ts";
@@ -72,6 +72,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     command: "higgs node",
     log,
   });
+  if (config.exit && os.nftTrouble !== null) throw noExitWithoutNft(os.nftTrouble);
   const { ipv4, ipv6, range4, range6 } = store.value;
   const addresses: readonly IpAddress[] = [ipv4, ipv6];
   const isOfNetwork = (address: IpAddress): boolean => cidrContains(range4, address) || cidrContains(range6, address);
@@ -149,11 +150,14 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     );
     stack.use(exit);
     await exit.isolated;
+    const wanted = { port: await listenPort(dir, config.port), allowed: config.paths };
+    const ports = await machinePorts(os, wanted, signal);
     const paths = machinePaths(
       { os, membership: joined, log },
       {
         enrolment: store.value,
         allowed: config.paths,
+        ports,
         manual: config.endpoint,
         guessesPorts: config.portGuessing,
         router: await routerAccess(os, { dir, portMapping: config.portMapping }),
@@ -164,7 +168,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
       { device: os.wireGuard, relay: joined.relay, openPaths: paths, log },
       {
         privateKey: keys.wireGuard,
-        listenPort: await listenPort(dir, config.port),
+        listenPort: ports.wireGuard,
         addresses,
         prefixes: [range4, range6],
       },
@@ -302,6 +306,14 @@ async function openUpstreams(config: Config<"node">) {
     }
   }
   return specs.map((spec) => openUpstream(spec, { caPem }));
+}
+
+function noExitWithoutNft(trouble: HiggsError): NodeError {
+  return new NodeError(`Cannot offer an exit, which nothing would isolate: ${trouble.message}`, {
+    code: trouble.code,
+    remedy: `${trouble.remedy ?? "Mend nft"}; or take part without an exit: higgs node --no-exit`,
+    cause: trouble,
+  });
 }
 
 class NodeError extends HiggsError {

@@ -1,5 +1,6 @@
 // Why a session uses the path that it uses, as a chain of causes from evidence, and what would mend it: pure.
 import { formatEndpoint } from "../base/ip.ts";
+import type { DiscoveryMechanism } from "../net/discovery/discovery.ts";
 import type { PathView } from "../peer/path-agent.ts";
 import { type PathInfo, isUsable } from "../peer/path-info.ts";
 import { isSteady, type SideView, type Stage } from "../peer/side-plan.ts";
@@ -22,6 +23,8 @@ export interface Evidence {
   readonly routerPort: RouterPortView | null;
   /** Where the peer says that it can be reached. */
   readonly told: readonly Candidate[];
+  /** How WireGuard and discovery share a port here; null when they do not. */
+  readonly sharing: DiscoveryMechanism | null;
   /** `performance.now()`. */
   readonly at: number;
 }
@@ -33,7 +36,7 @@ export interface Explanation {
 }
 
 export function explain(evidence: Evidence): Explanation {
-  const { peer, view, nat, withheld, proxy } = evidence;
+  const { peer, view, nat, withheld, proxy, sharing } = evidence;
   if (view === null) {
     return {
       path: "wss",
@@ -45,6 +48,7 @@ export function explain(evidence: Evidence): Explanation {
     };
   }
   const causes = [currentText(peer, view), ...withheldCauses(withheld, view.kind)];
+  if (sharing === "bridge" && view.kind !== "wss") causes.push(BRIDGE_TEXT);
   const found = view.side?.found ?? null;
   if (view.kind === "direct") {
     if (found !== null) causes.push(foundText(found, view.side?.probes ?? 0));
@@ -118,6 +122,9 @@ function withheldCauses(withheld: Withheld | null, path: Explanation["path"]): s
   const what = path === "direct" ? "Should that end, nothing carries them" : "No relay of the server carries them";
   return [`${what} until ${new Date(withheld.untilMs).toISOString()}: ${withheld.text}.`];
 }
+
+const BRIDGE_TEXT =
+  "higgs itself passes every packet on (bridge), as nft does no work on this machine; with it the kernel would.";
 
 function proxyText(proxy: string): string {
   return `This machine reaches the server through the proxy ${proxy}, which lets nothing but TCP through.`;

@@ -3,7 +3,7 @@ import type { Endpoint } from "../../src/base/ip.ts";
 import { formatEndpoint, parseEndpoint } from "../../src/base/ip.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { bridgeDiscovery } from "../../src/net/discovery/bridge.ts";
-import type { Discovery, PeerSocket, SidePort } from "../../src/net/discovery/discovery.ts";
+import type { Discovery, SidePort } from "../../src/net/discovery/discovery.ts";
 import { nftDiscovery } from "../../src/net/discovery/nft.ts";
 import { systemExec } from "../../src/net/exec.ts";
 import { IDENTIFIERS } from "../../src/net/identifiers.ts";
@@ -15,11 +15,13 @@ import { hostMtus } from "../../src/net/routes/host-mtus.ts";
 import { enlargeReceiveBuffer } from "../../src/net/udp-options.ts";
 import { undoAll } from "../../src/net/undo.ts";
 import { linuxWireGuard } from "../../src/net/wg/linux.ts";
+import { type Bridge, openBridge } from "../../src/peer/bridge.ts";
 import { bindingRequest, bindingSuccess, decodeStun, encodeStun } from "../../src/proto/stun.ts";
 import { PATH_SOCKET, type PathOrder, type PathStatus } from "./path-hosts.ts";
 
 const STATE_DIR = "/var/lib/higgs-node";
 const TUNNEL_PORT = 7777;
+const NO_RELAY = { send: () => undefined, attach: () => undefined, detach: () => undefined };
 /** As the check of a path is sent again when it got lost. */
 const ASK_MS = [0, 100, 300, 700];
 
@@ -34,7 +36,8 @@ const redirect = nftRedirect(deps);
 const mtus = hostMtus(deps);
 const signal = new AbortController().signal;
 let discovery: Discovery | null = null;
-let peerSocket: PeerSocket | null = null;
+let wireGuardPort = 0;
+let bridge: Bridge | null = null;
 let side: SidePort | null = null;
 let mapper: PortMapper | null = null;
 /** By transaction id: who waits for the answer. */
@@ -110,6 +113,7 @@ async function obey(order: PathOrder): Promise<unknown> {
     case "open": {
       const port = order.mechanism === "nft" ? nftDiscovery(deps) : bridgeDiscovery(deps);
       discovery = await port.open({ ...order.ports, onMessage }, signal);
+      wireGuardPort = order.ports.wireGuardPort;
       return { port: discovery.port, publicPort: discovery.publicPort, families: discovery.families };
     }
     case "close":
@@ -122,10 +126,13 @@ async function obey(order: PathOrder): Promise<unknown> {
       side = (await discovery?.openSide((bytes, from) => onMessage(bytes, from, side))) ?? null;
       return side?.port;
     case "peer-socket":
-      peerSocket = (await discovery?.peerSocket({ to: endpoint(order.to) })) ?? null;
-      return peerSocket?.endpoint;
+      if (discovery?.mechanism !== "bridge") return endpoint(order.to);
+      bridge = await openBridge({ wireGuardPort, relay: NO_RELAY });
+      lead(endpoint(order.to));
+      return bridge.endpoint;
     case "route":
-      peerSocket?.setRoute({ to: endpoint(order.to), alsoFrom: (order.alsoFrom ?? []).map(endpoint) });
+      for (const from of order.alsoFrom ?? []) accept(endpoint(from));
+      lead(endpoint(order.to));
       return null;
     case "repair":
       return discovery?.repair(signal);
@@ -158,6 +165,16 @@ async function obey(order: PathOrder): Promise<unknown> {
       return { sent, received: received.size, endpoints, mapping, mistaken } satisfies PathStatus;
     }
   }
+}
+
+/** As a path's mover does where a socket of ours has the port. */
+function lead(to: Endpoint): void {
+  bridge?.divert((packets) => discovery?.sendMany(packets, to) ?? 0);
+  accept(to);
+}
+
+function accept(from: Endpoint): void {
+  discovery?.accept(from, (packets) => bridge?.inject(packets));
 }
 
 function endpoint(text: string): Endpoint {

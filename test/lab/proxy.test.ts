@@ -193,10 +193,10 @@ describe("an HTTP proxy as the only way out", () => {
   );
 
   test(
-    "where other paths are tried as well, nothing else leaves but from WireGuard's port",
+    "where other paths are tried as well, nothing else leaves but from WireGuard's port, and to the router",
     async () => {
       const port = 52_000;
-      const filter = `${SENT} and not dst host ${PROXY4} and not (udp and src port ${port})`;
+      const filter = `${SENT} and not dst host ${PROXY4} and not (udp and (src port ${port} or dst host 192.168.7.1))`;
       await using sniffer = await laptop.sniff("eth0", filter);
       await timedUp("--proxy", `http://${PROXY4}:${PORT}`, "--port", String(port));
       await until(async () => (await page(laptop, PAGE4)) === HOME4, { what: "the page" });

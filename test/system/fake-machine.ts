@@ -152,6 +152,7 @@ export class FakeMachine {
       },
       {
         wireGuardPort: this.port,
+        publicPort: this.port,
         ranges: [parseCidr("10.77.0.0/16") ?? fail()],
         allowed: new Set(allowed ?? ["direct", "udp-relay", "wss"]),
         manual: null,
@@ -304,7 +305,7 @@ export class FakeMachine {
         for (const packet of packets) this.#emit(packet, to);
         return packets.length;
       },
-      peerSocket: () => Promise.reject(new Error("not with nft")),
+      accept: () => undefined,
       openSide: (onDatagram) => this.#openSide(onDatagram),
       repair: () => Promise.resolve(false),
       dropped: 0,

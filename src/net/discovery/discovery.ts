@@ -33,8 +33,12 @@ export interface Discovery extends Service {
   send(bytes: Uint8Array, to: Endpoint): boolean;
   /** For what WireGuard handed a bridge: leaves as if WireGuard had sent it. How many were sent. */
   sendMany(packets: readonly Uint8Array[], to: Endpoint): number;
-  /** What WireGuard is told as the endpoint of a peer. Throws DiscoveryFailed when no socket can be had. */
-  peerSocket(route: PeerRoute): Promise<PeerSocket>;
+  /**
+   * "bridge": WireGuard's packets from there go to `deliver`, those of one turn of the event loop together; null, and they are
+   * dropped on arrival, as those from any place that was never named. "nft": the kernel hands all of them to WireGuard, and
+   * dropping is the redirect's work (net/redirect.ts).
+   */
+  accept(from: Endpoint, deliver: Deliver | null): void;
   /**
    * Another UDP port of ours, which the world sees as itself and to which routers give a mapping of its own; IPv4 only, as IPv6
    * has no NAT to be dealt with. Throws DiscoveryFailed.
@@ -58,19 +62,8 @@ export interface SidePort extends Service {
   sendMany(packets: readonly Uint8Array[], to: Endpoint): number;
 }
 
-export interface PeerRoute {
-  /** Where WireGuard's packets for this peer go. */
-  readonly to: Endpoint;
-  /** More places from which they may come, such as the path that was just left. `to` need not be repeated. */
-  readonly alsoFrom?: readonly Endpoint[];
-}
-
-/** With "nft" nothing but the address itself, and moving is the redirect's work (net/redirect.ts); with "bridge" a socket on loopback. */
-export interface PeerSocket extends Service {
-  readonly endpoint: Endpoint;
-  /** "bridge": moves the peer without WireGuard's knowing: at once and without loss. "nft": only `endpoint` changes. */
-  setRoute(route: PeerRoute): void;
-}
+/** The packets are the receiver's to keep. Must not throw. */
+export type Deliver = (packets: readonly Uint8Array[]) => void;
 
 /** One for each role and mechanism. */
 export interface DiscoveryPort {

@@ -98,18 +98,7 @@ async function open(deps: NftDiscoveryDeps, options: DiscoveryOptions, signal: A
       dropped += packets.length - sent;
       return sent;
     },
-    peerSocket(route) {
-      let endpoint = route.to;
-      return Promise.resolve({
-        get endpoint() {
-          return endpoint;
-        },
-        setRoute(next) {
-          endpoint = next.to;
-        },
-        [Symbol.asyncDispose]: () => Promise.resolve(),
-      });
-    },
+    accept: () => undefined, // the kernel does it
     openSide(onDatagram) {
       return openSidePort({
         mark: deps.identifiers.mark,

@@ -1,13 +1,7 @@
 // A discovery socket that writes down what is sent, a redirect that keeps its policy, and a bridge that keeps its detour.
 import { type Endpoint, formatEndpoint, type IpAddress, parseEndpoint } from "../../../src/base/ip.ts";
 import type { Logger } from "../../../src/base/log.ts";
-import type {
-  Discovery,
-  DiscoveryMechanism,
-  PeerRoute,
-  PeerSocket,
-  SidePort,
-} from "../../../src/net/discovery/discovery.ts";
+import type { Deliver, Discovery, DiscoveryMechanism, SidePort } from "../../../src/net/discovery/discovery.ts";
 import type { Redirect, RedirectPolicy } from "../../../src/net/redirect.ts";
 import type { Bridge } from "../../../src/peer/bridge.ts";
 
@@ -34,7 +28,7 @@ export class FakeDiscovery implements Discovery {
   readonly families = [4, 6] as const;
   readonly dropped = 0;
   readonly sent: { readonly to: string; readonly bytes: Uint8Array }[] = [];
-  readonly routes: string[] = [];
+  readonly accepted = new Map<string, Deliver>();
   readonly sides: number[] = [];
 
   constructor(mechanism: DiscoveryMechanism = "nft") {
@@ -51,16 +45,11 @@ export class FakeDiscovery implements Discovery {
     return packets.length;
   }
 
-  peerSocket(route: PeerRoute): Promise<PeerSocket> {
-    this.routes.push(formatEndpoint(route.to));
-    return Promise.resolve({
-      endpoint: endpointOf("127.0.0.1:9"),
-      setRoute: (next) => void this.routes.push(formatEndpoint(next.to)),
-      [Symbol.asyncDispose]: () => Promise.resolve(void this.routes.push("closed")),
-    });
+  accept(from: Endpoint, deliver: Deliver | null): void {
+    if (deliver === null) this.accepted.delete(formatEndpoint(from));
+    else this.accepted.set(formatEndpoint(from), deliver);
   }
 
-  /** Numbered from 60000; what they send is in `sent` with the port behind the address. */
   openSide(): Promise<SidePort> {
     const port = 60_000 + this.sides.length;
     this.sides.push(port);

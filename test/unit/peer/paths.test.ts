@@ -111,6 +111,7 @@ async function opened(
     },
     {
       wireGuardPort: 51_820,
+      publicPort: 51_820,
       ranges: [],
       allowed: new Set(options.allowed ?? ["direct", "udp-relay", "wss"]),
       manual: options.manual ?? null,

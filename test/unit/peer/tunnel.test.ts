@@ -144,6 +144,7 @@ test("a device that was taken over keeps the endpoints of living peers, and no e
     routerPort: { state: "off" },
     told: () => [],
     canAdopt: true,
+    mechanism: "nft",
     sync: (sessions) => void seen.push(...sessions.map((one) => one.living)),
     take: () => undefined,
     welcomed: () => undefined,

@@ -31,7 +31,18 @@ function view(more: Partial<PathView> = {}): PathView {
 }
 
 const why = (seen: PathView | null, nat: NatView | null = NAT, more: Partial<Evidence> = {}) =>
-  explain({ peer: "home", view: seen, nat, routerPort: null, told: [], withheld: null, proxy: null, at: AT, ...more });
+  explain({
+    peer: "home",
+    view: seen,
+    nat,
+    routerPort: null,
+    told: [],
+    withheld: null,
+    proxy: null,
+    sharing: "nft",
+    at: AT,
+    ...more,
+  });
 const proxied = (nat: NatView | null) => why(view(), nat, { proxy: "192.168.7.3:3128" });
 
 describe("explain()", () => {
@@ -66,6 +77,12 @@ describe("explain()", () => {
     const got = why(view(), { udp: false, mapped4: null, mapped6: null, varies: null, servers: [] });
     expect(got.causes.some((cause) => cause.includes("UDP does not get out"))).toBe(true);
     expect(got.remedies).toEqual(["Let UDP out of this network, or use another one."]);
+  });
+
+  test("a bridge, where a path without the WebSocket goes by it", () => {
+    const direct = view({ kind: "direct", endpoint: place("198.51.100.2") });
+    expect(why(direct, NAT, { sharing: "bridge" }).causes.at(-1)).toContain("(bridge), as nft does no work");
+    expect(why(view(), NAT, { sharing: "bridge" }).causes.join()).not.toContain("bridge");
   });
 
   test("a proxy before the server, with UDP that does not get out, or with an address that only the proxy knows", () => {
