@@ -28,15 +28,15 @@ export function lockdownCommand(context: Context): Command {
 }
 
 function onCommand({ term }: Context): Command {
-  return addSettings(new Command("on"), "client", PLACE)
+  return addSettings(new Command("on"), "client", [...PLACE, "lan"])
     .description("closes this machine now and for good, whatever ends, breaks or restarts")
-    .option("--lan", "the LAN stays reachable, but for its DNS")
     .option("--no-lan", "the LAN is closed")
     .option("--paranoid", "stops frames that bypass the IP layer too (AF_PACKET)")
     .option("--no-paranoid", "as usual")
     .addOption(jsonOption())
-    .action(async (flags: { lan?: boolean; paranoid?: boolean; json?: boolean }, self: Command) => {
-      const change = { lockdown: true, lan: flags.lan, paranoid: flags.paranoid };
+    .action(async (flags: { paranoid?: boolean; json?: boolean }, self: Command) => {
+      const { lan } = await configOf("client", self);
+      const change = { lockdown: true, lan: lan ?? undefined, paranoid: flags.paranoid };
       const { protection } = await decide(self, change);
       show(term, protection, flags.json === true);
     });

@@ -29,6 +29,11 @@ export async function startSniffer(
     "-n",
     "-U",
     "--immediate-mode",
+    // In this mode each packet has a place of the longest packet's size: with tcpdump's own numbers there are eight.
+    "-s",
+    "65535",
+    "-B",
+    "16384",
     "-Z",
     "root",
     "-w",
