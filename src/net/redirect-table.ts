@@ -19,12 +19,13 @@ export function redirectTable(name: string, policy: RedirectPolicy): NftTable | 
   const { wireGuardPort, redirects, dropFrom, sides = [] } = policy;
   if (redirects.length === 0 && dropFrom.length === 0 && sides.length === 0) return null;
   const leaving = redirects.map((redirect): NftRule => {
-    const { from, to } = redirect;
+    const { from, to, source } = redirect;
     if (familyOf(from.address) !== familyOf(to.address)) throw otherFamily(redirect);
     const family = familyOf(from.address) === 4 ? "ip" : "ip6";
     const match = `${family} daddr ${from.address} udp dport ${from.port}`;
+    const ours = source === undefined ? "" : `${family} saddr set ${source} `;
     return {
-      text: `${match} ${family} daddr set ${to.address} udp dport set ${to.port} accept`,
+      text: `${match} ${ours}${family} daddr set ${to.address} udp dport set ${to.port} accept`,
       why: "to the new path",
     };
   });

@@ -1,6 +1,16 @@
 // Moving a tunnel that carries traffic: what WireGuard still sends by the old path leaves by the new one, and a path given up is dropped on arrival.
 import { HiggsError } from "../base/errors.ts";
-import type { Endpoint } from "../base/ip.ts";
+import type { Endpoint, IpAddress } from "../base/ip.ts";
+
+export interface Diversion {
+  readonly from: Endpoint;
+  readonly to: Endpoint;
+  /**
+   * Our address on the link that leads there, where it is another than WireGuard's packets to `from` have: theirs was chosen for that
+   * link, and an answer to it would go the old way, or nowhere.
+   */
+  readonly source?: IpAddress | undefined;
+}
 
 /**
  * Both ends of a WireGuard tunnel follow every packet back to where it came from, so telling them another endpoint does not
@@ -9,7 +19,7 @@ import type { Endpoint } from "../base/ip.ts";
 export interface RedirectPolicy {
   readonly wireGuardPort: number;
   /** What WireGuard sends to `from` goes to `to`, of the same family; `from` is named once. Packets from either are let in. */
-  readonly redirects: readonly { readonly from: Endpoint; readonly to: Endpoint }[];
+  readonly redirects: readonly Diversion[];
   /** Peers that are reached by another port than WireGuard's. */
   readonly sides?: readonly SidePath[];
   /** WireGuard packets from here never arrive: paths that were given up and not confirmed since. */

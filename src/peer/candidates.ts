@@ -9,7 +9,7 @@ import {
   parseCidr,
   parseEndpoint,
 } from "../base/ip.ts";
-import type { Links } from "../net/links.ts";
+import type { Links, LocalAddress } from "../net/links.ts";
 import { type Candidate, MOST_CANDIDATES } from "../proto/path.ts";
 import { type PathTarget, type Place, placeKey } from "./path-info.ts";
 
@@ -121,4 +121,26 @@ function isPrivate(address: IpAddress): boolean {
 export function livingTarget(endpoint: Endpoint, relayEndpoints: readonly string[]): PathTarget {
   const isRelay = relayEndpoints.some((text) => parseEndpoint(text)?.address === endpoint.address);
   return { key: formatEndpoint(endpoint), kind: isRelay ? "udp-relay" : "direct", endpoint, lan: false };
+}
+
+/** Our address on the link by which packets get there: the one of its network, or of the network of the gateway. Null when there is none. */
+export function sourceTo({ address }: Endpoint, links: Links): IpAddress | null {
+  const onLink = links.connected.find(({ prefix }) => cidrContains(prefix, address));
+  const uplink = links.uplinks.find(({ family }) => family === familyOf(address));
+  const name = onLink?.interface ?? uplink?.interface;
+  const next = onLink === undefined ? uplink?.gateway : address;
+  const own = links.addresses.filter(
+    (one) =>
+      one.interface === name &&
+      one.scope === "global" &&
+      !one.deprecated &&
+      familyOf(one.address) === familyOf(address),
+  );
+  const near = own.find((one) => next != null && isNear(one, next));
+  return (near ?? own[0])?.address ?? null;
+}
+
+function isNear(own: LocalAddress, other: IpAddress): boolean {
+  const prefix = parseCidr(`${own.address}/${own.prefixLength}`);
+  return prefix !== null && cidrContains(prefix, other);
 }

@@ -4,10 +4,10 @@
 // endpoint: its outgoing packets are diverted (by the bridge, or by one nft rule), and the two ends follow each other.
 import { SerialQueue } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
-import { type Endpoint, familyOf, formatEndpoint } from "../base/ip.ts";
+import { type Endpoint, familyOf, formatEndpoint, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Discovery, SidePort } from "../net/discovery/discovery.ts";
-import type { Redirect } from "../net/redirect.ts";
+import type { Diversion, Redirect } from "../net/redirect.ts";
 import type { Bridge } from "./bridge.ts";
 import { type Place, placeKey } from "./path-info.ts";
 
@@ -17,14 +17,22 @@ export class RedirectBoard {
   readonly #wireGuardPort: number;
   readonly #log: Logger;
   readonly #queue = new SerialQueue();
-  readonly #redirects = new Map<string, { readonly from: Endpoint; readonly to: Endpoint }>();
+  readonly #redirects = new Map<string, Diversion>();
+  readonly #sourceTo: (to: Endpoint) => IpAddress | null;
   readonly #drops = new Map<string, Endpoint>();
   /** Side ports by which peers' packets are let in, by place; and by which they leave, by the peer's endpoint. */
   readonly #arriving = new Map<string, { readonly port: number; readonly peer: Endpoint }>();
   readonly #leaving = new Map<string, number>();
 
-  constructor(deps: { readonly redirect: Redirect; readonly wireGuardPort: number; readonly log: Logger }) {
+  constructor(deps: {
+    readonly redirect: Redirect;
+    readonly wireGuardPort: number;
+    /** From which of our addresses packets go there; null when that is not known. */
+    readonly sourceTo: (to: Endpoint) => IpAddress | null;
+    readonly log: Logger;
+  }) {
     this.#redirect = deps.redirect;
+    this.#sourceTo = deps.sourceTo;
     this.#wireGuardPort = deps.wireGuardPort;
     this.#log = deps.log;
   }
@@ -42,11 +50,16 @@ export class RedirectBoard {
     if (fromKey !== toKey) {
       // What was led to the old path goes on to the new one: no packet passes two redirects.
       for (const [key, one] of this.#redirects) {
-        if (formatEndpoint(one.to) === fromKey) this.#redirects.set(key, { from: one.from, to });
+        if (formatEndpoint(one.to) === fromKey) this.#redirects.set(key, this.#diversion(one.from, to));
       }
-      this.#redirects.set(fromKey, { from, to });
+      this.#redirects.set(fromKey, this.#diversion(from, to));
     }
     this.#apply();
+  }
+
+  #diversion(from: Endpoint, to: Endpoint): Diversion {
+    const source = this.#sourceTo(to);
+    return source === null || source === this.#sourceTo(from) ? { from, to } : { from, to, source };
   }
 
   /** The path is used from now on: nothing holds it up, and its side port is WireGuard's too. */

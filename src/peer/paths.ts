@@ -12,7 +12,7 @@ import type { WireGuardDevice } from "../net/wg/device.ts";
 import type { MachineMessage, ServerMessage } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
-import { directTarget, isWorthAPacket, targetsOf } from "./candidates.ts";
+import { directTarget, isWorthAPacket, sourceTo, targetsOf } from "./candidates.ts";
 import { Gatherer } from "./gatherer.ts";
 import type { PathView } from "./path-agent.ts";
 import { readIncoming } from "./path-check.ts";
@@ -123,7 +123,12 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       deps.log.warn({ reason: errorText(thrown) }, "no port for discovery; sessions stay on the relay");
     }
   }
-  const board = new RedirectBoard({ redirect: deps.redirect, wireGuardPort: options.wireGuardPort, log: deps.log });
+  const board = new RedirectBoard({
+    redirect: deps.redirect,
+    wireGuardPort: options.wireGuardPort,
+    sourceTo: (to) => (gatherer.links === null ? null : sourceTo(to, gatherer.links)),
+    log: deps.log,
+  });
   board.begin();
 
   const { ranges } = options;

@@ -38,6 +38,14 @@ function made() {
 }
 
 describe("redirectTable()", () => {
+  test("gives packets that leave by another link our address there", () => {
+    const redirects = [{ from: at("198.51.100.1", 1), to: at("10.99.0.10", 2), source: ip("10.99.0.2") }];
+    const [leaving] = redirectTable("t", { ...NOTHING, redirects })?.chains ?? [];
+    expect(leaving?.rules.at(-1)?.text).toBe(
+      "ip daddr 198.51.100.1 udp dport 1 ip saddr set 10.99.0.2 ip daddr set 10.99.0.10 udp dport set 2 accept",
+    );
+  });
+
   test("turns WireGuard's packets to new paths, and drops those from paths that were given up", () => {
     const table = redirectTable("higgs_node_redirect", POLICY);
     expect(table === null ? "" : replacementText(table)).toBe(GOLDEN);

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { type Cidr, type Endpoint, type IpAddress, parseEndpoint } from "../../../src/base/ip.ts";
 import type { Links, LocalAddress } from "../../../src/net/links.ts";
-import { directTarget, isWorthAPacket, ownCandidates, targetsOf } from "../../../src/peer/candidates.ts";
+import { directTarget, isWorthAPacket, ownCandidates, sourceTo, targetsOf } from "../../../src/peer/candidates.ts";
 import { candidatesSchema, MOST_CANDIDATES } from "../../../src/proto/path.ts";
 
 function local(address: string, more: Partial<LocalAddress> = {}): LocalAddress {
@@ -136,4 +136,24 @@ describe("targetsOf()", () => {
     const remote = [{ kind: "host" as const, endpoint: "[2001:db8::1]:1" }];
     expect(targetsOf(remote, ["[2001:db8::9]:40000"], refused)).toEqual([]);
   });
+});
+
+test("sourceTo() names our address on the link that leads there: another link's would be answered the old way", () => {
+  const links: Links = {
+    ...linksOf([
+      local("192.168.1.9", { prefixLength: 32 }),
+      local("192.168.1.2"),
+      local("10.99.0.2", { interface: "lan0" }),
+    ]),
+    uplinks: [{ interface: "eth0", family: 4, gateway: "192.168.1.1" as IpAddress, metric: 1 }],
+    connected: [
+      { interface: "eth0", prefix: "192.168.1.0/24" as Cidr },
+      { interface: "lan0", prefix: "10.99.0.0/24" as Cidr },
+    ],
+  };
+  const from = (text: string): string | null => sourceTo(endpoint(text), links);
+  expect(from("198.51.100.1:1")).toBe("192.168.1.2");
+  expect(from("10.99.0.10:1")).toBe("10.99.0.2");
+  expect(from("192.168.1.7:1")).toBe("192.168.1.2");
+  expect(from("[2001:db8::1]:1")).toBeNull();
 });

@@ -34,7 +34,7 @@ function targetAt(endpoint: Endpoint): PathTarget {
 
 function made(initiator = true, allowed: readonly PathKind[] = ["direct", "udp-relay", "wss"]) {
   const [discovery, redirect, bridge] = [new FakeDiscovery(), new FakeRedirect(), new FakeBridge()];
-  const board = new RedirectBoard({ redirect, wireGuardPort: 51_820, log: SILENT });
+  const board = new RedirectBoard({ redirect, wireGuardPort: 51_820, sourceTo: () => null, log: SILENT });
   const mover = new PathMover({
     discovery,
     board,

@@ -20,7 +20,7 @@ async function pass(ms: number): Promise<void> {
 
 function made(mechanism: DiscoveryMechanism = "nft") {
   const [discovery, redirect, bridge] = [new FakeDiscovery(mechanism), new FakeRedirect(), new FakeBridge()];
-  const board = new RedirectBoard({ redirect, wireGuardPort: 51_820, log: SILENT });
+  const board = new RedirectBoard({ redirect, wireGuardPort: 51_820, sourceTo: () => null, log: SILENT });
   const told: string[] = [];
   const wireGuard = { endpoint: bridge.endpoint };
   const mover = new PathMover({
