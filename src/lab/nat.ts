@@ -117,6 +117,7 @@ function inboundLines(router: RouterSpec, wan: Wan): readonly string[] {
     case "symmetric-sequential":
     case "symmetric-address":
     case "symmetric-random":
+    case "symmetric-pool":
       return [];
   }
 }
@@ -146,6 +147,8 @@ function outboundLines(router: RouterSpec, wan: Wan): readonly string[] {
       return [`${out} meta l4proto udp masquerade to :30000-60000`, masquerade];
     case "symmetric-random":
       return [`${out} masquerade fully-random`];
+    case "symmetric-pool":
+      return [`${out} meta l4proto udp masquerade to :30000-30999 fully-random`, masquerade];
     case "symmetric-sequential":
       return [`${out} meta l4proto udp snat ip to numgen inc mod 2000 map { ${ports(wan, 40_000, 2000)} }`, masquerade];
     case "symmetric-address":

@@ -49,7 +49,9 @@ export type NatKind =
   | "port-restricted-non-preserving"
   | "symmetric-sequential"
   | "symmetric-address"
-  | "symmetric-random";
+  | "symmetric-random"
+  /** As "symmetric-random", out of a block of 1000 ports: a provider that shares one address among many lines. */
+  | "symmetric-pool";
 
 /** A port that a person forwarded by hand on the router. */
 export interface PortForward {

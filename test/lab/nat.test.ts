@@ -23,6 +23,7 @@ const EXPECTED: Readonly<Record<Exclude<NatKind, "none">, Classified>> = {
   "symmetric-sequential": { mapping: "address-and-port", filtering: "address-and-port", keepsPort: false },
   "symmetric-address": { mapping: "address", filtering: "address-and-port", keepsPort: false },
   "symmetric-random": { mapping: "address-and-port", filtering: "address-and-port", keepsPort: false },
+  "symmetric-pool": { mapping: "address-and-port", filtering: "address-and-port", keepsPort: false },
 };
 const KINDS = Object.keys(EXPECTED) as (keyof typeof EXPECTED)[];
 
