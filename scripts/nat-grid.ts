@@ -34,11 +34,11 @@ const DOCUMENT = join(projectDir, "docs/nat-grid.md");
 
 interface Wanted {
   readonly path: Path;
-  /** What would reach a direct path all the same. */
-  readonly with: "prediction" | "birthday" | null;
+  /** By what, where simultaneous opening does not do. */
+  readonly with: "prediction" | "guessing" | null;
 }
 
-/** What opening at the same instant reaches, with the addresses that the peer's packets show; no port is guessed. */
+/** Opening at the same instant, with the addresses that the peer's packets show, and then other ports. */
 function wantedOf(a: Kind, b: Kind): Wanted {
   const pair = [a, b];
   if (pair.includes("udp-blocked")) return { path: "wss", with: null };
@@ -46,7 +46,7 @@ function wantedOf(a: Kind, b: Kind): Wanted {
   const easy = pair.filter((kind) => PORT_RESTRICTED.includes(kind)).length;
   if (easy === 2) return { path: "direct", with: null };
   if (easy === 0) return { path: "udp-relay", with: null };
-  return { path: "udp-relay", with: pair.includes("symmetric-sequential") ? "prediction" : "birthday" };
+  return { path: "direct", with: pair.includes("symmetric-sequential") ? "prediction" : "guessing" };
 }
 
 interface Cell {
@@ -167,7 +167,7 @@ function textOf({ path, pathMs, trouble }: Cell): string {
   return `${path}${time}${trouble === null ? "" : ` (${trouble})`}`;
 }
 
-const NOTES = { prediction: "¹", birthday: "²" } as const;
+const NOTES = { prediction: "¹", guessing: "²" } as const;
 
 function documentOf(cells: readonly Cell[]): string {
   const total = KINDS.length ** 2;
@@ -193,10 +193,11 @@ than ${seconds(TRAFFIC_MS)} after the start, or not at all, in ${late}.
 ${rows.join("\n")}
 
 Expected is what both ends reach by opening at the same instant, with the addresses that the server sees and those that the peer's
-packets show. Two symmetric routers, or one that blocks UDP, leave the relay; \`wss\` where UDP is blocked, else \`udp-relay\`.
+packets show, and then by other ports. Two symmetric routers, or one that blocks UDP, leave the relay; \`wss\` where UDP is blocked,
+else \`udp-relay\`.
 
-¹ Would be direct if the next port of the symmetric router were foreseen, which higgs does not do.
-² Would be direct with many ports tried at random, which higgs does not do.
+¹ By the ports that the symmetric router gives out next.
+² By many ports at one end and guesses from the other.
 `;
 }
 

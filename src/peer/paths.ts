@@ -233,6 +233,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       early.push(message);
       if (early.length > MOST_EARLY) early.shift();
     } else if (message.type === "punch") {
+      deps.log.debug({ peer: entry.of.peerName, round: message.round, inMs: message.inMs }, "starting in step");
       entry.side.punch(message.round, message.inMs);
       aim(entry);
       entry.agent.punch(message.inMs);

@@ -88,13 +88,20 @@ export interface Situation {
   readonly mayGuess: boolean;
 }
 
-/** What this end does next; null for nothing, or when it is for the peer to act. */
-export function nextStage({ own, peer, mayGuess }: Situation, done: ReadonlySet<Stage>): Stage | null {
+/** One end may have begun too late, as the machine was busy: each try has another port that no router has a wrong idea of. */
+const MOST_FRESH = 4;
+/** Where the router may be of the kind that has to be guessed. */
+const FRESH_BEFORE_GUESSED = 2;
+
+/** What this end does next, after these; null for nothing, or when it is for the peer to act. */
+export function nextStage({ own, peer, mayGuess }: Situation, done: readonly Stage[]): Stage | null {
   if (own === null || peer === null || !isSteady(peer.mapping)) return null;
-  if (isSteady(own) && !done.has("fresh")) return "fresh";
-  if (own === "sequential" && !done.has("predicted")) return "predicted";
+  const isKept = own === "preserved" && peer.mapping === "preserved";
+  const fresh = done.filter((stage) => stage === "fresh").length;
+  if (isSteady(own) && fresh < (isKept ? MOST_FRESH : FRESH_BEFORE_GUESSED)) return "fresh";
+  if (own === "sequential" && !done.includes("predicted")) return "predicted";
   // A router that keeps port numbers gives nobody another.
-  return own === "preserved" || done.has("guessed") || !mayGuess || !peer.guesses ? null : "guessed";
+  return own === "preserved" || done.includes("guessed") || !mayGuess || !peer.guesses ? null : "guessed";
 }
 
 /** Whether the peer's open ports are looked for: never from behind a router that itself gives each destination another port. */

@@ -62,6 +62,8 @@ interface Trial {
 
 /** After the start of a punch: the third round of checks had its time. */
 const PATIENCE_MS = 1_000;
+/** Fresh ports meet in the first rounds or not at all. */
+const FRESH_PATIENCE_MS = 700;
 /** The end that waits for the other to begin has had its turn. */
 const TRIAL_MS = 8_000;
 /** All probes at half the pace, and what is under way. */
@@ -79,7 +81,7 @@ export class SideSearch {
   readonly #ports = new Map<number, Held>();
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
   readonly #over = new AbortController();
-  readonly #done = new Set<Stage>();
+  #done: readonly Stage[] = [];
   #trial: Trial | null = null;
   #targets: readonly PathTarget[] = [];
   #punchedAt = Number.NEGATIVE_INFINITY;
@@ -126,12 +128,12 @@ export class SideSearch {
 
   /** A new search with everything, from the start. */
   again(): void {
-    if (this.#trial === null) this.#done.clear();
+    if (this.#trial === null) this.#done = [];
   }
 
   networkChanged(): void {
     this.#guessedAt = Number.NEGATIVE_INFINITY;
-    this.#done.clear();
+    this.#done = [];
     this.#end();
   }
 
@@ -153,8 +155,10 @@ export class SideSearch {
   punch(round: number, inMs: number): void {
     const at = performance.now();
     this.#punchedAt = at;
-    this.#decideAt = at + inMs + PATIENCE_MS + 2 * (this.#deps.agent().relayRttMs ?? 0);
     const trial = this.#trial;
+    const isFresh = trial?.stage === "fresh" && round >= trial.round;
+    const patienceMs = isFresh ? FRESH_PATIENCE_MS : PATIENCE_MS;
+    this.#decideAt = at + inMs + patienceMs + 2 * (this.#deps.agent().relayRttMs ?? 0);
     if (trial !== null && round >= trial.round) this.#begin(trial, inMs);
     this.#seek(inMs);
   }
@@ -167,7 +171,7 @@ export class SideSearch {
     if (hasDirect) {
       this.#decideAt = null;
       if (this.#trial?.stage === "guessed") this.#guessedAt = Number.NEGATIVE_INFINITY; // not in vain
-      this.#done.clear();
+      this.#done = [];
       this.#end();
       return;
     }
@@ -203,8 +207,8 @@ export class SideSearch {
 
   #start(stage: Stage): void {
     if (this.#isBusy) return;
-    if (this.#done.size === 0) [this.#tried, this.#probes] = [[], 0];
-    this.#done.add(stage);
+    if (this.#done.length === 0) [this.#tried, this.#probes] = [[], 0];
+    this.#done = [...this.#done, stage];
     this.#tried = [...this.#tried.filter((one) => one !== stage), stage];
     this.#end();
     this.#isBusy = true;
