@@ -35,7 +35,17 @@ export async function loopbackUdp() {
     binaryType: "uint8array",
     socket: { data: (_socket, bytes, port) => void heard.push({ bytes, port }), error: () => undefined },
   });
-  return { socket, heard, send: (bytes: Uint8Array, port: number) => socket.send(bytes, port, HERE) };
+  return {
+    socket,
+    heard,
+    send(bytes: Uint8Array, port: number): boolean {
+      try {
+        return socket.send(bytes, port, HERE);
+      } catch {
+        return false; // told of the ICMP error that an earlier one caused: nobody listens there any more
+      }
+    },
+  };
 }
 
 /** `port` is the relay's. */

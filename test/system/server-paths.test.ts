@@ -190,6 +190,43 @@ describe("the UDP relay of a session", () => {
     other.socket.close();
   });
 
+  test("has no port for two that policy keeps apart", async () => {
+    const { a, client } = await pair();
+    const other = await pair();
+    const open = relay.sessions;
+    a.send({ type: "connect", ref: 9, peer: other.client.id, kind: "wireguard" });
+    expect(await a.next("refused")).toMatchObject({ ref: 9, code: "peer-unknown" });
+    other.a.send({ type: "connect", ref: 9, peer: client.id, kind: "wireguard" });
+    await other.a.next("refused");
+    expect(relay.sessions).toBe(open);
+  });
+
+  test("carries nothing more from the moment at which one end is revoked, and the other goes on with its own", async () => {
+    const { forClient, forNode, client } = await pair();
+    const rest = await pair();
+    const ends = await Promise.all([forClient, forNode, rest.forClient, rest.forNode].map(latched));
+    const [one, other, third, fourth] = ends;
+    if (one === undefined || other === undefined || third === undefined || fourth === undefined)
+      throw new Error("no ends");
+    const packet = new Uint8Array(100).with(0, 4);
+    const count = (end: typeof one): number => end.heard.filter(({ bytes }) => bytes.length === 100).length;
+    await until(() => {
+      one.send(packet, one.port);
+      return count(other) > 0;
+    });
+    const open = relay.sessions;
+    await server.server.revoke(client.name);
+    expect(relay.sessions).toBe(open - 1);
+    const before = count(other);
+    for (let i = 0; i < 5; i++) one.send(packet, one.port);
+    await until(() => {
+      third.send(packet, third.port);
+      return count(fourth) > 0;
+    });
+    expect(count(other)).toBe(before);
+    for (const { socket } of ends) socket.close();
+  });
+
   test("is offered to as many sessions as there are ports", async () => {
     const places = [{ local: HERE, public: HERE }];
     await using small = udpRelay(

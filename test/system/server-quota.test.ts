@@ -1,5 +1,6 @@
 // A quota of relayed traffic on a real server: counted over both relays, kept over a restart, told to both ends, given back.
 import { afterEach, beforeEach, expect, setSystemTime, test } from "bun:test";
+import { rm } from "node:fs/promises";
 import { parseIp } from "../../src/base/ip.ts";
 import { silentLogger } from "../../src/base/log.ts";
 import type { Session } from "../../src/proto/control.ts";
@@ -37,6 +38,7 @@ beforeEach(async () => {
 afterEach(async () => {
   setSystemTime();
   await stop();
+  await rm(stateDir, { recursive: true, force: true });
 });
 
 async function start(limitBytes: number = QUOTA.limitBytes): Promise<void> {

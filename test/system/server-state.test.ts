@@ -7,7 +7,8 @@ import { createClient } from "@libsql/client";
 import { getTableConfig, type SQLiteTable } from "drizzle-orm/sqlite-core";
 import { silentLogger } from "../../src/base/log.ts";
 import { type Cidr, cidrContains } from "../../src/base/ip.ts";
-import { MIGRATIONS } from "../../src/server/db/migrate.ts";
+import { readAudit } from "../../src/server/audit.ts";
+import { migrate, MIGRATIONS } from "../../src/server/db/migrate.ts";
 import {
   audit,
   enrolments,
@@ -267,6 +268,18 @@ test("openDatabase() makes the tables that the program reads and writes, all of 
   }
   expect(columns).toBe(61);
   client.close();
+});
+
+test("a database of an earlier version gets what it lacks, and keeps what it has", async () => {
+  const path = join(stateDir, "earlier.db");
+  const before = createClient({ url: `file:${path}` });
+  await migrate(before, { path, isFile: true, migrations: MIGRATIONS.slice(0, 1) });
+  await before.execute("INSERT INTO audit (at, event, machine_id, detail) VALUES (1, 'machine-left', NULL, '{}')");
+  before.close();
+  const database = await openDatabase({ url: `file:${path}`, mayCreate: false, log: silentLogger });
+  expect((await readAudit(database, 5)).map(({ event }) => event)).toEqual(["machine-left"]);
+  expect(await database.read((queries) => queries.select().from(relayUsage))).toEqual([]);
+  await database[Symbol.asyncDispose]();
 });
 
 test("databasePath() takes the forms of a file URL", () => {
