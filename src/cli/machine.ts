@@ -16,6 +16,7 @@ import { readConfig } from "./options.ts";
 import { table } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { type Place, placed } from "./place.ts";
+import { stateListCommand, stateVerifyCommand } from "./state.ts";
 
 const machines = z.object({
   machines: z.array(z.object({ name: z.string(), identity: z.string(), role: z.string(), serial: z.string() }).loose()),
@@ -87,8 +88,11 @@ async function fromRunning(
   }
 }
 
-export function stateCommand({ term }: Context): Command {
+export function stateCommand(context: Context): Command {
+  const { term } = context;
   const command = new Command("state").description("what higgs changed on this machine");
+  command.addCommand(stateListCommand(term));
+  command.addCommand(stateVerifyCommand(context));
   command.addCommand(
     placed(new Command("clean"), ["server", "node", "client"])
       .description("puts back what a server, node or client that is gone has left")

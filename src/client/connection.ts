@@ -57,6 +57,8 @@ export interface Connection {
   readonly isShielded: boolean;
   /** Resolves when the firewall is as a person decided anew; opens it where nothing is to be closed any more. */
   protect(signal: AbortSignal): Promise<void>;
+  /** Puts back what somebody else changed about the tunnel. Resolves with what differed, as sentences. */
+  mend(what: "all" | "rules", signal: AbortSignal): Promise<readonly string[]>;
   /** Resolves when connected. Throws the signal's reason, or ConnectError `not-connected` when it is closed meanwhile. */
   connected(signal: AbortSignal): Promise<void>;
   /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. Throws as `connected`. */
@@ -338,6 +340,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
         if (closed === null) await deps.firewall.apply({ policy: { kind: "disconnected" }, egress: [] }, protectSignal);
         settle.poke(); // the LAN's routes
       }),
+    mend: (what, mendSignal) => tunnel.mend(what, AbortSignal.any([mendSignal, alive])),
     connected: (waitSignal) => until(() => state.kind === "connected", waitSignal),
     async reach(peer, waitSignal) {
       reached.set(peer.id, performance.now() + REACH_MS);

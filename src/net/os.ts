@@ -22,7 +22,8 @@ import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
 import { removeTable } from "./firewall/nft.ts";
-import { noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
+import { noConnectionLog, noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
+import { type Change, listChanges } from "./changes.ts";
 import { enableForwarding, type Fence, forwardingFence, type ForwardingWanted } from "./forwarding.ts";
 import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
@@ -43,6 +44,7 @@ import { linuxSysctl } from "./sysctl.ts";
 import { undoAll } from "./undo.ts";
 import { watchLinks } from "./watch-links.ts";
 import { watchRules } from "./watch-rules.ts";
+import { watchSettings } from "./watch-settings.ts";
 import type { WireGuardDevice } from "./wg/device.ts";
 import { linuxWireGuard } from "./wg/linux.ts";
 
@@ -62,6 +64,14 @@ export interface MachineSystem {
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
   readonly watchLinks: (onChange: () => void) => Service;
+  /** Calls `onChange` after each burst of changes to the nft rules, our own too. */
+  readonly watchRules: (onChange: () => void) => Service;
+  /** Calls `onChange` when somebody else changed a kernel setting that the role had changed. */
+  readonly watchSettings: (onChange: () => void) => Service;
+  /** Which of those are not as the role set them, as sentences. */
+  readonly verifySettings: () => Promise<readonly string[]>;
+  /** All that bears the role's fixed names, and what its journal says. */
+  readonly changes: (signal: AbortSignal) => Promise<readonly Change[]>;
   /** False where the kernel has IPv6 switched off. */
   readonly hasIpv6: () => Promise<boolean>;
   /** Round trip of one ICMP echo through the tunnel in milliseconds; null for no reply. Throws ToolMissing. */
@@ -78,8 +88,6 @@ export interface NodeSystem extends MachineSystem {
   readonly restoreForwarding: () => Promise<readonly string[]>;
   readonly fence: (wanted: { readonly ipv6: boolean }) => Promise<Fence>;
   readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
-  /** Calls `onChange` after each burst of changes to the nft rules, our own too. */
-  readonly watchRules: (onChange: () => void) => Service;
   /** Takes away what an earlier process left of paths that this one does not look for. */
   readonly forgetPaths: (signal: AbortSignal) => Promise<void>;
 }
@@ -95,8 +103,6 @@ export interface ClientSystem extends MachineSystem {
   readonly localNetworks: (signal: AbortSignal) => Promise<LocalNetworks>;
   /** Closes this machine, as a person decided. */
   readonly block: (lockdown: Lockdown, signal: AbortSignal) => Promise<void>;
-  /** Calls `onChange` after each burst of changes to the nft rules, our own too. */
-  readonly watchRules: (onChange: () => void) => Service;
 }
 
 export interface SystemOptions {
@@ -122,12 +128,11 @@ export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
   return {
     ...machine,
     exitFirewall: machine.nftTrouble === null ? nftExitFirewall(deps) : unfilteredNode({ sysctl }),
-    connectionLog: nftConnectionLog(deps),
+    connectionLog: machine.nftTrouble === null ? nftConnectionLog(deps) : noConnectionLog(machine.nftTrouble),
     enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
     restoreForwarding: () => sysctl.restore(),
     fence: forwardingFence({ sysctl, journal }),
     foreignDrops: (signal) => foreignForwardDrop(exec, identifiers, signal),
-    watchRules: (onChange) => (machine.nftTrouble === null ? watchRules({ onChange, log }) : nothingToWatch()),
     async forgetPaths(signal) {
       if (machine.nftTrouble !== null) return;
       await machine.redirect.reset(signal);
@@ -158,7 +163,6 @@ export async function clientSystem(options: SystemOptions): Promise<ClientSystem
     },
     localNetworks: (signal) => readLocalNetworks(deps.exec, signal),
     block: (lockdown, signal) => loadBlocked({ ...deps, firewall: clientFirewall }, lockdown, signal),
-    watchRules: (onChange) => (nftTrouble === null ? watchRules({ onChange, log: deps.log }) : nothingToWatch()),
   };
 }
 
@@ -209,6 +213,10 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: (signal) => readLinks(exec, signal),
     watchLinks: (onChange) => watchLinks({ onChange, log }),
+    watchRules: (onChange) => (nftTrouble === null ? watchRules({ onChange, log }) : nothingToWatch()),
+    watchSettings: (onChange) => watchSettings(sysctl, { onChange }),
+    verifySettings: () => sysctl.verify(),
+    changes: (signal) => listChanges(role, { exec, journal, stateDir, signal, hasNft: nftTrouble === null }),
     hasIpv6,
     ping: (address, signal) => ping(exec, { address, interface: identifiers.interface }, signal),
     undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),

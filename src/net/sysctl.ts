@@ -11,6 +11,8 @@ export interface Sysctl {
   read(key: SysctlKey): Promise<string | null>;
   /** Nothing is written when it is as wanted. Throws SysctlRefused where it may not or cannot be written. */
   set(key: SysctlKey, value: string): Promise<void>;
+  /** Which settings in the journal are not as we set them, as sentences. */
+  verify(): Promise<readonly string[]>;
   /** Puts back every setting in the journal whose value is still ours; harmless twice. Returns a sentence for each. */
   restore(): Promise<readonly string[]>;
 }
@@ -108,6 +110,15 @@ export function linuxSysctl(deps: SysctlDeps): Sysctl {
         if (!known) await deps.journal.remove(entry); // nothing was changed
         throw thrown;
       }
+    },
+    async verify() {
+      const found = await Promise.all(
+        journaled(deps.journal).map(async ({ key, ours }) => {
+          const now = await read(key);
+          return now === null || now === ours ? [] : [`The kernel setting ${key} is ${now} instead of ${ours}.`];
+        }),
+      );
+      return found.flat();
     },
     async restore() {
       const done: string[] = [];

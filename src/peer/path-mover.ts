@@ -114,6 +114,11 @@ export class RedirectBoard {
     return this.#arriving.delete(placeKey(place));
   }
 
+  /** Somebody may have flushed the rules. */
+  mend(): void {
+    if (this.#redirects.size + this.#drops.size > 0) this.#apply();
+  }
+
   #apply(): void {
     const sides = [...this.#arriving.values()].map((side) => ({
       ...side,

@@ -84,6 +84,8 @@ export interface Paths extends Service {
   relayed(peer: MachineId): void;
   /** The machine's links may have changed; what did not is no reason to search again. */
   networkChanged(): void;
+  /** Puts the rules back that somebody flushed. Resolves with what was missing, as sentences. */
+  mend(signal: AbortSignal): Promise<readonly string[]>;
   view(peer: MachineId): PathView | null;
   /** Where the peer says that it can be reached. */
   told(peer: MachineId): readonly Candidate[];
@@ -329,6 +331,13 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
       return entry === undefined ? null : { ...entry.agent.view, side: entry.side.view };
     },
     told: (peer) => entries.get(peer)?.remote ?? [],
+    async mend(mendSignal) {
+      board.mend();
+      const repaired = (await discovery?.repair(mendSignal)) ?? false;
+      if (!repaired) return [];
+      deps.log.warn({}, "the rules of WireGuard's shared port were changed by others; put back");
+      return ["The rules of WireGuard's shared port were missing."];
+    },
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
       seeker.close();

@@ -52,6 +52,11 @@ export interface Tunnel extends Service {
   readonly paths: Paths | null;
   /** Adds, changes and removes peers until they are as wanted, on a device made anew where it is gone; calls wait for each other. */
   sync(peers: readonly TunnelPeer[], signal: AbortSignal): Promise<void>;
+  /**
+   * Puts back what somebody else changed: device, addresses, routes to it, peers, and the rules of the paths. Resolves with what
+   * differed, as sentences. `rules`: looks at the rules alone.
+   */
+  mend(what: "all" | "rules", signal: AbortSignal): Promise<readonly string[]>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
   peers(): readonly TunnelPeer[];
 }
@@ -154,8 +159,32 @@ export async function openTunnel(
     await deps.device.apply({ ...config, mtu: TUNNEL_MTU, peers: "as-they-are" }, applySignal);
   }
 
+  async function mendDevice(mendSignal: AbortSignal): Promise<readonly string[]> {
+    const wanted = { ...config, mtu: TUNNEL_MTU, peers: "as-they-are" as const };
+    const differences = [...(await deps.device.verify(wanted, mendSignal))];
+    if (differences.length > 0) {
+      deps.log.warn({ differences }, "the WireGuard device was changed by others; putting it back");
+      await revive(mendSignal);
+      await deps.device.apply(wanted, mendSignal);
+    }
+    const there = new Set((await deps.device.stats(mendSignal)).map((peer) => peer.publicKey));
+    for (const entry of live.values()) {
+      if (there.has(entry.peer.wireGuard)) continue;
+      differences.push(`The peer "${entry.peer.name}" is missing.`);
+      entry.living = null;
+      entry.onDevice = null;
+      await set(entry.peer, mendSignal);
+    }
+    return differences;
+  }
+
   return {
     paths,
+    mend: (what, mendSignal) =>
+      queue.run(async () => {
+        const ofDevice = what === "all" ? await mendDevice(mendSignal) : [];
+        return [...ofDevice, ...((await paths?.mend(mendSignal)) ?? [])];
+      }),
     sync: (peers, applySignal) =>
       queue.run(async () => {
         await revive(applySignal);

@@ -171,6 +171,27 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       }
     });
 
+  /** Somebody touched links, routes or rules: maybe ours. */
+  function reconcile(what: "all" | "rules"): void {
+    connection?.poke();
+    connection?.mend(what, signal).catch((thrown: unknown) => {
+      if (!signal.aborted) log.warn({ reason: errorText(thrown) }, "tunnel not mended");
+    });
+  }
+
+  async function differences(current: Connection | null, askSignal: AbortSignal): Promise<readonly string[]> {
+    if (current === null || current.state.kind !== "connected") return [];
+    const changes = current.exit === null ? [] : await os.changes(askSignal);
+    const isNamed = current.exit === null || changes.some((change) => change.kind === "dns");
+    return [
+      ...(await current.mend("all", askSignal)),
+      ...(await os.clientRoutes.verify(askSignal)),
+      ...(await os.clientFirewall.verify(askSignal)),
+      ...(isNamed ? [] : ["Names are not asked through the tunnel: somebody else set the name servers."]),
+      ...(await os.verifySettings()),
+    ];
+  }
+
   const verbDeps = {
     membership: () => connection?.membership ?? null,
     os,
@@ -234,6 +255,8 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
           await connected(bodyOf(waitBody, body).timeoutMs, askSignal);
           return await clientStatus({ ...view, connection }, askSignal);
         },
+        verify: async (_body, askSignal) => ({ differences: await differences(connection, askSignal) }),
+        "state-list": async (_body, askSignal) => ({ changes: await os.changes(askSignal) }),
         "exit-list": () => ({ schema: "higgs.exit-list/1", exits: exitRows(connection) }),
         "exit-use": async (body) => {
           const { exit } = bodyOf(exitBody, body);
@@ -262,12 +285,13 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       },
     });
     await using _watch = os.watchLinks(() => {
-      connection?.poke();
+      reconcile("all");
       connection?.paths?.networkChanged();
     });
+    await using _settings = os.watchSettings(() => connection?.poke());
     await using _names = os.watchDns(() => connection?.poke());
     await using _watchRules = os.watchRules(() => {
-      if (connection !== null) connection.poke();
+      if (connection !== null) reconcile("rules");
       else void queue.run(() => lockdown.rest(signal)).catch(notRestored);
     });
     await protect(askedFor(config), signal);

@@ -122,6 +122,12 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     });
   };
 
+  const mend = (what: "all" | "rules"): void => {
+    tunnel?.mend(what, signal).catch((thrown: unknown) => {
+      if (!signal.aborted) log.error({ reason: errorText(thrown) }, "tunnel not mended");
+    });
+  };
+
   const stack = new AsyncDisposableStack();
   const sessionPeers = stack.use(new SessionPeers(onChange));
   try {
@@ -196,9 +202,11 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
       os.watchLinks(() => {
         exit?.poke();
         onChange(); // the tunnel's own link may be gone
+        mend("all");
         tunnel?.paths?.networkChanged();
       }),
     );
+    stack.use(os.watchSettings(() => exit?.poke()));
     record = stack.use(
       openConnectionRecord(
         { seen: os.connectionLog, nameOf, log },
@@ -209,9 +217,15 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
       os.watchRules(() => {
         exit?.rulesTouched();
         record?.rulesTouched();
+        mend("rules");
       }),
     );
-    stack.use(reconciling(onChange, signal));
+    stack.use(
+      reconciling(() => {
+        onChange();
+        mend("all");
+      }, signal),
+    );
     onChange();
 
     const shown = () => ({ rules, recordDir: recordDir(config.state), resolver: resolver?.counters ?? null });
@@ -230,6 +244,15 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
         status: (_body, askSignal) => nodeStatus(view, askSignal),
         down: () => runtime.stop(),
         stop: () => runtime.stop(),
+        verify: async (_body, askSignal) => ({
+          differences: [
+            ...(await os.exitFirewall.verify(askSignal)),
+            ...(await os.connectionLog.verify(askSignal)),
+            ...((await tunnel?.mend("all", askSignal)) ?? []),
+            ...(await os.verifySettings()),
+          ],
+        }),
+        "state-list": async (_body, askSignal) => ({ changes: await os.changes(askSignal) }),
         get: () => ({ schema: "higgs.node-settings/1", settings: shownSettings(resolved) }),
       },
       admin: {

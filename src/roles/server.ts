@@ -11,6 +11,7 @@ import { bodyOf } from "./machine-verbs.ts";
 import { startRuntime } from "./runtime.ts";
 import { listenAddress, publicNames, stunHost, trustedProxies } from "./server-addresses.ts";
 import { openServerRelay } from "./server-relay.ts";
+import { relayState } from "./state.ts";
 import { VERSION } from "./version.ts";
 
 export interface ServerReady {
@@ -66,7 +67,7 @@ export async function runServer(config: Config<"server">, callbacks: ServerCallb
       version: VERSION,
     },
   );
-  await runtime.serve(verbsOf(server));
+  await runtime.serve(verbsOf(server, config.state));
   // The lines are for the person who sets the network up; whoever starts it again has machines, or makes an invite.
   const invites: { role: Role; command: string }[] = [];
   // A service's words are kept in a journal that others read; install asks for the lines and shows them.
@@ -101,12 +102,18 @@ const renameBody = z.object({ name: z.string().max(63), to: z.string().max(63) }
 const tagBody = z.object({ name: z.string().max(63), tags: z.array(z.string().max(32)).max(64) });
 const backupBody = z.object({ path: z.string().startsWith("/").max(4096) });
 
-function verbsOf(server: HiggsServer) {
+function verbsOf(server: HiggsServer, stateDir: string) {
   return {
     everyday: {
       hello: () => ({ pid: process.pid }),
       status: () => ({ schema: "higgs.server-status/1", ...server.status() }),
       machines: () => ({ schema: "higgs.server-machines/1", machines: server.machines() }),
+      "state-list": async (_body: unknown, signal: AbortSignal) => ({ changes: await relayState(stateDir, signal) }),
+      verify: async (_body: unknown, signal: AbortSignal) => {
+        const isThere = (await relayState(stateDir, signal)).some((change) => change.kind === "table");
+        const isMissing = server.status().relay.kernel && !isThere;
+        return { differences: isMissing ? ["The nft table of the UDP relay is missing; it is being made anew."] : [] };
+      },
       sessions: () => ({ schema: "higgs.server-sessions/1", sessions: server.sessions() }),
       audit: async (body: unknown) => {
         const entries = await server.audit(bodyOf(auditBody, body).limit);

@@ -3,7 +3,12 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { silentLogger } from "../base/log.ts";
+import { type Change, listChanges } from "../net/changes.ts";
+import { systemExec } from "../net/exec.ts";
+import { IDENTIFIERS } from "../net/identifiers.ts";
+import { openJournal } from "../net/journal-file.ts";
 import { removeSocket } from "../net/local-api.ts";
+import { readLockdown } from "../net/lockdown-file.ts";
 import { machineSystem } from "../net/os.ts";
 import { sweepHalfWritten } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
@@ -40,6 +45,53 @@ async function undoMachine(
     log: silentLogger,
   });
   return os.undoAll(signal);
+}
+
+/** What a role that does not run has left. Throws AlreadyRunning, PrivilegeMissing, ToolFailed. */
+export async function listState(
+  role: Role | "server",
+  dirs: { readonly stateDir: string; readonly runDir: string },
+): Promise<readonly Change[]> {
+  // The journal is the running process's own.
+  await using _lock = await acquireInstanceLock({ runDir: dirs.runDir, role });
+  const { signal } = new AbortController();
+  if (role === "server") {
+    const { stateDir } = dirs;
+    const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log: silentLogger });
+    return await listChanges(role, { exec: systemExec(), journal, stateDir, signal });
+  }
+  const os = await machineSystem(role, {
+    stateDir: dirs.stateDir,
+    libexecDir: "/var/lib/higgs/libexec",
+    wireGuard: "auto",
+    command: "higgs state list",
+    log: silentLogger,
+  });
+  return await os.changes(signal);
+}
+
+/**
+ * What a role that does not run has left and should not have, as a person would find it. The kill switch's own table is there on
+ * purpose, and missed where it is not.
+ */
+export async function leftBehind(
+  role: Role | "server",
+  dirs: { readonly stateDir: string; readonly runDir: string },
+): Promise<readonly string[]> {
+  const found = (await listState(role, dirs)).filter((change) => change.kind !== "file");
+  const isLocked = role === "client" && (await readLockdown(dirs.stateDir)).lockdown;
+  if (!isLocked) return found.map((change) => change.what);
+  const { table, egressTable } = IDENTIFIERS.client;
+  const closing = [`nft table inet ${table}`, `nft table netdev ${egressTable}`];
+  const left = found.map((change) => change.what).filter((what) => !closing.includes(what));
+  const isClosed = found.some((change) => change.what === closing[0]);
+  return isClosed ? left : [...left, `The kill switch is on, and its ${closing[0]} is missing.`];
+}
+
+/** Of a server that runs, whose journal is its own: what bears its name. */
+export async function relayState(stateDir: string, signal: AbortSignal): Promise<readonly Change[]> {
+  const journal = { entries: () => [{ kind: "nft-table" } as const] };
+  return await listChanges("server", { exec: systemExec(), journal, stateDir, signal });
 }
 
 const journalFacts = z.object({ role: z.enum(["server", "node", "client"]) });

@@ -109,6 +109,7 @@ export function sysctlOn(host: LabHost, journal: Journal): Sysctl {
       await journal.add({ kind: "sysctl", key, before, ours: value });
       await write(key, value);
     },
+    verify: () => Promise.resolve([]),
     async restore() {
       const entries = journal.entries().filter((entry) => entry.kind === "sysctl");
       for (const entry of entries.toReversed()) {

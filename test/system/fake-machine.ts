@@ -332,6 +332,7 @@ export class FakeMachine {
       removePeer: () => Promise.resolve(),
       stats: () =>
         Promise.resolve([{ ...stats, publicKey: `key of ${this.#peer}` as WireGuardKey, endpoint: this.#endpoint }]),
+      verify: () => Promise.resolve([]),
       counters: () => Promise.resolve({ rxBytes: 0, txBytes: 0, rxPackets: this.#rx, txPackets: this.#tx }),
       transfers: () => Promise.resolve(new Map()),
       implementation: () => null,

@@ -63,6 +63,10 @@ export class FakeWireGuard implements WireGuardDevice, AsyncDisposable {
     return Promise.resolve();
   }
 
+  verify(): Promise<readonly string[]> {
+    return Promise.resolve([]);
+  }
+
   removePeer(publicKey: WireGuardKey): Promise<void> {
     this.#peers.delete(publicKey);
     return Promise.resolve();

@@ -140,6 +140,7 @@ export class FakeSystem {
           this.routes = policy;
           return Promise.resolve(true);
         },
+        verify: () => Promise.resolve([]),
         reset: () => Promise.resolve(void (this.routes = null)),
       },
       firewall: {

@@ -5,6 +5,7 @@ import type { SysctlKey } from "../journal.ts";
 import type { Redirect } from "../redirect.ts";
 import { RedirectRefused } from "../redirect.ts";
 import type { Sysctl } from "../sysctl.ts";
+import type { ConnectionLog } from "./connection-log.ts";
 import type { ClientFirewall } from "./client.ts";
 import { FirewallNotLoaded } from "./errors.ts";
 import type { ExitFirewall } from "./exit.ts";
@@ -55,5 +56,14 @@ export function noRedirect(): Redirect {
       );
     },
     reset: () => Promise.resolve(),
+  };
+}
+
+/** Nothing sees the connections. `trouble`: why there is no nft. */
+export function noConnectionLog(trouble: HiggsError): ConnectionLog {
+  return {
+    apply: (on) => (on ? Promise.reject(trouble) : Promise.resolve()),
+    verify: () => Promise.resolve([]),
+    read: () => Promise.resolve([]),
   };
 }

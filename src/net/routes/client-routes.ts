@@ -29,5 +29,7 @@ export interface ClientRoutes {
    * Resolves with true when something was changed. A kernel without IPv6 has only the IPv4 half.
    */
   apply(policy: ClientRoutesPolicy, signal: AbortSignal): Promise<boolean>;
+  /** How rules and routes differ from what was last applied, as sentences; none before. */
+  verify(signal: AbortSignal): Promise<readonly string[]>;
   reset(signal: AbortSignal): Promise<void>;
 }

@@ -85,6 +85,14 @@ export function linuxClientRoutes(deps: LinuxRoutesDeps): LinuxClientRoutes {
         return apply(policy, signal);
       }),
 
+    verify: (signal) =>
+      queue.run(async () => {
+        const policy = current;
+        if (policy === null) return [];
+        const changes = await Promise.all(FAMILIES.map((family) => planned(policy, family, signal)));
+        return changes.flatMap(({ family, batch }) => batch.map((line) => `Wants: ip -${family} ${line}.`));
+      }),
+
     peerMtus: {
       apply: (peers, signal) =>
         queue.run(async () => {
@@ -122,6 +130,23 @@ export async function removeRulesAndRoutes(
     found = true;
   }
   return found;
+}
+
+/** The role's own, by its fixed numbers; none for a role that makes none. As `ip rule` and `ip route` take them. */
+export async function listRulesAndRoutes(
+  exec: Exec,
+  identifiers: Identifiers,
+  signal: AbortSignal,
+): Promise<{ readonly rules: readonly string[]; readonly routes: readonly string[] }> {
+  const numbers = routeNumbers(identifiers);
+  const rules: string[] = [];
+  const routes: string[] = [];
+  for (const family of numbers === null ? [] : FAMILIES) {
+    const listed = numbers === null ? null : await readLines(exec, { numbers, family, signal });
+    rules.push(...(listed?.rules ?? []).map((line) => `ip -${family} rule ${line}`));
+    routes.push(...(listed?.routes ?? []).map((line) => `ip -${family} route ${line} table ${numbers?.table}`));
+  }
+  return { rules, routes };
 }
 
 interface Reading {

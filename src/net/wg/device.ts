@@ -92,6 +92,8 @@ export interface WireGuardDevice {
   counters(): Promise<DeviceCounters | null>;
   /** By WireGuard's own count: a tenth of a millisecond of wireguard-go, and two for the kernel's, by the tool `wg`. */
   transfers(signal: AbortSignal): Promise<ReadonlyMap<WireGuardKey, PeerTransfer>>;
+  /** How the device, its addresses and the routes to it differ from what is wanted, as sentences; of the peers nothing. */
+  verify(config: WireGuardConfig, signal: AbortSignal): Promise<readonly string[]>;
   /** Null before `apply`, and after `reset`. */
   implementation(): Implementation | null;
   /** Takes the device away, whoever made it, by its fixed name; harmless twice. An interface of that name that is no WireGuard stays. */

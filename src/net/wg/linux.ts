@@ -99,6 +99,22 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
     if (!(await waitFor(isBound, { timeoutMs: PORT_DEADLINE_MS, signal }))) throw portBusy(config.listenPort);
   };
 
+  const verify = async (config: WireGuardConfig, signal: AbortSignal): Promise<readonly string[]> => {
+    const link = await readLink(exec, name, signal);
+    if (link === null) return [`The interface ${name} is missing.`];
+    const { mtu, addresses, prefixes } = config;
+    const hasIpv6 = host.hasIpv6(name);
+    const lines = [...linkLines(name, link, { mtu, addresses, hasIpv6 })];
+    if (!link.isUp) lines.push(`link set dev ${name} up`);
+    else if (prefixes !== undefined) {
+      lines.push(...routeLines(name, await readRoutes(exec, name, signal), { prefixes, hasIpv6 }));
+    }
+    const wanted = { ...config, peers: "as-they-are" as const, mark: deps.identifiers.mark };
+    const dump = await readDump(exec, name, signal);
+    const changes = changesFor(dump, wanted, Date.now()).map(({ args }) => `wg set ${name} ${args.join(" ")}`);
+    return [...lines.map((line) => `ip ${line}`), ...changes].map((line) => `Wants: ${line}.`);
+  };
+
   const apply = async (config: WireGuardConfig, signal: AbortSignal): Promise<void> => {
     if (config.mtu < MTU_LEAST)
       throw failed(`Cannot give "${name}" an MTU of ${config.mtu}: it is below ${MTU_LEAST}.`);
@@ -166,6 +182,7 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
       if (current !== null && current.kind !== "kernel") return parseUapiTransfers(await host.askSocket(name));
       return parseWgTransfers(await showTransfers(exec, name, signal));
     },
+    verify: (config, signal) => queue.run(() => verify(config, signal)),
     counters: () => Promise.resolve(parseNetDev(host.netDev(), name)),
     implementation: () => current,
     reset: (signal) =>

@@ -48,6 +48,7 @@ async function start(
           await does(`routes ${families[4]} ${families[6]}`);
           return true;
         },
+        verify: () => Promise.resolve([]),
         reset: () => does("routes reset"),
       },
       firewall: {

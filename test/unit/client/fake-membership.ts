@@ -62,6 +62,7 @@ export class FakeNetwork {
   get tunnel(): Tunnel {
     return {
       paths: null,
+      mend: () => Promise.resolve([]),
       sync: (peers) => {
         if (this.failSync !== null) return Promise.reject(this.failSync);
         this.wanted = peers;

@@ -25,6 +25,7 @@ export function memorySysctl(start: Readonly<Record<string, string>>): MemorySys
       values.set(key, value);
       written.push(`${key}=${value}`);
     },
+    verify: () => Promise.resolve([]),
     async restore() {
       for (const [key, value] of before) values.set(key, value);
       return [];

@@ -84,6 +84,7 @@ async function opened(
     setEndpoint: () => Promise.resolve(),
     removePeer: () => Promise.resolve(),
     stats: () => Promise.resolve([]),
+    verify: () => Promise.resolve([]),
     counters: () => state.counters(),
     transfers: () => Promise.resolve(new Map()),
     implementation: () => null,

@@ -32,11 +32,16 @@ class FakeDevice {
   readonly peers = new Map<WireGuardKey, string>();
   readonly refuses = new Set<WireGuardKey>();
   isGone = false;
+  /** What somebody else changed, until the device is applied again. */
+  differences: string[] = [];
+  applied = 0;
 
   as(): WireGuardDevice {
     return {
       apply: () => {
         this.isGone = false;
+        this.differences = [];
+        this.applied++;
         return Promise.resolve();
       },
       setPeer: ({ publicKey, allowedIps }) => {
@@ -49,7 +54,17 @@ class FakeDevice {
         this.peers.delete(key);
         return Promise.resolve();
       },
-      stats: () => Promise.resolve([]),
+      verify: () => Promise.resolve(this.isGone ? ["The interface is missing."] : [...this.differences]),
+      stats: () =>
+        Promise.resolve(
+          [...this.peers.keys()].map((publicKey) => ({
+            publicKey,
+            endpoint: null,
+            lastHandshakeMs: null,
+            rxBytes: 0,
+            txBytes: 0,
+          })),
+        ),
       counters: () => Promise.resolve(this.isGone ? null : { rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0 }),
       transfers: () => Promise.resolve(new Map()),
       implementation: () => ({ kind: "kernel" }),
@@ -150,6 +165,7 @@ test("a device that was taken over keeps the endpoints of living peers, and no e
     welcomed: () => undefined,
     relayed: () => undefined,
     networkChanged: () => undefined,
+    mend: () => Promise.resolve([]),
     view: () => null,
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
@@ -162,4 +178,21 @@ test("a device that was taken over keeps the endpoints of living peers, and no e
   await tunnel.sync([laptop, tablet, phone], signal);
   expect(set).toEqual([null, "127.0.0.1", "127.0.0.1"]);
   expect(seen).toEqual([endpoint("198.51.100.9"), null, null]);
+});
+
+test("mend() puts the device and its peers back that somebody else changed, and leaves alone what is as wanted", async () => {
+  const device = new FakeDevice();
+  const tunnel = await opened(device);
+  const [one, two] = [peer("one", 2), peer("two", 3)];
+  await tunnel.sync([one, two], signal);
+  expect([await tunnel.mend("all", signal), device.applied]).toEqual([[], 1]);
+  device.differences = ["An address is missing."];
+  device.peers.delete(two.wireGuard);
+  expect([await tunnel.mend("rules", signal), device.applied]).toEqual([[], 1]); // of the rules alone
+  expect(await tunnel.mend("all", signal)).toEqual(["An address is missing.", 'The peer "two" is missing.']);
+  expect([device.applied, [...device.peers.keys()]]).toEqual([2, [one.wireGuard, two.wireGuard]]);
+  device.isGone = true;
+  device.peers.clear();
+  expect(await tunnel.mend("all", signal)).toHaveLength(3);
+  expect([device.isGone, device.peers.size]).toEqual([false, 2]);
 });
