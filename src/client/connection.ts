@@ -11,6 +11,7 @@ import type { SystemDns } from "../net/dns/system-dns.ts";
 import type { PeerStats } from "../net/wg/device.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
+import type { MendWhat } from "../peer/mender.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { Paths } from "../peer/paths.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
@@ -58,7 +59,7 @@ export interface Connection {
   /** Resolves when the firewall is as a person decided anew; opens it where nothing is to be closed any more. */
   protect(signal: AbortSignal): Promise<void>;
   /** Puts back what somebody else changed about the tunnel. Resolves with what differed, as sentences. */
-  mend(what: "all" | "rules", signal: AbortSignal): Promise<readonly string[]>;
+  mend(what: MendWhat, signal: AbortSignal): Promise<readonly string[]>;
   /** Resolves when connected. Throws the signal's reason, or ConnectError `not-connected` when it is closed meanwhile. */
   connected(signal: AbortSignal): Promise<void>;
   /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. Throws as `connected`. */

@@ -56,7 +56,7 @@ export interface Tunnel extends Service {
    * Puts back what somebody else changed: device, addresses, routes to it, peers, and the rules of the paths. Resolves with what
    * differed, as sentences. `rules`: looks at the rules alone.
    */
-  mend(what: "all" | "rules", signal: AbortSignal): Promise<readonly string[]>;
+  mend(what: MendWhat, signal: AbortSignal): Promise<readonly string[]>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
   peers(): readonly TunnelPeer[];
 }

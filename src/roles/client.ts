@@ -10,6 +10,7 @@ import { proxyName } from "../net/http-proxy.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
 import { joinNetwork } from "../peer/membership.ts";
+import { Mender, type MendWhat } from "../peer/mender.ts";
 import { carriersOf } from "../peer/server-link.ts";
 import { changeSettings, listenPort, readSettings } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
@@ -171,12 +172,17 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       }
     });
 
+  const mender = new Mender({
+    // While it comes up, each step sees to its own.
+    mend: async (what) => (connection?.state.kind === "connected" ? connection.mend(what, signal) : []),
+    log,
+    signal,
+  });
+
   /** Somebody touched links, routes or rules: maybe ours. */
-  function reconcile(what: "all" | "rules"): void {
+  function reconcile(what: MendWhat): void {
     connection?.poke();
-    connection?.mend(what, signal).catch((thrown: unknown) => {
-      if (!signal.aborted) log.warn({ reason: errorText(thrown) }, "tunnel not mended");
-    });
+    mender.poke(what);
   }
 
   async function differences(current: Connection | null, askSignal: AbortSignal): Promise<readonly string[]> {

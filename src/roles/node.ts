@@ -18,6 +18,7 @@ import { SessionPeers } from "../node/session-peers.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
 import { joinNetwork, type Membership } from "../peer/membership.ts";
+import { Mender } from "../peer/mender.ts";
 import { listenPort } from "../peer/settings.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
@@ -122,11 +123,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     });
   };
 
-  const mend = (what: "all" | "rules"): void => {
-    tunnel?.mend(what, signal).catch((thrown: unknown) => {
-      if (!signal.aborted) log.error({ reason: errorText(thrown) }, "tunnel not mended");
-    });
-  };
+  const mender = new Mender({ mend: async (what) => tunnel?.mend(what, signal), log, signal });
 
   const stack = new AsyncDisposableStack();
   const sessionPeers = stack.use(new SessionPeers(onChange));
@@ -202,7 +199,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
       os.watchLinks(() => {
         exit?.poke();
         onChange(); // the tunnel's own link may be gone
-        mend("all");
+        mender.poke("all");
         tunnel?.paths?.networkChanged();
       }),
     );
@@ -217,13 +214,13 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
       os.watchRules(() => {
         exit?.rulesTouched();
         record?.rulesTouched();
-        mend("rules");
+        mender.poke("rules");
       }),
     );
     stack.use(
       reconciling(() => {
         onChange();
-        mend("all");
+        mender.poke("all");
       }, signal),
     );
     onChange();
