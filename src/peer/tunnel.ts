@@ -8,6 +8,7 @@ import type { PeerStats, WireGuardDevice } from "../net/wg/device.ts";
 import type { Session } from "../proto/control.ts";
 import type { MachineId, WireGuardKey, WireGuardSecret } from "../proto/keys.ts";
 import { type Bridge, openBridge } from "./bridge.ts";
+import type { MendWhat } from "./mender.ts";
 import type { Paths } from "./paths.ts";
 import type { PathSession } from "./peer-path.ts";
 import type { RelayLink } from "./relay-link.ts";
