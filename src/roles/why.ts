@@ -36,7 +36,7 @@ export interface Explanation {
 }
 
 export function explain(evidence: Evidence): Explanation {
-  const { peer, view, nat, withheld, proxy, sharing } = evidence;
+  const { peer, view, withheld, proxy, sharing } = evidence;
   if (view === null) {
     return {
       path: "wss",
@@ -55,7 +55,11 @@ export function explain(evidence: Evidence): Explanation {
     return { path: view.kind, causes, remedies: [] };
   }
   if (proxy !== null) causes.push(proxyText(proxy));
-  causes.push(...natCauses(nat, proxy), ...routerCauses(evidence.routerPort), ...toldCauses(peer, evidence.told));
+  causes.push(
+    ...natCauses(evidence, view.kind),
+    ...routerCauses(evidence.routerPort),
+    ...toldCauses(peer, evidence.told),
+  );
   const direct = view.tried.filter((info) => info.target.kind === "direct");
   if (direct.length === 0) causes.push(`${peer} has told no address that could be tried.`);
   const silent = direct.filter((info) => info.answeredAt === null && info.lostAt === null);
@@ -63,7 +67,13 @@ export function explain(evidence: Evidence): Explanation {
   for (const info of shown) causes.push(triedText(info, evidence.at));
   if (direct.length > shown.length) causes.push(`${direct.length - shown.length} more addresses do not answer.`);
   if (view.side !== undefined) causes.push(...sideCauses(peer, view.side));
-  return { path: view.kind, causes, remedies: remediesFor(evidence, direct, view.side ?? null) };
+  if (isPeerBlocked(evidence, view)) {
+    causes.push(
+      `${peer} does not answer by the server's UDP relay either: UDP does not seem to get out of its network.`,
+    );
+    return { path: view.kind, causes, remedies: [`Let UDP out of ${peer}'s network, or use another one there.`] };
+  }
+  return { path: view.kind, causes, remedies: remediesFor(evidence, direct, view) };
 }
 
 /** A list of foreseen ports says nothing more than its length. */
@@ -130,11 +140,25 @@ function proxyText(proxy: string): string {
   return `This machine reaches the server through the proxy ${proxy}, which lets nothing but TCP through.`;
 }
 
-function natCauses(nat: NatView | null, proxy: string | null): string[] {
+/** This machine's packets reach the server's UDP relay, or at least its STUN ports, and nothing of the peer's ever came by it. */
+function isPeerBlocked({ nat, at }: Evidence, { kind, tried }: PathView): boolean {
+  if (kind !== "wss" || nat?.udp !== true) return false;
+  const relayed = tried.filter((info) => info.target.kind === "udp-relay");
+  const isSilent = (info: PathInfo): boolean =>
+    !isUsable(info, at) && info.answeredAt === null && info.lostAt === null && info.unanswered > 0;
+  return relayed.length > 0 && relayed.every(isSilent);
+}
+
+function natCauses({ nat, proxy }: Evidence, kind: PathView["kind"]): string[] {
   if (nat === null && proxy !== null) {
     return ["The server cannot be asked how it sees this machine: the proxy alone knows the address behind its name."];
   }
   if (nat === null) return ["The server was not asked yet how it sees this machine."];
+  if (!nat.udp && kind === "udp-relay") {
+    return [
+      "The server's STUN ports do not answer, though other UDP gets out: nobody can tell this machine's address.",
+    ];
+  }
   if (!nat.udp) return ["The server's STUN ports do not answer: UDP does not get out of this network."];
   const causes: string[] = [];
   if (nat.mapped4 !== null) causes.push(`The server sees this machine at ${formatEndpoint(nat.mapped4)}.`);
@@ -176,9 +200,13 @@ function triedText(info: PathInfo, at: number): string {
   return `${key} does not answer (${info.unanswered} checks).`;
 }
 
-function remediesFor({ peer, nat, told }: Evidence, direct: readonly PathInfo[], side: SideView | null): string[] {
-  if (nat !== null && !nat.udp) return ["Let UDP out of this network, or use another one."];
+function remediesFor({ peer, nat, proxy, told }: Evidence, direct: readonly PathInfo[], view: PathView): string[] {
+  const side = view.side ?? null;
+  if (view.kind === "wss" && (nat?.udp === false || (nat === null && proxy !== null))) {
+    return ["Let UDP out of this network, or use another one."];
+  }
   const remedies: string[] = [];
+  if (nat?.udp === false) remedies.push("Let UDP out of this network to the server's ports 3478 and 3479.");
   if (side !== null && side.off !== null && mightGuess(side)) {
     remedies.push(`Start ${side.off === "here" ? "this machine" : peer} without --no-port-guessing.`);
   }

@@ -163,6 +163,28 @@ describe("acceptance A7", () => {
   }
 });
 
+test(
+  "UDP blocked at the other end is told from here",
+  async () => {
+    await rules(OPEN);
+    const home = lab.host("home-router");
+    await home.execOrThrow([
+      "nft",
+      "table ip cut { chain forward { type filter hook forward priority -10; meta l4proto udp drop; }; }",
+    ]);
+    await higgsOrThrow(laptop, "client", "up");
+    const why = await until(async () => {
+      const said = await higgsOrThrow(laptop, "why", "home-pc");
+      return said.includes("home-pc's network") ? said : null;
+    });
+    expect(why).toContain("UDP does not seem to get out of its network");
+    expect(await pathKind()).toBe("wss");
+    await higgsOrThrow(laptop, "client", "down");
+    await home.execOrThrow(["nft", "delete", "table", "ip", "cut"]);
+  },
+  MINUTE,
+);
+
 describe("an HTTP proxy as the only way out", () => {
   beforeAll(async () => await rules(ONLY_PROXY), MINUTE);
 
@@ -171,7 +193,7 @@ describe("an HTTP proxy as the only way out", () => {
     async () => {
       {
         await using control = await laptop.sniff("eth0", `${SENT} and not dst host ${PROXY4}`);
-        const without = await higgs(laptop, "client", "up", "--proxy", "none", "--paths", "wss", "--timeout", "2s");
+        const without = await higgs(laptop, "client", "up", "--proxy", "none", "--paths", "wss", "--timeout", "1s");
         expect(without.code).not.toBe(0);
         await higgsOrThrow(laptop, "client", "down");
         await until(() => control.packets().some((packet) => packet.text.includes(VPS4)), {
@@ -219,7 +241,7 @@ describe("an HTTP proxy as the only way out", () => {
   test(
     "a login: asked for in so many words, taken from HTTPS_PROXY or a file, and shown nowhere",
     async () => {
-      const asked = await higgs(laptop, "client", "up", "--proxy", `http://${PROXY4}:${LOGIN_PORT}`, "--timeout", "3s");
+      const asked = await higgs(laptop, "client", "up", "--proxy", `http://${PROXY4}:${LOGIN_PORT}`, "--timeout", "1s");
       expect(asked.code).toBe(5);
       expect(asked.stderr).toContain(
         `through the proxy ${PROXY4}:${LOGIN_PORT}: the proxy wants a user name and a password`,
@@ -302,7 +324,7 @@ describe("an HTTP proxy as the only way out", () => {
       await timedUp();
       expect(await page(laptop, PAGE4)).toBe(HOME4);
       await higgsOrThrow(laptop, "client", "down");
-      const none = await higgs(laptop, "client", "up", "--proxy", "none", "--timeout", "2s");
+      const none = await higgs(laptop, "client", "up", "--proxy", "none", "--timeout", "1s");
       expect(none.code).not.toBe(0);
       expect(none.stderr).not.toContain("proxy");
       await higgsOrThrow(laptop, "client", "down");

@@ -85,6 +85,20 @@ describe("explain()", () => {
     expect(why(view(), NAT, { sharing: "bridge" }).causes.join()).not.toContain("bridge");
   });
 
+  test("STUN alone that does not get out, and a peer whose network lets no UDP out", () => {
+    const noStun = { ...NAT, udp: false, mapped4: null, varies: null };
+    const relayed = why(view({ kind: "udp-relay", endpoint: place("203.0.113.10") }), noStun);
+    expect(relayed.causes.join("\n")).toContain("though other UDP gets out");
+    expect(relayed.remedies[0]).toBe("Let UDP out of this network to the server's ports 3478 and 3479.");
+    const silent = tried("203.0.113.10");
+    const relay: PathInfo = { ...silent, target: { ...silent.target, kind: "udp-relay" } };
+    const blocked = why(view({ tried: [relay] }));
+    expect(blocked.causes.at(-1)).toContain("UDP does not seem to get out of its network");
+    expect(blocked.remedies).toEqual(["Let UDP out of home's network, or use another one there."]);
+    const before = why(view({ tried: [{ ...relay, lostAt: AT - 5_000 }] }));
+    expect(before.causes.join()).not.toContain("its network");
+  });
+
   test("a proxy before the server, with UDP that does not get out, or with an address that only the proxy knows", () => {
     const blocked = proxied({ udp: false, mapped4: null, mapped6: null, varies: null, servers: [] });
     expect(blocked.causes[1]).toBe(
@@ -92,6 +106,7 @@ describe("explain()", () => {
     );
     expect(blocked.causes[2]).toContain("UDP does not get out");
     expect(proxied(null).causes[2]).toContain("the proxy alone knows");
+    expect(proxied(null).remedies).toEqual(["Let UDP out of this network, or use another one."]);
   });
 
   test("a router that nobody can foresee, and every address that was tried", () => {
