@@ -178,13 +178,24 @@ export function joinNetwork(
         options.onChange();
       },
       onDown(error) {
+        relay.probe("silence"); // as below
         if (trouble?.code !== error.code) log.warn({ code: error.code }, error.message);
         trouble = error;
         options.onChange();
       },
     },
   );
-  const relay = relayLink({ link, log }, { path: () => relayPath, onChange: options.onChange });
+  const relay = relayLink(
+    { link, log },
+    {
+      path: () => relayPath,
+      onChange(online) {
+        // What ended the one may have ended the other, and the news of that may have got lost.
+        if (!online) control.probe("silence");
+        options.onChange();
+      },
+    },
+  );
 
   return {
     map,
