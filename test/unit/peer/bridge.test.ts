@@ -72,6 +72,21 @@ test("openBridge() carries WireGuard's packets into frames of the session", asyn
   expect(bridge.dropped).toBe(0);
 });
 
+test("openBridge() injects what came by another socket, and the relay has not brought it", async () => {
+  const wireGuard = await wireGuardSocket();
+  const relay = new FakeRelay();
+  let relayed = 0;
+  const bridge = await openBridge({ wireGuardPort: wireGuard.socket.port, relay, onRelayed: () => void relayed++ });
+  stack.push(() => bridge[Symbol.asyncDispose]());
+  bridge.setSession(1);
+  bridge.inject([data(100), data(1452, 9)]);
+  await until(() => wireGuard.received.length === 2);
+  expect(wireGuard.received).toEqual([data(100), data(1452, 9)]);
+  relay.sinks.get(1)?.([data(50)]);
+  await until(() => wireGuard.received.length === 3);
+  expect(relayed).toBe(1);
+});
+
 test("openBridge() carries a frame's packets to WireGuard, from its own endpoint", async () => {
   const { bridge, relay, received } = await made();
   bridge.setSession(5);
