@@ -52,7 +52,7 @@ export const portRange = z
 export const quota = z
   .string()
   .refine((limit) => limit === "none" || parseQuota(limit) !== null, {
-    error: "is no quota such as 50GB/month or 2GB/day, nor none",
+    error: "is no quota such as 50GB/month or 2GB/day (100 kB or more), nor none",
   })
   .transform((limit) => parseQuota(limit))
   .nullable();
