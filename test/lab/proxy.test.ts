@@ -1,4 +1,5 @@
 // Hostile networks with the real binaries: UDP blocked, everything but TCP 443 blocked, and an HTTP proxy as the only way out.
+// long because one lab, which takes ten seconds to build, serves every hostile network one after the other.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
@@ -234,6 +235,24 @@ describe("an HTTP proxy as the only way out", () => {
       expect(why).toContain(`through the proxy ${PROXY4}:${PORT}`);
       await higgsOrThrow(laptop, "client", "down");
       expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
+    },
+    MINUTE,
+  );
+
+  test(
+    "the kill switch lets the proxy through, and nothing else, also after kill -9",
+    async () => {
+      const filter = `${SENT} and not dst host ${PROXY4} and not (udp and dst host 192.168.7.1)`;
+      await using sniffer = await laptop.sniff("eth0", filter);
+      await timedUp("--proxy", `http://${PROXY4}:${PORT}`, "--paths", "wss", "--lockdown");
+      expect(await page(laptop)).toBe(HOME4);
+      await killNow(laptop, await pidOf(laptop, "client"));
+      await timedUp("--paths", "wss");
+      expect(await page(laptop)).toBe(HOME4);
+      await higgsOrThrow(laptop, "client", "down");
+      expect(await page(laptop, PAGE4)).toBe("");
+      expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
+      await higgsOrThrow(laptop, "client", "lockdown", "off");
     },
     MINUTE,
   );
