@@ -16,6 +16,7 @@ import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
+import { UsageError } from "../roles/config.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { withProgress } from "./progress.ts";
 import { printHealth } from "./status-text.ts";
@@ -27,7 +28,16 @@ const statusShape = z
     lockdown: z.boolean(),
     exit: z.object({ name: z.string(), publicAddress: z.string().nullable() }).loose().nullable(),
     tunnel: z.object({ interface: z.string(), ipv4: z.string().nullable(), implementation: z.string() }).loose(),
-    path: z.object({ kind: z.string(), endpoint: z.string().nullable() }).loose().nullable(),
+    path: z
+      .object({
+        kind: z.string(),
+        endpoint: z.string().nullable(),
+        since: z.string().nullable(),
+        rttMs: z.number().nullable(),
+        reason: z.string(),
+      })
+      .loose()
+      .nullable(),
     sharing: z.string().nullable().optional(),
     traffic: z.object({ rxBytes: z.number(), txBytes: z.number(), lastHandshake: z.string().nullable() }),
     health: z.array(z.object({ severity: z.string(), text: z.string(), remedy: z.string().nullable() }).loose()),
@@ -159,15 +169,20 @@ function statusCommand({ term, setExitCode }: Context): Command {
 
 function waitCommand({ term, setExitCode }: Context): Command {
   return addSettings(new Command("wait"), "client", ["run"])
-    .description("returns when connected")
-    .option("--for <state>", "connected", "connected")
+    .description("returns when connected, or when packets to the exit go directly")
+    .option("--for <state>", "connected | direct", "connected")
     .option("--timeout <duration>", "how long to wait", "60s")
     .addOption(jsonOption())
     .action(async (flags: { for: string; timeout: string; json?: boolean }, self: Command) => {
-      if (flags.for !== "connected") self.error(`error: Cannot wait for "${flags.for}": only connected is known.`);
+      if (flags.for !== "connected" && flags.for !== "direct") {
+        throw new UsageError(`Cannot wait for "${flags.for}": it is neither connected nor direct.`, {
+          code: "usage",
+          remedy: "higgs client wait --for direct",
+        });
+      }
       const { run: runDir } = await configOf("client", self);
       const target = { role: "client" as const, runDir };
-      const body = { timeoutMs: durationMs(flags.timeout, MOST_WAIT_MS) };
+      const body = { for: flags.for, timeoutMs: durationMs(flags.timeout, MOST_WAIT_MS) };
       const answer = await withProgress(term, target, ask(target, "wait", { body, signal: interruptSignal() }));
       show(term, answer, flags.json === true, setExitCode);
     });
@@ -241,6 +256,12 @@ function show(term: Terminal, answer: unknown, json: boolean, setExitCode: Conte
   else setExitCode(EXIT.done);
 }
 
+/** `since 3 min ago, round trip 1.2 ms: direct path by … answered`. */
+function pathText({ since, rttMs, reason }: NonNullable<Status["path"]>): string {
+  const parts = [since === null ? null : `since ${agoText(since)}`, rttMs === null ? null : `round trip ${rttMs} ms`];
+  return `${parts.filter((part) => part !== null).join(", ") || "for now"}: ${reason}`;
+}
+
 function printStatus(term: Terminal, status: Status): void {
   const { exit, path, traffic, tunnel } = status;
   const colour = status.state === "connected" ? "green" : status.state === "blocked" ? "red" : "yellow";
@@ -251,6 +272,7 @@ function printStatus(term: Terminal, status: Status): void {
   if (status.lockdown) parts.push("kill switch on");
   term.out(parts.join("; "));
   const rows = [["tunnel", `${tunnel.interface} ${tunnel.ipv4 ?? "-"} (WireGuard: ${tunnel.implementation})`]];
+  if (path !== null) rows.push(["path", pathText(path)]);
   if (status.sharing === "bridge") rows.push(["port", "shared by a bridge in higgs itself, as nft does no work here"]);
   if (exit !== null) {
     rows.push([

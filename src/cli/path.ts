@@ -92,6 +92,7 @@ const checked = z
     ipv4: z.string().nullable(),
     ipv6: z.string().nullable(),
     nat: z.enum(["none", "preserved", "independent", "sequential", "random"]).nullable(),
+    mappingLifeS: z.number().nullable(),
     portMapping: portMappingShape,
     servers: z.array(z.object({ address: z.string(), rttMs: z.number().nullable() })),
   })
@@ -127,6 +128,7 @@ export function netcheckCommand({ term }: Context): Command {
         ["IPv4", found.ipv4 ?? "no"],
         ["IPv6", found.ipv6 ?? "no"],
         ["NAT", found.nat === null ? "not known" : NAT_TEXTS[found.nat]],
+        ["idle mapping is kept for", lifeText(found.mappingLifeS)],
         ["port mapped by the router", portMappingText(found.portMapping)],
         ...found.servers.map(({ address, rttMs }) => [
           `latency to ${address}`,
@@ -135,4 +137,9 @@ export function netcheckCommand({ term }: Context): Command {
       ];
       for (const line of table(rows)) term.out(line);
     });
+}
+
+function lifeText(seconds: number | null): string {
+  if (seconds === null) return "not known";
+  return seconds === 0 ? "less than 2.5 s" : `${seconds} s at least`;
 }

@@ -62,6 +62,8 @@ export interface Connection {
   mend(what: MendWhat, signal: AbortSignal): Promise<readonly string[]>;
   /** Resolves when connected. Throws the signal's reason, or ConnectError `not-connected` when it is closed meanwhile. */
   connected(signal: AbortSignal): Promise<void>;
+  /** Resolves when packets to the exit go directly. Throws as `connected`. */
+  direct(signal: AbortSignal): Promise<void>;
   /** Keeps a session with a peer that is no exit, for a while; resolves when the tunnel to it is set. Throws as `connected`. */
   reach(peer: KnownPeer, signal: AbortSignal): Promise<void>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
@@ -302,6 +304,10 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
   const reconciling = repeat(() => queue.run(pass), { everyMs: RECONCILE_MS, signal: alive, onError: () => undefined }); // pass() keeps its failures
   settle.poke();
 
+  function isDirect(): boolean {
+    return exit !== null && tunnel.paths?.view(exit.id)?.kind === "direct";
+  }
+
   async function until(condition: () => boolean, waitSignal: AbortSignal): Promise<void> {
     while (!condition()) {
       if (alive.aborted) throw disconnected();
@@ -343,6 +349,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       }),
     mend: (what, mendSignal) => tunnel.mend(what, AbortSignal.any([mendSignal, alive])),
     connected: (waitSignal) => until(() => state.kind === "connected", waitSignal),
+    direct: (waitSignal) => until(() => state.kind === "connected" && isDirect(), waitSignal),
     async reach(peer, waitSignal) {
       reached.set(peer.id, performance.now() + REACH_MS);
       settle.poke();

@@ -11,7 +11,14 @@ import { type LinksChange, linksChange } from "./links-change.ts";
 import { ManualEndpoint } from "./manual-endpoint.ts";
 import { type RouterAccess, RouterPort, type RouterPortView } from "./router-port.ts";
 import { mappingOf, type NatMapping } from "./side-plan.ts";
-import { type NatView, natView, type Reflexive, StunClient, type StunServers } from "./stun-client.ts";
+import {
+  type NatView,
+  natView,
+  type Reflexive,
+  StunClient,
+  type StunCredential,
+  type StunServers,
+} from "./stun-client.ts";
 
 export interface GathererDeps {
   /** Null where the port cannot be shared: then nothing is gathered. */
@@ -29,6 +36,8 @@ export interface GathererOptions {
   readonly ranges: readonly Cidr[];
   readonly manual: string | null;
   readonly ipv6: boolean;
+  /** STUN servers were asked. */
+  readonly onStun: (answers: readonly Reflexive[], credential: StunCredential) => void;
   /** There is a new round: peers are to be told. */
   readonly onRound: () => void;
   /** What was found out about paths holds no more. */
@@ -173,6 +182,7 @@ export class Gatherer implements AsyncDisposable {
     const now = mappingOf(this.#answers, publicPort);
     // Later on the two questions have mappings of different age: no row shows any more.
     if (now !== null && !(this.#mapping === "sequential" && now === "random")) this.#mapping = now;
+    this.#options.onStun(this.#answers, stun.credential);
   }
 
   #tell(): void {

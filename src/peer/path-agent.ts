@@ -1,7 +1,7 @@
 // The path of one session: sends its checks, takes their answers, and has the decisions of path-state.ts carried out.
 import { fromBase64Url, toHex } from "../base/bytes.ts";
 import type { Endpoint } from "../base/ip.ts";
-import { type Logger, short } from "../base/log.ts";
+import type { Logger } from "../base/log.ts";
 import type { Session } from "../proto/control.ts";
 import type { Probe } from "../proto/path.ts";
 import type { Discovery, SidePort } from "../net/discovery/discovery.ts";
@@ -16,6 +16,7 @@ import {
   placeKey,
   placeOf,
 } from "./path-info.ts";
+import { moveSentence } from "./path-sentence.ts";
 import type { PathMover } from "./path-mover.ts";
 import { isSuspect } from "./path-life.ts";
 import type { SideView } from "./side-plan.ts";
@@ -46,6 +47,8 @@ export interface PathAgentDeps {
   /** Which kinds a person allows. */
   readonly allowed: ReadonlySet<PathKind>;
   readonly peerName: string;
+  /** How long a path may be silent before a router forgets it. */
+  readonly idleMs: () => number;
   /** `lost`: the path before it is dead. */
   readonly onMoved: (lost: boolean) => void;
   readonly log: Logger;
@@ -207,7 +210,7 @@ export class PathAgent {
   tick(traffic: { readonly sent: boolean; readonly received: boolean }): void {
     const at = performance.now();
     for (const [id, pending] of this.#pending) if (at - pending.sentAt > ANSWER_MS) this.#pending.delete(id);
-    this.#step({ kind: "tick", at, ...traffic });
+    this.#step({ kind: "tick", at, ...traffic, idleMs: this.#deps.idleMs() });
   }
 
   /** Whether the WebSocket leads to the peer. */
@@ -296,10 +299,9 @@ export class PathAgent {
     const { to, from, fromDead, reason } = effect;
     const placed = (info: PathInfo | null): Place | null => (info === null ? null : placeOf(info.target));
     this.#deps.mover.move(placed(to), placed(from), fromDead);
-    this.#deps.log.info(
-      { peer: this.#deps.peerName, path: to?.target.kind ?? "wss", endpoint: short(to?.target.key ?? "relay"), reason },
-      "path changed",
-    );
+    const peer = this.#deps.peerName;
+    const text = moveSentence({ peer, to, from, reason });
+    this.#deps.log.info({ peer, path: to?.target.kind ?? "wss", text }, "path changed");
     this.#deps.onMoved(from !== null && fromDead);
   }
 

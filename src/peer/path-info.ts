@@ -53,8 +53,8 @@ export interface PathInfo {
 
 /** An answered path is believed for this long without another answer. */
 export const TRUST_MS = 6_500;
-/** Shorter than the 30 s after which home routers forget (Linux's own default for one-way UDP), with room for one lost check. */
-export const CHECK_IDLE_MS = 12_000;
+/** The longest silence on a path that is kept open; the router's own limit is measured (keepalive.ts). */
+export const LONGEST_IDLE_MS = 25_000;
 /** Another direct path must be better by this much, so that two alike do not alternate. */
 const BETTER_MS = 1;
 const BETTER_RATIO = 0.85;
@@ -106,7 +106,7 @@ export function wantedSize(info: PathInfo): number {
 }
 
 export function isAnswering(info: PathInfo, at: number): boolean {
-  return info.answeredAt !== null && at - info.answeredAt <= 2 * CHECK_IDLE_MS + TRUST_MS;
+  return info.answeredAt !== null && at - info.answeredAt <= 2 * LONGEST_IDLE_MS + TRUST_MS;
 }
 
 /** A path that was given up is tried for so long. */

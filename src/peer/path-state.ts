@@ -10,7 +10,6 @@
 import { FULL_BYTES } from "./path-check.ts";
 import { isDead, isSuspect, needsProof, type PathSigns, SUSPECT_MS, suspectPaceMs } from "./path-life.ts";
 import {
-  CHECK_IDLE_MS,
   forgotten,
   fresh,
   isAlive,
@@ -56,11 +55,20 @@ export type PathEvent =
   | { readonly kind: "relay"; readonly at: number; readonly canRelay: boolean }
   /** Packets of the session came in over the WebSocket. */
   | { readonly kind: "relayed"; readonly at: number }
-  | { readonly kind: "tick"; readonly at: number; readonly sent: boolean; readonly received: boolean }
+  | {
+      readonly kind: "tick";
+      readonly at: number;
+      readonly sent: boolean;
+      readonly received: boolean;
+      /** How long a path may be silent before a router forgets it. */
+      readonly idleMs: number;
+    }
   /** A side port is closed, and with it whatever went by it. */
   | { readonly kind: "side-closed"; readonly at: number; readonly via: number }
   /** The machine's network changed: nothing that was measured holds. */
   | { readonly kind: "network-changed"; readonly at: number };
+
+type Tick = Extract<PathEvent, { kind: "tick" }>;
 
 export type PathEffect =
   | {
@@ -91,8 +99,9 @@ const CHECK_ACTIVE_MS = 3_000;
 /** After a check that was not answered in time. */
 const CHECK_MISSED_MS = 1_000;
 const ACTIVE_MS = 45_000;
-/** Two packets further apart than this are keepalives (WireGuard's come every 25 s), not traffic. */
+/** Two packets further apart than this are keepalives, not traffic; WireGuard's come about as often as idle paths are checked. */
 const LONE_MS = 10_000;
+const LONE_SHARE = 0.7;
 /** Packets under way on the old path arrive after a move; they are no sign of another. */
 const MOVE_GRACE_MS = 1_000;
 /** A choice is told again so often, for so long: one lost check must not keep the ends apart. */
@@ -258,11 +267,11 @@ function check(state: PathState, info: PathInfo, at: number, effects: PathEffect
   });
 }
 
-function tick(state: PathState, event: Extract<PathEvent, { kind: "tick" }>, effects: PathEffect[]): PathState {
+function tick(state: PathState, event: Tick, effects: PathEffect[]): PathState {
   const { at } = event;
   let next = state;
   if (event.sent || event.received) {
-    const isLone = at - state.trafficAt > LONE_MS;
+    const isLone = at - state.trafficAt > Math.min(LONE_MS, LONE_SHARE * event.idleMs);
     next = { ...next, trafficAt: at, activeAt: isLone ? next.activeAt : at };
   }
   const isElsewhere = state.current === "wss" || at - state.relayedAt < MOVE_GRACE_MS;
@@ -270,7 +279,7 @@ function tick(state: PathState, event: Extract<PathEvent, { kind: "tick" }>, eff
   else if (event.sent && state.current !== "wss") next = { ...next, silentSince: next.silentSince ?? at };
   next = burst(next, at, effects);
   for (const info of [...next.paths.values()]) {
-    if (isDue(next, info, at)) next = check(next, info, at, effects);
+    if (isDue(next, info, event)) next = check(next, info, at, effects);
   }
   return next;
 }
@@ -286,7 +295,7 @@ function burst(state: PathState, at: number, effects: PathEffect[]): PathState {
 }
 
 /** Keepalives of the current path and of those that may have to take over; often while the current one is suspect. */
-function isDue(state: PathState, info: PathInfo, at: number): boolean {
+function isDue(state: PathState, info: PathInfo, { at, idleMs }: Tick): boolean {
   const since = at - info.checkedAt;
   const isCurrent = info.target.key === state.current;
   const current = state.paths.get(state.current) ?? null;
@@ -301,7 +310,7 @@ function isDue(state: PathState, info: PathInfo, at: number): boolean {
   if (isCurrent && state.chooses && at - state.since < TELL_FOR_MS) return since >= TELL_MS;
   if (info.unanswered > 0 && since >= Math.max(CHECK_MISSED_MS, 3 * (info.rttMs ?? 0))) return true;
   const isActive = at - state.activeAt < ACTIVE_MS;
-  return since >= (isCurrent && isActive ? CHECK_ACTIVE_MS : CHECK_IDLE_MS);
+  return since >= (isCurrent && isActive ? Math.min(CHECK_ACTIVE_MS, idleMs) : idleMs);
 }
 
 /** To the relay, until the peer chooses anew; what is known of the paths stays. */

@@ -12,7 +12,12 @@ import type { WireGuardDevice } from "../net/wg/device.ts";
 import type { MachineMessage, ServerMessage } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
+<<<<<<< HEAD
 import { directTarget, isWorthAPacket, sourceTo, targetsOf } from "./candidates.ts";
+=======
+import { directTarget, isWorthAPacket, targetsOf } from "./candidates.ts";
+import { Keepalive } from "./keepalive.ts";
+>>>>>>> 19a43e4 (peer: speak on idle paths as often as this network's router asks for)
 import { Gatherer } from "./gatherer.ts";
 import type { PathView } from "./path-agent.ts";
 import { readIncoming } from "./path-check.ts";
@@ -68,6 +73,10 @@ export interface Paths extends Service {
   readonly nat: NatView | null;
   /** How the router in the way gives out ports; "none" when there is no such router, null before it is known. */
   readonly mapping: NatMapping | "none" | null;
+  /** WireGuard's persistent keepalive, for this network's router. */
+  readonly keepaliveS: number;
+  /** The longest silence that a mapping of this network's router was seen to outlive; null before it is known. */
+  readonly mappingLifeMs: number | null;
   /** What the router was asked for, and gave. */
   readonly routerPort: RouterPortView;
   /** How WireGuard's packets and discovery share a port here; null when they do not. */
@@ -136,6 +145,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
   const { ranges } = options;
   const router = options.allowed.has("direct") ? (deps.router ?? null) : null;
   const { readLinks, stun, log } = deps;
+  const keepalive = new Keepalive({ discovery, log, onChange: options.onChange }, alive);
   const gatherer = new Gatherer(
     { discovery, readLinks, stun, router, log },
     {
@@ -146,7 +156,9 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
           offer(entry);
         }
       },
+      onStun: (answers, credential) => keepalive.follow(answers, credential),
       onLinksChanged(change) {
+        keepalive.networkChanged();
         seeker.networkChanged();
         deps.probeServer(change);
         for (const { agent, side } of entries.values()) {
@@ -192,6 +204,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     mapping: () => gatherer.mapping,
     guesses: options.guessesPorts && options.allowed.has("direct"),
     allowed: options.allowed,
+    idleMs: () => keepalive.idleMs,
     mayUse,
     target(place) {
       const { links } = gatherer;
@@ -298,6 +311,12 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     get mapping() {
       return gatherer.isPublic ? "none" : gatherer.mapping;
     },
+    get keepaliveS() {
+      return keepalive.wireGuardS;
+    },
+    get mappingLifeMs() {
+      return keepalive.lifeMs;
+    },
     get routerPort() {
       return gatherer.routerPort;
     },
@@ -341,7 +360,7 @@ export async function openPaths(deps: PathsDeps, options: PathsOptions, signal: 
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());
       seeker.close();
-      await Promise.all([loop, gatherer[Symbol.asyncDispose]()]);
+      await Promise.all([loop, gatherer[Symbol.asyncDispose](), keepalive[Symbol.asyncDispose]()]);
       for (const peer of [...entries.keys()]) closeEntry(peer, { toRelay: false });
       await board.idle();
       await sizes.idle();

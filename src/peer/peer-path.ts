@@ -36,6 +36,8 @@ export interface PeerPathDeps
   readonly board: RedirectBoard;
   readonly device: WireGuardDevice;
   readonly allowed: ReadonlySet<PathKind>;
+  /** How long a path may be silent before a router forgets it. */
+  readonly idleMs: () => number;
   /** False for a family that WireGuard cannot be trusted with. */
   readonly mayUse: (target: PathTarget) => boolean;
   /** Tells the peer anew; gives the round. */
@@ -115,7 +117,7 @@ export class PeerPath {
   }
 
   #openAgent(probe: Probe, taken: PathInfo | null): PathAgent {
-    const { discovery, target, allowed, onMoved, log } = this.#deps;
+    const { discovery, target, allowed, idleMs, onMoved, log } = this.#deps;
     const sidePort = (port: number) => this.side.port(port);
     const { peerName, session } = this.of;
     return new PathAgent(
@@ -125,6 +127,7 @@ export class PeerPath {
         sidePort,
         target: (place: Place) => target(place),
         allowed,
+        idleMs,
         peerName,
         onMoved,
         log,

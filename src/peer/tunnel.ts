@@ -31,7 +31,7 @@ export interface TunnelConfig {
   readonly prefixes?: readonly Cidr[];
 }
 
-/** Keeps home routers' and this relay's idea of the session alive, and makes a restarted end speak first. */
+/** For a machine that stays on the relay: makes a restarted end speak first. */
 const KEEPALIVE_S = 25;
 /** WireGuard over the WebSocket costs the stream nothing, so the device keeps the size that suits a direct path too. */
 export const TUNNEL_MTU = 1420;
@@ -46,6 +46,7 @@ interface Live {
   readonly bridge: Bridge;
   /** What the device has of this peer; null when it has nothing, or nobody knows. */
   onDevice: readonly Cidr[] | null;
+  keepaliveS: number;
 }
 
 export interface Tunnel extends Service {
@@ -92,14 +93,17 @@ export async function openTunnel(
     const entry = live.get(peer.id) ?? (await enter(peer));
     entry.peer = peer;
     entry.bridge.setSession(peer.session?.id ?? null, { yields: peer.session?.initiator === false });
-    if (entry.onDevice !== null && String(entry.onDevice) === String(peer.allowedIps)) return;
+    const isSet = entry.onDevice !== null && String(entry.onDevice) === String(peer.allowedIps);
+    const keepaliveS = paths?.keepaliveS ?? KEEPALIVE_S;
+    if (isSet && entry.keepaliveS === keepaliveS) return;
     const { wireGuard: publicKey, allowedIps } = peer;
-    const endpoint = entry.living === null ? entry.bridge.endpoint : null; // null leaves it
+    const endpoint = entry.living === null && !isSet ? entry.bridge.endpoint : null; // null leaves it
     const at = formatEndpoint(entry.living ?? entry.bridge.endpoint);
     deps.log.debug({ peer: short(publicKey), endpoint: at, adopted: entry.living !== null }, "setting a peer");
-    entry.onDevice = null;
-    await deps.device.setPeer({ publicKey, endpoint, allowedIps, keepaliveS: KEEPALIVE_S }, applySignal);
+    if (!isSet) entry.onDevice = null;
+    await deps.device.setPeer({ publicKey, endpoint, allowedIps, keepaliveS }, applySignal);
     entry.onDevice = allowedIps;
+    entry.keepaliveS = keepaliveS;
   }
 
   async function enter(peer: TunnelPeer): Promise<Live> {
@@ -108,7 +112,7 @@ export async function openTunnel(
       relay: deps.relay,
       onRelayed: () => paths?.relayed(peer.id),
     });
-    const entry: Live = { peer, bridge, onDevice: null, living: living.get(peer.wireGuard) ?? null };
+    const entry: Live = { peer, bridge, onDevice: null, keepaliveS: 0, living: living.get(peer.wireGuard) ?? null };
     living.delete(peer.wireGuard);
     live.set(peer.id, entry);
     return entry;

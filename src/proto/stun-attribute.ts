@@ -6,6 +6,7 @@
 //   XOR-MAPPED-ADDRESS has the port XORed with the cookie's first two bytes, the address with cookie || transaction id.
 // ERROR-CODE (section 14.8)               | reserved 21 bits | class 3 bits = 3..6 | number u8 = 0..99 | reason, UTF-8 |
 // UNKNOWN-ATTRIBUTES (section 14.13)      | type u16 | type u16 | …
+// RESPONSE-PORT (RFC 5780 section 7.5)    | port u16 | 0 u16 |
 //
 // Types below 0x8000 must be understood by whoever acts on a request; the others may be passed over.
 import { ByteReader, ByteWriter, concatBytes, utf8, utf8Text } from "../base/bytes.ts";
@@ -15,7 +16,7 @@ export const MAGIC_COOKIE = 0x2112_a442;
 /** What the CRC-32 of FINGERPRINT is XORed with: "STUN" in ASCII (RFC 8489 section 14.7). */
 export const FINGERPRINT_XOR = 0x5354_554e;
 
-/** RFC 8489 section 18.3; PRIORITY and USE-CANDIDATE of RFC 8445 section 20.3; PADDING of RFC 5780 section 7.6. */
+/** RFC 8489 section 18.3; PRIORITY and USE-CANDIDATE of RFC 8445 section 20.3; PADDING and RESPONSE-PORT of RFC 5780 section 7. */
 export const ATTRIBUTE = {
   "mapped-address": 0x0001,
   username: 0x0006,
@@ -29,6 +30,7 @@ export const ATTRIBUTE = {
   priority: 0x0024,
   "use-candidate": 0x0025,
   padding: 0x0026,
+  "response-port": 0x0027,
   software: 0x8022,
   fingerprint: 0x8028,
 } as const;
@@ -44,6 +46,8 @@ export type StunAttribute =
   | { readonly type: "use-candidate" }
   /** Makes a message as large as the packets that shall follow it. Its content says nothing. */
   | { readonly type: "padding"; readonly lengthBytes: number }
+  /** Asks for the answer at another port of the address that asks. */
+  | { readonly type: "response-port"; readonly port: number }
   /** `code` is the number on the wire. */
   | { readonly type: "unknown"; readonly code: number; readonly value: Uint8Array };
 
@@ -81,7 +85,15 @@ export function decodeAttribute(code: number, value: Uint8Array, transactionId: 
       return value.length === 0 ? { type } : null;
     case "padding":
       return { type, lengthBytes: value.length };
+    case "response-port":
+      return responsePort(value);
   }
+}
+
+function responsePort(value: Uint8Array): StunAttribute | null {
+  if (value.length !== 4) return null;
+  const port = new ByteReader(value).u16();
+  return port === 0 ? null : { type: "response-port", port };
 }
 
 function addressAttribute(
@@ -168,6 +180,8 @@ export function attributeValue(attribute: StunAttribute, transactionId: Uint8Arr
       return new Uint8Array(0);
     case "padding":
       return new Uint8Array(attribute.lengthBytes);
+    case "response-port":
+      return new ByteWriter().u16(attribute.port).u16(0).finish();
     case "unknown":
       return attribute.value;
   }

@@ -41,7 +41,10 @@ const upBody = z.object({ exit: z.string().max(63).nullable(), timeoutMs: z.numb
 const proxyBody = z.object({ text: z.string().max(4096), except: z.string().max(65_536), isNamed: z.boolean() });
 const exitBody = z.object({ exit: z.string().max(63) });
 const protectBody = z.object({ lockdown: z.boolean(), lan: z.boolean(), paranoid: z.boolean() }).partial();
-const waitBody = z.object({ timeoutMs: z.number().positive().max(86_400_000) });
+const waitBody = z.object({
+  for: z.enum(["connected", "direct"]).default("connected"),
+  timeoutMs: z.number().positive().max(86_400_000),
+});
 
 /** Runs until a signal, or `down` in the background; then everything is undone. */
 export async function runClient(config: Config<"client">, run: ClientRun, callbacks: ClientCallbacks): Promise<void> {
@@ -231,6 +234,28 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     if (!signal.aborted) log.error({ reason: errorText(thrown) }, "the kill switch could not be put back");
   };
 
+  async function direct(timeoutMs: number, askSignal: AbortSignal): Promise<void> {
+    const current = connection;
+    if (current?.exit == null) {
+      throw new ConnectError("Cannot wait for a direct path: no exit is in use.", {
+        code: "not-connected",
+        remedy: "higgs client exit use NAME",
+      });
+    }
+    const { name, id } = current.exit;
+    try {
+      await withDeadline("find a direct path", (limited) => current.direct(limited), { timeoutMs, signal: askSignal });
+    } catch (thrown) {
+      if (!(thrown instanceof DeadlineExceeded)) throw thrown;
+      const kind = current.paths?.view(id)?.kind ?? "wss";
+      throw new ConnectError(`Cannot reach "${name}" directly: packets still go by ${kind}.`, {
+        code: "timeout",
+        remedy: `higgs why ${name}`,
+        cause: thrown,
+      });
+    }
+  }
+
   try {
     await runtime.serve({
       everyday: {
@@ -258,7 +283,10 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         },
         stop: () => runtime.stop(),
         wait: async (body, askSignal) => {
-          await connected(bodyOf(waitBody, body).timeoutMs, askSignal);
+          const { for: what, timeoutMs } = bodyOf(waitBody, body);
+          const startedMs = performance.now();
+          await connected(timeoutMs, askSignal);
+          if (what === "direct") await direct(Math.max(1, timeoutMs - (performance.now() - startedMs)), askSignal);
           return await clientStatus({ ...view, connection }, askSignal);
         },
         verify: async (_body, askSignal) => ({ differences: await differences(connection, askSignal) }),

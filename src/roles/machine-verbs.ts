@@ -119,6 +119,7 @@ function netcheck(deps: MachineVerbDeps) {
     ipv6: endpointOrNull(nat?.mapped6 ?? null),
     nat: paths?.mapping ?? null,
     mappingVaries: nat?.varies ?? null,
+    mappingLifeS: paths?.mappingLifeMs == null ? null : paths.mappingLifeMs / 1000,
     portMapping: portMappingOf(paths),
     servers: nat?.servers ?? [],
   };

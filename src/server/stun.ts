@@ -1,7 +1,8 @@
 // Tells machines where their packets come from: a STUN responder (RFC 8489) for both families, which answers Binding requests and nothing else.
 //
 // Anybody gets an answer. A request with the USERNAME of a machine and MESSAGE-INTEGRITY-SHA256 under its key of this start gets one
-// under the same key, and the server keeps for a minute where it saw the machine.
+// under the same key, and the server keeps for a minute where it saw the machine. With RESPONSE-PORT it gets the answer at another port of its
+// own address, and shows so how long its router keeps a mapping that nobody uses; such a request says nothing of where the machine is.
 import type { udp } from "bun";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { type Endpoint, parseIp } from "../base/ip.ts";
@@ -55,6 +56,12 @@ export interface StunUsers {
   note(user: string, endpoint: Endpoint): void;
 }
 
+export interface StunAnswer {
+  readonly bytes: Uint8Array;
+  /** At the address that asked. */
+  readonly port: number;
+}
+
 /**
  * The answer to a datagram, or null for none. It is never larger than twice the packet that asked: a forged sender gains nothing.
  * Nothing that is told here is secret, so a request without a key is answered without one (RFC 8489 section 9 asks for no credential).
@@ -63,7 +70,7 @@ export function stunAnswer(
   datagram: Uint8Array,
   from: { readonly address: string; readonly port: number },
   users: StunUsers | null = null,
-): Uint8Array | null {
+): StunAnswer | null {
   const address = parseIp(from.address);
   if (address === null || from.port === 0 || datagram.length > MOST_REQUEST_BYTES) return null;
   const request = decodeStun(datagram);
@@ -75,8 +82,18 @@ export function stunAnswer(
     unknown.length > 0
       ? bindingError(request.transactionId, { code: UNKNOWN_ATTRIBUTE, unknown })
       : bindingSuccess(request.transactionId, { mapped: { address, port: from.port } });
-  const key = users === null ? null : userKey(datagram, request, { users, endpoint: { address, port: from.port } });
-  return encodeStun(answer, { fingerprint, ...(key === null ? {} : { integrityKey: key }) });
+  const endpoint = { address, port: from.port };
+  const elsewhere = portOf(request);
+  const key = users === null ? null : userKey(datagram, request, { users, endpoint, isNoted: elsewhere === null });
+  // Nobody but a machine of the network has packets sent anywhere but to where it sits.
+  if (elsewhere !== null && key === null) return null;
+  const bytes = encodeStun(answer, { fingerprint, ...(key === null ? {} : { integrityKey: key }) });
+  return { bytes, port: elsewhere ?? from.port };
+}
+
+function portOf({ attributes }: StunMessage): number | null {
+  for (const attribute of attributes) if (attribute.type === "response-port") return attribute.port;
+  return null;
 }
 
 /** A user's name is a machine's id; what is longer is none. */
@@ -85,7 +102,7 @@ const LONGEST_USER = 64;
 function userKey(
   datagram: Uint8Array,
   request: StunMessage,
-  on: { readonly users: StunUsers; readonly endpoint: Endpoint },
+  on: { readonly users: StunUsers; readonly endpoint: Endpoint; readonly isNoted: boolean },
 ): Uint8Array | null {
   let user: string | null = null;
   let hasIntegrity = false;
@@ -96,7 +113,7 @@ function userKey(
   if (user === null || user.length > LONGEST_USER || !hasIntegrity) return null;
   const key = on.users.keyOf(user);
   if (!checkIntegrity(datagram, key)) return null;
-  on.users.note(user, on.endpoint);
+  if (on.isNoted) on.users.note(user, on.endpoint);
   return key;
 }
 
@@ -116,7 +133,7 @@ export async function stunServer(
         counters.ignored++;
       } else if (deps.limit.take(caller) > 0) {
         counters.limited++;
-      } else if (socket.send(answer, port, address)) {
+      } else if (socket.send(answer.bytes, answer.port, address)) {
         counters.answered++;
       } else {
         counters.unsent++;

@@ -96,7 +96,7 @@ export async function until(what: () => boolean, mostMs: number, stepMs = 2): Pr
 }
 
 export const SERVER = "203.0.113.10" as IpAddress;
-const STUN_PORTS: readonly number[] = [3478, 3479];
+export const STUN_PORTS: readonly number[] = [3478, 3479];
 const PUNCH_APART_MS = 500;
 export const RELAY_PORT = 40_000;
 export const SESSION = 0xabcd;

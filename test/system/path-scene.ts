@@ -1,8 +1,8 @@
 // Two machines, a server and routers of any kind on the little internet, and what tests ask of them.
 import { afterEach, beforeEach, expect, jest } from "bun:test";
-import type { IpAddress } from "../../src/base/ip.ts";
+import type { Endpoint, IpAddress } from "../../src/base/ip.ts";
 import type { PathKind } from "../../src/peer/path-info.ts";
-import { type EndName, FakeInternet, FakeServer, until } from "./fake-internet.ts";
+import { type EndName, FakeInternet, FakeServer, STUN_PORTS, until } from "./fake-internet.ts";
 import { FakeMachine, type MachineOptions } from "./fake-machine.ts";
 import { FakeNat, type NatKind } from "./fake-nat.ts";
 
@@ -93,9 +93,11 @@ export function loseDirect({ net }: Scene, directions: readonly ("a" | "b")[] = 
   };
 }
 
+/** Questions to the server's STUN ports are none. */
 export function checksSince({ net }: Scene, at: number, from: string): number {
-  return net.sent.filter((one) => one.at >= at && one.datagram.from.address === from && one.datagram.bytes[4] === 0x21)
-    .length;
+  const isCheck = ({ bytes, to }: { readonly bytes: Uint8Array; readonly to: Endpoint }): boolean =>
+    bytes[4] === 0x21 && !STUN_PORTS.includes(to.port);
+  return net.sent.filter((one) => one.at >= at && one.datagram.from.address === from && isCheck(one.datagram)).length;
 }
 
 export const PLACE_C = { address: ip("172.20.0.9"), lan: "c" };

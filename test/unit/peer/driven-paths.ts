@@ -11,6 +11,9 @@ import {
   stepPaths,
 } from "../../../src/peer/path-state.ts";
 
+/** As where nothing was measured. */
+export const IDLE_MS = 20_000;
+
 export function target(n: number, more: Partial<PathTarget> = {}): PathTarget {
   const endpoint = { address: `198.51.100.${n}` as IpAddress, port: 51820 };
   return { key: `${endpoint.address}:51820`, kind: "direct", endpoint, lan: false, ...more };
@@ -54,7 +57,7 @@ export class Driven {
   wait(ms: number, traffic: { sent?: boolean; received?: boolean } = {}, answering: readonly PathTarget[] = []): void {
     for (const end = this.at + ms; this.at < end; ) {
       this.at += 100;
-      const asked = this.step({ kind: "tick", sent: false, received: false, ...traffic });
+      const asked = this.step({ kind: "tick", sent: false, received: false, idleMs: IDLE_MS, ...traffic });
       for (const one of answering) {
         const check = asked.find((effect) => effect.kind === "check" && effect.target.key === one.key);
         if (check?.kind === "check") this.answer(one, check.sizeBytes ?? 0);

@@ -52,6 +52,7 @@ function made(initiator = true, allowed: readonly PathKind[] = ["direct", "udp-r
       sidePort: () => null,
       target: targetAt,
       allowed: new Set(allowed),
+      idleMs: () => 20_000,
       peerName: "peer",
       onMoved: () => moved.push(agent.view.kind),
       log: SILENT,

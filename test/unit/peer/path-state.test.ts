@@ -202,7 +202,12 @@ describe("stepPaths() is bounded", () => {
       }),
       fc.record({ kind: fc.constant("asked" as const), target: one, nominated: fc.boolean() }),
       fc.record({ kind: fc.constantFrom("relayed" as const, "network-changed" as const) }),
-      fc.record({ kind: fc.constant("tick" as const), sent: fc.boolean(), received: fc.boolean() }),
+      fc.record({
+        kind: fc.constant("tick" as const),
+        sent: fc.boolean(),
+        received: fc.boolean(),
+        idleMs: fc.integer({ min: 2_000, max: 25_000 }),
+      }),
     );
     fc.assert(
       fc.property(fc.boolean(), fc.array(fc.tuple(event, fc.nat(2_000)), { maxLength: 60 }), (chooses, events) => {

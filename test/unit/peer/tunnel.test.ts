@@ -157,6 +157,8 @@ test("a device that was taken over keeps the endpoints of living peers, and no e
     nat: null,
     mapping: null,
     routerPort: { state: "off" },
+    keepaliveS: 25,
+    mappingLifeMs: null,
     told: () => [],
     canAdopt: true,
     mechanism: "nft",
