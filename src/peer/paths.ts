@@ -12,12 +12,9 @@ import type { WireGuardDevice } from "../net/wg/device.ts";
 import type { MachineMessage, ServerMessage } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
-<<<<<<< HEAD
 import { directTarget, isWorthAPacket, sourceTo, targetsOf } from "./candidates.ts";
-=======
 import { directTarget, isWorthAPacket, targetsOf } from "./candidates.ts";
 import { Keepalive } from "./keepalive.ts";
->>>>>>> 19a43e4 (peer: speak on idle paths as often as this network's router asks for)
 import { Gatherer } from "./gatherer.ts";
 import type { PathView } from "./path-agent.ts";
 import { readIncoming } from "./path-check.ts";
