@@ -13,7 +13,6 @@ import type { MachineMessage, ServerMessage } from "../proto/control.ts";
 import type { MachineId } from "../proto/keys.ts";
 import type { Candidate } from "../proto/path.ts";
 import { directTarget, isWorthAPacket, sourceTo, targetsOf } from "./candidates.ts";
-import { directTarget, isWorthAPacket, targetsOf } from "./candidates.ts";
 import { Keepalive } from "./keepalive.ts";
 import { Gatherer } from "./gatherer.ts";
 import type { PathView } from "./path-agent.ts";
