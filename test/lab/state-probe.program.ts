@@ -25,6 +25,7 @@ const SO_BINDTODEVICE = 25;
 const SO_MARK = 36;
 const MSG_DONTWAIT = 0x40;
 const EISCONN = 106;
+const ENOBUFS = 105;
 
 const errno = (): number => {
   const at = c.__errno_location();
@@ -108,7 +109,10 @@ function sendFrame(hex: string, device: string): number {
   new DataView(to.buffer).setUint16(0, AF_PACKET, true);
   new DataView(to.buffer).setInt32(4, c.if_nametoindex(ptr(name)), true);
   const frame = Uint8Array.fromHex(hex);
-  c.sendto(fd, ptr(frame), frame.length, 0, ptr(to), to.length);
+  // The kernel's word for what the egress hook drops is "no buffer space".
+  if (c.sendto(fd, ptr(frame), frame.length, 0, ptr(to), to.length) < 0 && errno() !== ENOBUFS) {
+    throw new Error(`frame of ${frame.length} bytes: ${errno()}`);
+  }
   return fd;
 }
 

@@ -141,6 +141,22 @@ export function probesOf(run: number): readonly Probe[] {
   return probes;
 }
 
+let attempts = 0;
+
+/** One of each protocol to an address, as this order has it. */
+export function probesTo(to: string, more: Partial<Order> = {}): readonly Probe[] {
+  return (["udp", "tcp", "icmp"] as const).map((kind) => {
+    const number = attempts++;
+    const order = { kind, to, port: kind === "icmp" ? 64 + (number % 1100) : 40_000 + number, ...more };
+    return {
+      className: "attack",
+      order: { ...order, id: `${kind} to ${to}` },
+      as: "root",
+      matches: targetMatch(order),
+    };
+  });
+}
+
 function targetMatch({ kind, to, port }: Omit<Order, "id">): Probe["matches"] {
   if (kind !== "icmp") {
     const end = ` > ${to.includes(":") ? `[${to}]` : to}:${port} length`;

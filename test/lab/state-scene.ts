@@ -64,9 +64,12 @@ export async function furnish(lab: Lab): Promise<void> {
 
 let runs = 0;
 
-/** Sends all probes now, and says of each what became of it. */
+/** Sends a probe of each class now, and says of each what became of it. */
 export async function verdictsNow(lab: Lab): Promise<ReadonlyMap<Probe, Verdict>> {
-  const probes = probesOf(runs++);
+  return await verdictsOf(lab, probesOf(runs++));
+}
+
+export async function verdictsOf(lab: Lab, probes: readonly Probe[]): Promise<ReadonlyMap<Probe, Verdict>> {
   await using beside = await lab.host("cafe-router").sniff("lan");
   await using home = await lab.host("home-pc").sniff("eth0");
   const answered = new Set<string>();

@@ -1,0 +1,258 @@
+// The kill switch of a real laptop: nothing leaves whatever dies or restarts, it says so, and it always comes off to the last byte.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import type { LabHost } from "../../src/lab/host.ts";
+import type { Lab } from "../../src/lab/lab.ts";
+import { higgs, higgsOrThrow, killNow, pidOf, startNetwork, untilBrowses, wireGuardPids } from "./client-lab.ts";
+import { snapshot } from "./harness.ts";
+import { type Probe, probesTo } from "./state-probes.ts";
+import { startStateLab, untilRuleset, verdictsOf } from "./state-scene.ts";
+
+const MINUTE = 60_000;
+const EXIT_BLOCKED = 10;
+const WEB = ["203.0.113.80", "2001:db8:80::80"] as const;
+const LOCKDOWN_PATH = "/var/lib/higgs/client/lockdown.json";
+let lab: Lab;
+let laptop: LabHost;
+let before: string;
+
+beforeAll(async () => {
+  lab = await startStateLab();
+  laptop = lab.host("laptop");
+  await startNetwork(lab);
+  // Once up and down, so that every file of the role's own is there: they stay.
+  await client("up", "--lockdown");
+  await client("down");
+  await client("lockdown", "off");
+  before = await snapshot(laptop);
+}, MINUTE);
+
+afterAll(async () => {
+  await lab[Symbol.asyncDispose]();
+}, MINUTE);
+
+const client = (...args: readonly string[]): Promise<string> => higgsOrThrow(laptop, "client", ...args);
+const toWeb = (): readonly Probe[] => WEB.flatMap((to) => probesTo(to));
+
+async function waysNow(): Promise<readonly string[]> {
+  return [...new Set((await verdictsOf(lab, toWeb())).values())];
+}
+
+/** A stream of datagrams to the web, a thousand a second, for as long as `act` goes on; what of it the café saw. */
+async function seenWhile(act: () => Promise<unknown>): Promise<number> {
+  await using sniffer = await lab.host("cafe-router").sniff("lan", `udp and dst host ${WEB[0]}`);
+  const script = `const s = require("dgram").createSocket("udp4").on("error", () => {}); s.bind(0, async () => {
+    console.log("flooding");
+    for (;;) { s.send("leak", 9999, "${WEB[0]}", () => {}); await Bun.sleep(1); } });`;
+  await using flood = await laptop.spawn(["/usr/local/bin/bun", "-e", script]);
+  await flood.waitForLine(/flooding/);
+  await act();
+  return sniffer.packets().length;
+}
+
+test(
+  "between two rulesets not one packet of a flood passes",
+  async () => {
+    // Positive control: the same rules, taken away and loaded again as two steps.
+    await client("lockdown", "on");
+    const rules = await laptop.execOrThrow(["nft", "list", "table", "inet", "higgs_client"]);
+    const steps = async (): Promise<void> => {
+      for (let i = 0; i < 10; i++) {
+        await laptop.execOrThrow(["nft", "delete", "table", "inet", "higgs_client"]);
+        await laptop.execOrThrow(["nft", "-f", "-"], { stdin: rules });
+      }
+    };
+    expect(await seenWhile(steps)).toBeGreaterThan(0);
+    let changes = 0;
+    const change = async (): Promise<void> => {
+      for (const lan of ["--lan", "--no-lan", "--lan", "--no-lan"]) {
+        await client("lockdown", "on", lan);
+        changes++;
+      }
+      await client("up");
+      await client("down");
+      changes += 3; // to connecting, disconnecting, blocked
+    };
+    const rounds = 2;
+    const seen = await seenWhile(async () => {
+      for (let round = 0; round < rounds; round++) await change();
+    });
+    // What went through the tunnel while it was up is not seen on the LAN either.
+    expect({ seen, changes }).toEqual({ seen: 0, changes: rounds * 7 });
+  },
+  MINUTE,
+);
+
+const DEATHS: Readonly<Record<string, () => Promise<void>>> = {
+  "the client": async () => killNow(laptop, await pidOf(laptop, "client")),
+  "wireguard-go, and the client a moment later": async () => {
+    await killNow(laptop, ...(await wireGuardPids(laptop, "higgs0")));
+    await killNow(laptop, await pidOf(laptop, "client"));
+  },
+  "the client and its interface": async () => {
+    await killNow(laptop, await pidOf(laptop, "client"));
+    await laptop.execOrThrow(["ip", "link", "del", "higgs0"]);
+  },
+};
+for (const [what, kill] of Object.entries(DEATHS)) {
+  test(
+    `nothing leaves when ${what} is killed; state clean keeps it closed, and lockdown off opens it to the last byte`,
+    async () => {
+      await client("up", "--lockdown");
+      await untilBrowses(laptop);
+      expect(await seenWhile(kill)).toBe(0);
+      expect(await waysNow()).not.toContain("open");
+      expect(await higgsOrThrow(laptop, "state", "clean", "--role", "client")).toContain("Kept the kill switch");
+      expect(await waysNow()).toEqual(["closed"]);
+      const status = await higgs(laptop, "client", "status");
+      expect([status.code, status.stdout]).toEqual([EXIT_BLOCKED, expect.stringContaining("sudo higgs client up")]);
+      await client("lockdown", "off");
+      expect(await snapshot(laptop)).toBe(before);
+    },
+    MINUTE,
+  );
+}
+
+test(
+  "rules that somebody flushed are back within a second, connected and disconnected alike",
+  async () => {
+    await client("up", "--lockdown");
+    const times: number[] = [];
+    for (let i = 0; i < 3; i++) {
+      await laptop.execOrThrow(["nft", "flush", "ruleset"]);
+      const flushed = performance.now();
+      await untilRuleset(laptop, (rules) => rules.includes("chain output"), "the rules");
+      times.push(Math.round(performance.now() - flushed));
+    }
+    console.log(`flushed rules were back after ${times.join(", ")} ms`);
+    expect(Math.min(...times)).toBeLessThan(1000); // the acceptance's bound; the machine may be busy at one of them
+    await untilBrowses(laptop);
+    await client("down");
+    await client("lockdown", "off");
+    expect(await snapshot(laptop)).toBe(before);
+  },
+  MINUTE,
+);
+
+describe("a boot", () => {
+  /** As an early unit finds it: no link, no address, no route; the network comes up after it. */
+  async function reboot(load: () => Promise<void>): Promise<number> {
+    await using sniffer = await lab.host("cafe-router").sniff("lan", `host ${WEB[0]} or host ${WEB[1]}`);
+    await laptop.powerOff();
+    await laptop.boot();
+    await laptop.execOrThrow(["ip", "link", "set", "eth0", "down"]);
+    await load();
+    for (const command of [
+      "ip link set eth0 up",
+      "ip -6 addr replace 2001:db8:66:1::2/64 dev eth0 nodad",
+      "ip route replace default via 192.168.7.1",
+      "ip -6 route replace default via 2001:db8:66:1::1",
+    ]) {
+      await laptop.execOrThrow(command.split(" "));
+    }
+    await waysNow();
+    await waysNow();
+    return sniffer.packets().length;
+  }
+
+  test(
+    "under lockdown lets nothing out before a client connects, and everything without the early unit",
+    async () => {
+      await client("lockdown", "on");
+      expect(await reboot(async () => undefined)).toBeGreaterThan(0); // positive control
+      expect((await higgs(laptop, "client", "status")).stdout).toContain("its rules are not loaded");
+      expect(
+        await reboot(async () => expect(await client("lockdown", "load")).toContain("The kill switch is loaded")),
+      ).toBe(0);
+      expect(await client("lockdown", "load")).toContain("in place already");
+      await client("up");
+      await untilBrowses(laptop);
+      await client("down");
+      await client("lockdown", "off");
+      expect(await client("lockdown", "load")).toContain("The kill switch is off");
+      expect(await waysNow()).toEqual(["open"]);
+    },
+    MINUTE,
+  );
+
+  test(
+    "with a damaged file closes the machine and says so, and lockdown off mends it",
+    async () => {
+      await laptop.execOrThrow(["sh", "-c", `echo '{"version":1,"lock' > ${LOCKDOWN_PATH}`]);
+      const loaded = await laptop.exec(["/usr/local/bin/higgs", "client", "lockdown", "load"]);
+      expect([loaded.code, loaded.stderr]).toEqual([0, expect.stringContaining("its file is damaged")]);
+      expect(await waysNow()).toEqual(["closed"]);
+      const status = await higgs(laptop, "client", "status");
+      expect([status.code, status.stdout]).toEqual([EXIT_BLOCKED, expect.stringContaining("its file cannot be read")]);
+      await client("lockdown", "off");
+      expect(await waysNow()).toEqual(["open"]);
+    },
+    MINUTE,
+  );
+});
+
+test(
+  "a captive portal stays closed, and status says so and what to type",
+  async () => {
+    const router = lab.host("cafe-router");
+    // A portal answers for every web server, and lets nothing else through.
+    const portal = `table inet portal {
+      chain pre { type nat hook prerouting priority -150; iifname "lan" tcp dport 80 redirect to :8080; }
+      chain forward { type filter hook forward priority -10; iifname "lan" drop; }
+    }`;
+    await router.execOrThrow(["nft", "-f", "-"], { stdin: portal });
+    try {
+      await client("lockdown", "on");
+      const up = await higgs(laptop, "client", "up", "--timeout", "3s");
+      expect([up.code === 0, up.stderr]).toEqual([false, expect.stringContaining("The kill switch is on")]);
+      expect(await waysNow()).toEqual(["closed"]);
+      const status = await higgs(laptop, "client", "status");
+      expect(status.code).toBe(EXIT_BLOCKED);
+      expect(status.stdout).toContain("sign in on a web page first, that page is closed too");
+    } finally {
+      await router.execOrThrow(["nft", "delete", "table", "inet", "portal"]);
+      await higgs(laptop, "client", "down");
+      await client("lockdown", "off");
+    }
+  },
+  MINUTE,
+);
+
+describe("higgs panic", () => {
+  test(
+    "ends a connected client under lockdown, opens the machine, and says what it did; the second time there is nothing",
+    async () => {
+      const clean = await snapshot(laptop, { without: ["processes", "etc and run"] });
+      await client("up", "--lockdown");
+      const said = await higgsOrThrow(laptop, "panic");
+      for (const what of [
+        "Ended the client",
+        "Switched the kill switch off",
+        "higgs0",
+        "higgs_client",
+        "resolv.conf",
+      ]) {
+        expect(said).toContain(what);
+      }
+      expect(await snapshot(laptop, { without: ["processes", "etc and run"] })).toBe(clean);
+      expect(await waysNow()).toEqual(["open"]);
+      expect(await higgsOrThrow(laptop, "panic")).toContain("Nothing of higgs was found");
+    },
+    MINUTE,
+  );
+
+  test(
+    "needs no state: with the folder gone everything but what only the folder knew is put back, and that is named",
+    async () => {
+      const parts = { without: ["processes", "etc and run", "resolv.conf", "sysctls"] };
+      const clean = await snapshot(laptop, parts);
+      await client("up", "--lockdown");
+      await killNow(laptop, await pidOf(laptop, "client"));
+      await laptop.execOrThrow(["rm", "-r", "/var/lib/higgs"]);
+      const panic = await higgs(laptop, "panic");
+      expect([panic.code, panic.stderr]).toEqual([1, expect.stringContaining("/etc/resolv.conf")]);
+      expect(await snapshot(laptop, parts)).toBe(clean);
+      expect(await waysNow()).toEqual(["open"]);
+    },
+    MINUTE,
+  );
+});
