@@ -90,7 +90,7 @@ function lockdownHealth(lockdown: KeptLockdown, connection: Connection | null): 
   const entries: HealthEntry[] = lockdown.damage === null ? [] : [damagedHealth(lockdown.damage)];
   if (!lockdown.lockdown || connection?.state.kind === "connected") return entries;
   entries.push(blockedHealth(connection !== null));
-  if (connection?.membership.trouble !== null && connection !== null) {
+  if (connection !== null && !connection.membership.control.online) {
     entries.push({
       code: "portal-blocked",
       severity: "low",

@@ -115,6 +115,7 @@ export async function sendOrders(
   orders: readonly Order[],
   { prefix = [] }: { readonly prefix?: readonly string[] } = {},
 ): Promise<readonly string[]> {
+  if (orders.length === 0) return [];
   const order = JSON.stringify({ orders, waitMs: WAIT_MS });
   const said = JSON.parse(await host.execOrThrow([...prefix, ...PROGRAM, order])) as {
     answered: string[];
