@@ -75,7 +75,7 @@ describe("names through a real systemd-resolved", () => {
 
   async function expectTunnelled(): Promise<void> {
     const link = (await Promise.all(VERBS.map((verb) => resolvectl(verb, "higgs0")))).join("");
-    expect(link).toMatch(/: 10\.\d+\.0\.1 fd[0-9a-f:]+::1\n.*: ~\.\n.*: yes\n$/);
+    expect(link).toMatch(/: 10\.\d+\.0\.1 fd[0-9a-f:]+::1\n.*: ~\.( ~lab\.example)?\n.*: yes\n$/);
     await forgetQueries(lab);
     expect(await seenOnLan(askEverywhere)).toEqual([]);
     const stats = await dnsStats(lab);
@@ -97,6 +97,26 @@ describe("names through a real systemd-resolved", () => {
     await down();
     expect(await settings()).toBe(before);
     expect((await seenOnLan(askEverywhere)).length).toBeGreaterThan(3);
+  });
+
+  // The café's DHCP may hand out any domain, and resolved then asked the café for its names, past the tunnel.
+  test("names that the café's network claims go through the tunnel too, and no question leaves in another form", async () => {
+    await resolvectl("domain", "eth0", "lab.example");
+    try {
+      expect((await seenOnLan(askEverywhere)).length).toBeGreaterThan(3); // positive control
+      await up();
+      await expectTunnelled();
+      await using sniffer = await lab.host("cafe-router").sniff("lan", "port 5353 or port 5355");
+      await laptop.exec(["resolvectl", "query", "--cache=no", "printer"], { timeoutMs: 20_000 }); // by LLMNR where it may
+      expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
+      expect(await seenOnLan(async () => void (await laptop.exec(["resolvectl", "query", "192.168.7.77"])))).toEqual(
+        [],
+      );
+      await down();
+      expect((await seenOnLan(askEverywhere)).length).toBeGreaterThan(3);
+    } finally {
+      await resolvectl("domain", "eth0", "");
+    }
   });
 
   test("after kill -9 the settings stay with the tunnel, and state clean takes them away", async () => {

@@ -5,7 +5,7 @@ import type { Logger } from "../../base/log.ts";
 import { type Exec, type ExecResult, ToolMissing } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
-import { searchDomainsOf } from "./domains.ts";
+import { isDomain, searchDomainsOf } from "./domains.ts";
 import { DnsRefused } from "./errors.ts";
 import type { DnsPolicy, SystemDns } from "./system-dns.ts";
 
@@ -25,7 +25,8 @@ export function resolvedDns(deps: ResolvedDeps): SystemDns {
       queue.run(async () => {
         const link = identifiers.interface;
         const missing: (readonly [string, ...string[]])[] = [];
-        for (const [verb, ...values] of linkSettings(policy)) {
+        const claimed = await claimedDomains(exec, link, signal);
+        for (const [verb, ...values] of linkSettings(policy, claimed)) {
           const said = await exec.run(["resolvectl", verb, link], { signal });
           if (said.code !== 0 || !saysAll(said.stdout, values)) missing.push(["resolvectl", verb, link, ...values]);
         }
@@ -98,13 +99,34 @@ async function tryTool(
   }
 }
 
-/** `~.` sends every name to this link; without it resolved asks all links that have a default route. */
-function linkSettings(policy: DnsPolicy): readonly (readonly [string, ...string[]])[] {
+/**
+ * `~.` sends every name to this link; without it resolved asks all links that have a default route. A network may claim names by
+ * the domains that it hands out, which count for more: claimed here too, they are asked of this link as well, and the firewall sees
+ * to it that no other answers.
+ */
+function linkSettings(policy: DnsPolicy, claimed: readonly string[]): readonly (readonly [string, ...string[]])[] {
+  const own = searchDomainsOf(policy);
   return [
     ["dns", ...policy.servers],
-    ["domain", "~.", ...searchDomainsOf(policy)],
+    ["domain", "~.", ...own, ...claimed.filter((domain) => !own.includes(domain)).map((domain) => `~${domain}`)],
     ["default-route", "yes"],
   ];
+}
+
+/** As many as resolved keeps for a link (LINK_SEARCH_DOMAINS_MAX). */
+const DOMAINS_LIMIT = 256;
+
+/** The domains of all other links, from lines such as `Link 2 (eth0): lan ~corp.example`. */
+async function claimedDomains(exec: Exec, link: string, signal: AbortSignal): Promise<readonly string[]> {
+  const { stdout } = await exec.run(["resolvectl", "domain"], { signal });
+  const lines = [...stdout.matchAll(/^(?:Global|Link \d+ \(([^)]*)\)):(.*)$/gm)].filter(([, name]) => name !== link);
+  const domains = lines
+    .flatMap(([, , said = ""]) => said.trim().split(/\s+/))
+    .map((domain) => domain.replace(/^~/, ""));
+  return [...new Set(domains)]
+    .filter(isDomain)
+    .sort()
+    .slice(0, DOMAINS_LIMIT / 2);
 }
 
 /** From `Link 7 (higgs0): 10.64.0.1 fd64::1`, in any order. */

@@ -7,6 +7,8 @@ export class FakeResolvectl implements Exec {
   readonly written: string[] = [];
   /** Whether the tool is there, and the service answers. */
   state: "runs" | "stopped" | "absent" = "runs";
+  /** The domains of another link. */
+  elsewhere = "";
   /** What systemd says before it comes to rest. */
   readonly unsettled: string[] = [];
   /** The verb that polkit refuses. */
@@ -26,6 +28,9 @@ export class FakeResolvectl implements Exec {
     if (verb === "query" && link === "--network=no") {
       this.onQuery();
       return failed("resolve call failed: All suitable resolution sources turned off");
+    }
+    if (verb === "domain" && link === undefined) {
+      return done(`Global:\nLink 2 (eth0): ${this.elsewhere}\nLink 7 (higgs0): ${this.settings.get(verb) ?? ""}\n`);
     }
     if (link !== "higgs0" || !["dns", "domain", "default-route", "revert"].includes(verb)) {
       throw new Error(`FakeResolvectl does not know "${argv.join(" ")}".`);

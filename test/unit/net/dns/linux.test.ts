@@ -59,6 +59,21 @@ describe("resolvedDns()", () => {
     expect(exec.printed() + journal.printed()).toBe("");
   });
 
+  // A café that hands out the domain "com" had every name in it asked of its own server, past the tunnel.
+  test("claims the names that another link claims, and no more than that", async () => {
+    const { exec, deps } = machine(STUB);
+    exec.elsewhere = "home.example ~corp.example com $(reboot) -- .";
+    const dns = resolvedDns(deps);
+    await dns.apply(POLICY, signal);
+    expect(exec.settings.get("domain")).toBe("~. home.example ~com ~corp.example");
+    expect(exec.written.length).toBe(3);
+    await dns.apply(POLICY, signal);
+    expect(exec.written.length).toBe(3);
+    exec.elsewhere = "";
+    await dns.apply(POLICY, signal);
+    expect(exec.settings.get("domain")).toBe("~. home.example");
+  });
+
   test("leaves nothing half done when it is refused", async () => {
     const { exec, journal, deps } = machine(STUB);
     exec.refuses = "domain";
