@@ -11,6 +11,7 @@ import { readEnrolment } from "../peer/enrolment.ts";
 import { openStateDir, type StateDir } from "../peer/state-dir.ts";
 import { requireLinux } from "../net/os.ts";
 import { type AnyRole, type Config, settingsOf, type Source } from "./config.ts";
+import { requireUnlocked } from "./lockdown.ts";
 import { openProxy } from "./proxy.ts";
 import type { ProxySetting } from "./proxy-setting.ts";
 import { cleanState } from "./state.ts";
@@ -78,6 +79,7 @@ export async function uninstallRole(
   requireLinux(role);
   requireSystemd(`higgs ${role} uninstall`);
   const { state, run } = options.config;
+  if (role === "client") await requireUnlocked("uninstall the client", state);
   const clean = () => cleanState(role, { stateDir: state, runDir: run });
   const said = await uninstallService(role, clean, { exec: systemExec(), signal });
   return said.length === 0 ? [`There is no service of a ${role} here.`] : said;

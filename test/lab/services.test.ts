@@ -148,6 +148,7 @@ describe("the roles as services", () => {
       [home, "higgs-node.service"],
       [laptop, "higgs-client.service"],
       [laptop, "higgs-resolv-conf@.service"],
+      [laptop, "higgs-lock.service"],
     ];
     for (const [machine, unit] of units) {
       const path = `/etc/systemd/system/${unit}`;
@@ -239,6 +240,54 @@ describe("the roles as services", () => {
       await laptop.boot();
       await until(async () => (await show(laptop, "client", "ActiveState")) === "active", { timeoutMs: 20_000 });
       await browses(laptop);
+    },
+    MINUTE,
+  );
+
+  test(
+    "with the kill switch on, a boot closes the laptop before the network, and the client connects through",
+    async () => {
+      const isClosed = async (): Promise<boolean> => {
+        const { code, stdout } = await laptop.exec([HIGGS, "lab-service", "fetch", "http://203.0.113.80/"]);
+        return code !== 0 && stdout === "";
+      };
+      await higgs(laptop, "client", "lockdown", "on");
+      await laptop.execOrThrow(["systemctl", "stop", "higgs-client"]);
+      expect(await isClosed()).toBe(true);
+      expect((await laptop.exec([HIGGS, "client", "uninstall"])).stderr).toContain("lockdown off");
+      await laptop.execOrThrow(["systemctl", "disable", "higgs-client"]); // nothing but the lock is to start at the boot
+      await laptop.cut();
+      await lab.host("laptop").powerOff();
+      await lab.host("laptop").boot();
+      expect((await lab.host("laptop").exec(["nft", "list", "tables"])).stdout).toBe(""); // positive control: a boot opens
+      await laptop.boot();
+      expect(await laptop.execOrThrow(["journalctl", "-o", "cat", "-u", "higgs-lock"])).toContain(
+        "kill switch is loaded",
+      );
+      const at = async (unit: string): Promise<number> =>
+        Number(await laptop.execOrThrow(["systemctl", "show", "-P", "ActiveEnterTimestampMonotonic", unit]));
+      expect(await at("higgs-lock.service")).toBeGreaterThan(0);
+      expect(await at("higgs-lock.service")).toBeLessThan(await at("network-pre.target"));
+      expect(await isClosed()).toBe(true);
+      await laptop.execOrThrow(["systemctl", "enable", "--now", "higgs-client"]);
+      await browses(laptop);
+      await higgs(laptop, "client", "lockdown", "off");
+      await browses(laptop);
+    },
+    MINUTE,
+  );
+
+  test(
+    "panic stops a service with the kill switch on, and opens the machine",
+    async () => {
+      await higgs(tablet, "client", "lockdown", "on");
+      const said = await higgs(tablet, "panic");
+      expect(said).toContain("Stopped the service higgs-client.service");
+      expect(await tablet.execOrThrow(["nft", "list", "tables"])).toBe("");
+      const seen = await tablet.execOrThrow([HIGGS, "lab-service", "fetch", "http://203.0.113.80/"]);
+      expect(seen.trim()).toBe("203.0.113.66");
+      await tablet.execOrThrow(["systemctl", "start", "higgs-client"]);
+      await browses(tablet);
     },
     MINUTE,
   );

@@ -11,6 +11,8 @@ import {
   HELPER_SOCKET_UNIT,
   helperServiceUnit,
   helperSocketUnit,
+  LOCK_UNIT,
+  lockUnit,
   POLKIT_RULES_PATH,
   polkitRules,
   roleUnit,
@@ -80,7 +82,10 @@ export async function installService(
     said.push(`Wrote ${POLKIT_RULES_PATH}: the service may set names in systemd-resolved.`);
   }
   await run("systemctl", "daemon-reload");
-  if (role === "client") await run("systemctl", "enable", "--now", HELPER_SOCKET_UNIT);
+  if (role === "client") {
+    await run("systemctl", "enable", "--now", HELPER_SOCKET_UNIT);
+    await run("systemctl", "enable", LOCK_UNIT); // at the boot; now the client itself keeps the machine closed
+  }
   await run("systemctl", "enable", unitName(role));
   const started = await exec.run(["systemctl", "restart", unitName(role)], { signal, timeoutMs: START_MS });
   if (started.code !== 0) {
@@ -104,11 +109,14 @@ export async function uninstallService(
 ): Promise<readonly string[]> {
   const { exec, signal } = deps;
   const run = (...argv: [string, ...string[]]) => exec.run(argv, { signal, timeoutMs: START_MS });
-  const units = role === "client" ? [unitName(role), HELPER_SOCKET_UNIT, HELPER_SERVICE_UNIT] : [unitName(role)];
+  const units =
+    role === "client" ? [unitName(role), HELPER_SOCKET_UNIT, HELPER_SERVICE_UNIT, LOCK_UNIT] : [unitName(role)];
   const found = units.filter((name) => existsSync(join(UNIT_DIR, name)));
   if (found.includes(unitName(role))) await run("systemctl", "disable", "--now", unitName(role));
   const said = [...(await clean())];
-  if (found.includes(HELPER_SOCKET_UNIT)) await run("systemctl", "disable", "--now", HELPER_SOCKET_UNIT);
+  for (const unit of [HELPER_SOCKET_UNIT, LOCK_UNIT]) {
+    if (found.includes(unit)) await run("systemctl", "disable", "--now", unit);
+  }
   if (role === "client") {
     await rm(POLKIT_RULES_PATH, { force: true });
     await rm(HELPER_STATE_DIR, { recursive: true, force: true });
@@ -132,6 +140,7 @@ export function unitsOf(role: ServiceRole, command: ServiceCommand): readonly (r
     own,
     [HELPER_SOCKET_UNIT, helperSocketUnit()],
     [HELPER_SERVICE_UNIT, helperServiceUnit(command.executablePath)],
+    [LOCK_UNIT, lockUnit(command.executablePath)],
   ];
 }
 

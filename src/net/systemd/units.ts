@@ -23,6 +23,7 @@ export const POLKIT_RULES_PATH = "/etc/polkit-1/rules.d/50-higgs.rules";
 
 export const HELPER_SOCKET_UNIT = "higgs-resolv-conf.socket";
 export const HELPER_SERVICE_UNIT = "higgs-resolv-conf@.service";
+export const LOCK_UNIT = "higgs-lock.service";
 
 export function unitName(role: ServiceRole): string {
   return `higgs-${role}.service`;
@@ -97,6 +98,48 @@ export function roleUnit(role: ServiceRole, command: ServiceCommand): string {
     "WantedBy=multi-user.target",
   ];
   return text(lines);
+}
+
+/**
+ * At the boot, before any network: where the kill switch is on, this machine is closed until the client connects. After whoever else
+ * loads firewall rules then, as their first word is mostly to flush all that there is.
+ */
+export function lockUnit(executablePath: string): string {
+  return text([
+    "[Unit]",
+    "Description=higgs: keeps this machine closed from the boot on where the kill switch is on",
+    "DefaultDependencies=no",
+    "After=local-fs.target nftables.service netfilter-persistent.service ufw.service",
+    "Before=network-pre.target shutdown.target",
+    "Wants=network-pre.target",
+    "Conflicts=shutdown.target",
+    "",
+    "[Service]",
+    "Type=oneshot",
+    "RemainAfterExit=yes",
+    `User=${SERVICE_USER}`,
+    `Group=${SERVICE_USER}`,
+    `ExecStart=${commandLine([executablePath, "client", "lockdown", "load"])}`,
+    "TimeoutStartSec=20",
+    "StateDirectory=higgs/client",
+    "StateDirectoryMode=0700",
+    "UMask=0077",
+    "AmbientCapabilities=CAP_NET_ADMIN",
+    "CapabilityBoundingSet=CAP_NET_ADMIN",
+    "NoNewPrivileges=yes",
+    "SecureBits=noroot-locked",
+    "PrivateDevices=yes",
+    "IPAddressDeny=any",
+    "MemoryDenyWriteExecute=no",
+    ...SANDBOX,
+    "ProtectKernelTunables=no",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+    "LimitCORE=0",
+    "TasksMax=64",
+    "",
+    "[Install]",
+    "WantedBy=sysinit.target",
+  ]);
 }
 
 /** What is the same for everything that higgs starts. */

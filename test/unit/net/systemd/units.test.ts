@@ -16,12 +16,12 @@ describe("unitsOf()", () => {
     });
   }
 
-  test("gives the client a helper, and nobody else", () => {
+  test("gives the client a helper and a lock, and nobody else", () => {
     const names = (["server", "node", "client"] as const).map((role) => unitsOf(role, COMMAND).map(([name]) => name));
     expect(names).toEqual([
       ["higgs-server.service"],
       ["higgs-node.service"],
-      ["higgs-client.service", "higgs-resolv-conf.socket", "higgs-resolv-conf@.service"],
+      ["higgs-client.service", "higgs-resolv-conf.socket", "higgs-resolv-conf@.service", "higgs-lock.service"],
     ]);
   });
 });
