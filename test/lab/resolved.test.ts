@@ -73,14 +73,16 @@ describe("names through a real systemd-resolved", () => {
     return sniffer.packets().map((packet) => packet.text);
   }
 
-  async function expectTunnelled(): Promise<void> {
+  async function expectTunnelled(claimed = ""): Promise<void> {
     const link = (await Promise.all(VERBS.map((verb) => resolvectl(verb, "higgs0")))).join("");
-    expect(link).toMatch(/: 10\.\d+\.0\.1 fd[0-9a-f:]+::1\n.*: ~\.( ~lab\.example)?\n.*: yes\n$/);
+    expect(link).toMatch(/: 10\.\d+\.0\.1 fd[0-9a-f:]+::1\n/);
+    expect(link).toMatch(new RegExp(`: ~\\.${claimed}\nLink \\d+ \\(higgs0\\): yes\n$`));
     await forgetQueries(lab);
     expect(await seenOnLan(askEverywhere)).toEqual([]);
     const stats = await dnsStats(lab);
     expect(stats.queries.filter((query) => CAFE.includes(query.asker))).toEqual([]);
-    expect(await resolvectl("query", "--cache=no", WEB_NAME)).toContain("link: higgs0");
+    // A claimed name is asked of the café's server too, by TCP in the tunnel: there the node answers for every server.
+    if (claimed === "") expect(await resolvectl("query", "--cache=no", WEB_NAME)).toContain("link: higgs0");
   }
 
   const isSet = async (): Promise<boolean> => (await resolvectl("domain", "higgs0")).includes("~.");
@@ -105,7 +107,7 @@ describe("names through a real systemd-resolved", () => {
     try {
       expect((await seenOnLan(askEverywhere)).length).toBeGreaterThan(3); // positive control
       await up();
-      await expectTunnelled();
+      await expectTunnelled(" ~lab.example");
       await using sniffer = await lab.host("cafe-router").sniff("lan", "port 5353 or port 5355");
       await laptop.exec(["resolvectl", "query", "--cache=no", "printer"], { timeoutMs: 20_000 }); // by LLMNR where it may
       expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
