@@ -7,10 +7,10 @@ import { LabRefused } from "../../src/lab/errors.ts";
 import { runChild, runChildOrThrow } from "../../src/lab/spawn.ts";
 import { ROOT_DIR } from "./harness.ts";
 
-/** What higgs needs of a Debian, and the services that it works with. apt finds what these need in turn. */
+/** What higgs needs of a Debian, where it carries no wireguard-go too, and the services that it works with. apt finds what these need. */
 const PACKAGES: readonly string[] = `
   systemd systemd-sysv systemd-resolved libnss-resolve dbus polkitd iproute2 nftables wireguard-tools iputils-ping conntrack
-  procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`
+  wireguard-go procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`
   .trim()
   .split(/\s+/);
 

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LabHost } from "../../src/lab/host.ts";
-import type { Lab } from "../../src/lab/lab.ts";
+import type { Lab, LabOptions } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { LAB_CA_PATH } from "../../src/lab/service.ts";
 import { DNS_NAME } from "../../src/lab/small-internet.ts";
@@ -17,7 +17,7 @@ export const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-q
 const START_MS = 20_000;
 
 /** A lab with the binary, and with the programs that send probes (net-hosts.ts) and ask DNS (dns-hosts.ts). */
-export async function startNetworkLab(topology: Topology): Promise<Lab> {
+export async function startNetworkLab(topology: Topology, options: Pick<LabOptions, "visible"> = {}): Promise<Lab> {
   const dir = mkdtempSync(join(tmpdir(), "higgs-lab-programs-"));
   try {
     const programs: Record<string, string> = { higgs: higgsBinary(), bun: process.execPath };
@@ -27,7 +27,7 @@ export async function startNetworkLab(topology: Topology): Promise<Lab> {
       await Bun.write(path, await bundleForHosts(`${name}-entry.ts`, `await import(${program});\n`));
       programs[`${name}.js`] = path;
     }
-    return await startHiggsLab(topology, { programs });
+    return await startHiggsLab(topology, { ...options, programs });
   } finally {
     rmSync(dir, { recursive: true }); // the hosts have them on their disks
   }

@@ -3,11 +3,14 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { dnsStats, forgetQueries } from "./dns-hosts.ts";
+import { debianRoot } from "./debian-root.ts";
 import { until } from "./harness.ts";
 import { HIGGS, invite, startNetworkLab, startNode, startServer } from "./network.ts";
 import { bootSystemd, type SystemdMachine } from "./systemd-machine.ts";
 
 const MINUTE = 60_000;
+/** The packages of a Debian are fetched and unpacked once. */
+const START_MS = 5 * MINUTE;
 const WEB4 = "203.0.113.80";
 /** As whom the internet sees the laptop without a tunnel. */
 const CAFE: readonly string[] = ["203.0.113.66", "2001:db8:66:1::2"];
@@ -20,7 +23,7 @@ describe("names through a real systemd-resolved", () => {
   let before: string;
 
   beforeAll(async () => {
-    lab = await startNetworkLab(smallInternet());
+    lab = await startNetworkLab(smallInternet(), { visible: [await debianRoot()] });
     laptop = await bootSystemd(lab.host("laptop"), { resolved: true });
     await startServer(lab);
     await startNode(lab.host("home-pc"), { join: await invite(lab, "node") });
@@ -30,7 +33,7 @@ describe("names through a real systemd-resolved", () => {
     await laptop.execOrThrow([HIGGS, "client", "up"]);
     await laptop.execOrThrow([HIGGS, "client", "down"]);
     before = await settings();
-  }, MINUTE);
+  }, START_MS);
   afterAll(async () => {
     await laptop?.[Symbol.asyncDispose]();
     await lab?.[Symbol.asyncDispose]();
