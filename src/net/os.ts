@@ -17,7 +17,7 @@ import { type Exec, findTool, systemExec, ToolFailed, toolMissing } from "./exec
 import type { ClientFirewall } from "./firewall/client.ts";
 import type { ConnectionLog } from "./firewall/connection-log.ts";
 import type { ExitFirewall } from "./firewall/exit.ts";
-import { foreignForwardDrop } from "./firewall/foreign.ts";
+import { foreignDrops } from "./firewall/foreign.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
@@ -132,7 +132,7 @@ export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
     enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
     restoreForwarding: () => sysctl.restore(),
     fence: forwardingFence({ sysctl, journal }),
-    foreignDrops: (signal) => foreignForwardDrop(exec, identifiers, signal),
+    foreignDrops: (signal) => foreignDrops(exec, identifiers, signal),
     async forgetPaths(signal) {
       if (machine.nftTrouble !== null) return;
       await machine.redirect.reset(signal);

@@ -79,6 +79,8 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
   let lookWaits = false;
   let applied: ExitPolicy | null = null;
   let links: Links | null = null;
+  /** Rules of others, as they were at the last pass. */
+  let foreign: readonly string[] = [];
   let dnsTrouble: string | null = null;
   let state: ExitState | null = options.offered
     ? { ready: false, ipv6: false, missing: ["It is still starting."] }
@@ -149,14 +151,16 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
 
   async function look(): Promise<void> {
     lookWaits = false;
-    if (applied !== null && (await deps.firewall.verify(signal)).length === 0) return;
-    await pass();
+    const isOurs = applied !== null && (await deps.firewall.verify(signal)).length === 0;
+    const theirs = options.offered ? await deps.foreignDrops(signal) : foreign;
+    if (!isOurs || String(theirs) !== String(foreign)) await pass();
   }
 
   async function wayOut(now: Links, policy: ExitPolicy, ipv6: boolean): Promise<string[]> {
     if (!now.uplinks.some((uplink) => uplink.family === 4)) return ["This machine has no IPv4 default route."];
     const missing = [...(await deps.enableForwarding({ uplinks: policy.uplinks, ipv6 }))];
-    missing.push(...(await deps.foreignDrops(signal)));
+    foreign = await deps.foreignDrops(signal);
+    missing.push(...foreign);
     // A resolver that answered keeps its word for a while; one that did not is asked again at every pass.
     if (dnsTrouble !== null || state?.ready !== true) dnsTrouble = await deps.probeDns(signal);
     if (dnsTrouble !== null) missing.push(`Names cannot be resolved: ${dnsTrouble}`);

@@ -7,7 +7,7 @@ import { z } from "zod";
 import { withDeadline } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { findTool, systemExec, toolMissing } from "../net/exec.ts";
-import { foreignForwardDrop } from "../net/firewall/foreign.ts";
+import { foreignDrops } from "../net/firewall/foreign.ts";
 import { IDENTIFIERS } from "../net/identifiers.ts";
 import { readPrefixes } from "../net/links.ts";
 import { callLocal } from "../net/local-api.ts";
@@ -48,7 +48,7 @@ export async function doctorFacts(places: readonly RolePlace[], signal: AbortSig
   const canSee = privileges.netAdmin && has("ip") && has("nft");
   const [neighbours, forwardDrops, prefixes, roles] = await Promise.all([
     canSee ? readNeighbours(exec, Object.values(IDENTIFIERS), signal) : null,
-    canSee ? foreignForwardDrop(exec, IDENTIFIERS.node, signal) : [],
+    canSee ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
     has("ip") ? readPrefixes(exec, signal) : [],
     Promise.all(here.map((place) => roleFacts(place, signal))),
   ]);

@@ -1,5 +1,6 @@
 // What `higgs node status` shows.
 import type { MachineSystem } from "../net/os.ts";
+import { letPass } from "../net/firewall/foreign.ts";
 import { implementationText } from "../net/wg/device.ts";
 import type { DnsCounters } from "../node/dns-answers.ts";
 import type { Exit } from "../node/exit.ts";
@@ -82,7 +83,8 @@ function nodeHealth(view: NodeView): HealthEntry[] {
     for (const text of view.exit.breaches) entries.push({ code: "not-isolated", severity: "high", text, remedy: null });
   }
   for (const text of view.exit.state?.missing ?? []) {
-    entries.push({ code: "exit-not-ready", severity: "high", text, remedy: null });
+    const remedy = letPass(text, view.os.identifiers.interface);
+    entries.push({ code: "exit-not-ready", severity: "high", text, remedy });
   }
   entries.push(...nftHealth(view.os, NODE_WITHOUT_NFT));
   return entries;

@@ -5,7 +5,7 @@ import type { Lab } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { HostSpec, InterfaceSpec, Topology } from "../../src/lab/topology.ts";
 import { type ExitPolicy, LEASE_S, USUAL_OUTLET } from "../../src/net/firewall/exit.ts";
-import { foreignForwardDrop } from "../../src/net/firewall/foreign.ts";
+import { foreignDrops } from "../../src/net/firewall/foreign.ts";
 import { removeTable } from "../../src/net/firewall/nft.ts";
 import { nftExitFirewall } from "../../src/net/firewall/nft-exit.ts";
 import { enableForwarding } from "../../src/net/forwarding.ts";
@@ -343,17 +343,17 @@ describe("nftExitFirewall() on a real node", () => {
     "names a host firewall that swallows what is forwarded, until a person lets the tunnel through",
     async () => {
       const pc = host("home-pc");
-      expect(await foreignForwardDrop(exec(), identifiers, signal)).toEqual([]);
+      expect(await foreignDrops(exec(), identifiers, signal)).toEqual([]);
       await pc.execOrThrow(["iptables", "-P", "FORWARD", "DROP"]);
       expect(await unanswered({ internet: tcp(WEB4, HTTP) })).toEqual(["internet"]);
-      expect(await foreignForwardDrop(exec(), identifiers, signal)).toEqual([
+      expect(await foreignDrops(exec(), identifiers, signal)).toEqual([
         'The chain "FORWARD" of the nft table "ip filter" drops what this machine forwards.',
       ]);
       const forward = ["-m", "comment", "--comment", "higgs", "-j", "ACCEPT"];
       await pc.execOrThrow(["iptables", "-I", "FORWARD", "-i", "higgsn0", ...forward]);
       const answers = ["-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED"];
       await pc.execOrThrow(["iptables", "-I", "FORWARD", "-o", "higgsn0", ...answers, ...forward]);
-      expect(await foreignForwardDrop(exec(), identifiers, signal)).toEqual([]);
+      expect(await foreignDrops(exec(), identifiers, signal)).toEqual([]);
       expect(await unanswered({ internet: tcp(WEB4, HTTP) })).toEqual([]);
       expect(await unanswered({ lan: tcp("192.168.1.20", SSH) })).toEqual(["lan"]);
       await pc.execOrThrow(["nft", "delete", "table", "ip", "filter"]);

@@ -1,46 +1,90 @@
-// Finds other programs' nft chains that drop what an exit forwards.
+// Finds other programs' nft chains that drop what an exit forwards, or what its clients ask its resolver, and says how they let it pass.
 import { z } from "zod";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 
 /**
- * One sentence for each base chain of another table that drops forwarded packets by policy, unless a rule of that table
- * accepts our interface. Chains of the old iptables (legacy) are invisible to nft.
+ * One sentence for each base chain of another table that drops forwarded packets, or those to this machine, by policy or by a rule
+ * without a condition, unless a rule of that table accepts our interface. Chains of the old iptables (legacy) are invisible to nft.
  */
-export async function foreignForwardDrop(
+export async function foreignDrops(
   exec: Exec,
   identifiers: Identifiers,
   signal: AbortSignal,
 ): Promise<readonly string[]> {
   const result = await exec.run(["nft", "-j", "list", "ruleset"], { signal });
   // Rules of iptables' own extensions make some versions of nft fail here; then nothing can be said.
-  return result.code === 0 ? forwardDropsIn(JSON.parse(result.stdout), identifiers.interface) : [];
+  return result.code === 0 ? exitDropsIn(JSON.parse(result.stdout), identifiers.interface) : [];
 }
 
 const TABLE = { family: z.string(), table: z.string() };
 const CHAIN = z.object({ ...TABLE, name: z.string(), hook: z.string().optional(), policy: z.string().optional() });
-const RULE = z.object({ ...TABLE, expr: z.array(z.unknown()) });
+const RULE = z.object({ ...TABLE, chain: z.string(), expr: z.array(z.unknown()) });
 const LISTING = z.object({
   nftables: z.array(z.object({ chain: CHAIN.optional(), rule: RULE.optional() })),
 });
 
-/** Pure, from the JSON of `nft -j list ruleset`. */
+const DROPS = { forward: "drops what this machine forwards.", input: "drops what clients ask its resolver." } as const;
+type Hook = keyof typeof DROPS;
+
+/** Pure, from the JSON of `nft -j list ruleset`: what is forwarded alone. */
 export function forwardDropsIn(json: unknown, tunnel: string): readonly string[] {
+  return dropsIn(json, { tunnel, hooks: ["forward"] });
+}
+
+/** Pure: what is forwarded, and what clients ask the resolver. */
+export function exitDropsIn(json: unknown, tunnel: string): readonly string[] {
+  return dropsIn(json, { tunnel, hooks: ["forward", "input"] });
+}
+
+function dropsIn(
+  json: unknown,
+  { tunnel, hooks }: { readonly tunnel: string; readonly hooks: readonly Hook[] },
+): readonly string[] {
   const items = LISTING.parse(json).nftables;
   const accepting = new Set<string>();
+  const closing = new Set<string>();
   for (const { rule } of items) {
-    if (rule !== undefined && acceptsInterface(rule.expr, tunnel)) accepting.add(`${rule.family} ${rule.table}`);
+    if (rule === undefined) continue;
+    if (acceptsInterface(rule.expr, tunnel)) accepting.add(`${rule.family} ${rule.table}`);
+    if (dropsAll(rule.expr)) closing.add(`${rule.family} ${rule.table} ${rule.chain}`);
   }
   const sentences: string[] = [];
   for (const { chain } of items) {
-    if (chain?.hook !== "forward" || chain.policy !== "drop") continue;
-    if (!["ip", "ip6", "inet"].includes(chain.family)) continue;
+    const hook = hooks.find((one) => one === chain?.hook);
+    if (chain === undefined || hook === undefined || !["ip", "ip6", "inet"].includes(chain.family)) continue;
     const table = `${chain.family} ${chain.table}`;
-    if (!accepting.has(table)) {
-      sentences.push(`The chain "${chain.name}" of the nft table "${table}" drops what this machine forwards.`);
-    }
+    if (chain.table.startsWith("higgs") || accepting.has(table)) continue;
+    if (chain.policy !== "drop" && !closing.has(`${table} ${chain.name}`)) continue;
+    sentences.push(`The chain "${chain.name}" of the nft table "${table}" ${DROPS[hook]}`);
   }
   return sentences;
+}
+
+/** Whatever comes to such a rule goes no further: the end of a chain whose policy says otherwise. */
+function dropsAll(expressions: readonly unknown[]): boolean {
+  const kinds = expressions.flatMap((one) => (typeof one === "object" && one !== null ? Object.keys(one) : []));
+  return kinds.some((kind) => kind === "drop" || kind === "reject") && !kinds.some((kind) => CONDITIONS.includes(kind));
+}
+
+/** What a rule may ask of a packet; the rest counts, logs or decides. */
+const CONDITIONS: readonly string[] = ["match", "vmap", "limit", "xt", "quota", "lookup", "ct count"];
+
+/** What to type so that they let the exit's packets pass; null for a sentence that is not of here. Our own table isolates all the same. */
+export function letPass(sentence: string, tunnel: string): string | null {
+  const found = /^The chain "([^"]+)" of the nft table "(ip6?|inet) ([^"]+)" drops/.exec(sentence);
+  if (found === null) return null;
+  const [, chain = "", family = "", table = ""] = found;
+  if (family !== "inet" && table === "filter" && ["FORWARD", "INPUT"].includes(chain)) {
+    const tool = family === "ip" ? "iptables" : "ip6tables";
+    const inwards = `sudo ${tool} -I ${chain} -i ${tunnel} -j ACCEPT`;
+    const answers = `sudo ${tool} -I ${chain} -o ${tunnel} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT`;
+    return chain === "INPUT" ? inwards : `${inwards} && ${answers}`;
+  }
+  const insert = `sudo nft insert rule ${family} ${table} ${chain}`;
+  const inwards = `${insert} iifname ${tunnel} accept`;
+  const isForward = sentence.endsWith(DROPS.forward);
+  return isForward ? `${inwards} && ${insert} oifname ${tunnel} ct state established,related accept` : inwards;
 }
 
 function acceptsInterface(expressions: readonly unknown[], tunnel: string): boolean {

@@ -304,3 +304,21 @@ test("an exit that was disposed of does nothing more, and leaves the isolation",
   expect(home.done).toEqual(before);
   expect(home.done).not.toContain("reset");
 });
+
+test("openExit() looks again as soon as others' rules close it or let it pass, and not when nothing of that changed", async () => {
+  const home = new FakeHome();
+  const exit = home.start();
+  await until(() => exit.state?.ready === true);
+  home.foreign = ['The chain "FORWARD" drops what this machine forwards.'];
+  exit.rulesTouched();
+  await until(() => exit.state?.ready === false);
+  expect(exit.state?.missing).toEqual(home.foreign);
+  const passes = home.done.filter((what) => what === "close").length;
+  exit.rulesTouched();
+  exit.rulesTouched();
+  await Bun.sleep(20);
+  expect(home.done.filter((what) => what === "close")).toHaveLength(passes);
+  home.foreign = [];
+  exit.rulesTouched();
+  await until(() => exit.state?.ready === true);
+});

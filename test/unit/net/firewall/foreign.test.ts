@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { forwardDropsIn } from "../../../../src/net/firewall/foreign.ts";
+import { exitDropsIn, forwardDropsIn, letPass } from "../../../../src/net/firewall/foreign.ts";
 
 const recorded = (name: string): unknown =>
   JSON.parse(readFileSync(join(import.meta.dir, "recorded", `${name}.json`), "utf8"));
@@ -20,5 +20,50 @@ describe("forwardDropsIn()", () => {
 
   test("takes no offence at our own table", () => {
     expect(forwardDropsIn(recorded("higgs-node"), "higgsn0")).toEqual([]);
+  });
+
+  /** As `nft -j list ruleset` shows a table with one chain. */
+  const listing = (chain: object, ...rules: readonly object[][]): unknown => ({
+    nftables: [
+      { chain: { family: "inet", table: "wall", name: "c", ...chain } },
+      ...rules.map((expr) => ({ rule: { family: "inet", table: "wall", chain: "c", expr } })),
+    ],
+  });
+  const established = [{ match: { op: "in", left: { ct: { key: "state" } }, right: "established" } }, { accept: null }];
+
+  test("names a chain that ends in a rejection, whatever its policy says", () => {
+    const forward = { hook: "forward", policy: "accept" };
+    expect(forwardDropsIn(listing(forward, established, [{ counter: {} }, { reject: {} }]), "higgsn0")).toEqual([
+      'The chain "c" of the nft table "inet wall" drops what this machine forwards.',
+    ]);
+    const conditional = [{ match: { op: "==", left: { meta: { key: "iifname" } }, right: "eth1" } }, { drop: null }];
+    expect(forwardDropsIn(listing(forward, established, conditional), "higgsn0")).toEqual([]);
+  });
+
+  test("names a chain that keeps clients from the resolver", () => {
+    const input = listing({ hook: "input", policy: "drop" }, established);
+    expect(exitDropsIn(input, "higgsn0")).toEqual([
+      'The chain "c" of the nft table "inet wall" drops what clients ask its resolver.',
+    ]);
+    expect(forwardDropsIn(input, "higgsn0")).toEqual([]); // of no interest to who only forwards
+  });
+});
+
+describe("letPass()", () => {
+  test("says what to type, in the words of whoever made the rules", () => {
+    const told = (table: string, chain: string, what: string): string | null =>
+      letPass(`The chain "${chain}" of the nft table "${table}" drops what ${what}.`, "higgsn0");
+    expect(told("ip filter", "FORWARD", "this machine forwards")).toBe(
+      "sudo iptables -I FORWARD -i higgsn0 -j ACCEPT && " +
+        "sudo iptables -I FORWARD -o higgsn0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+    );
+    expect(told("ip6 filter", "INPUT", "clients ask its resolver")).toBe(
+      "sudo ip6tables -I INPUT -i higgsn0 -j ACCEPT",
+    );
+    expect(told("inet wall", "c", "this machine forwards")).toBe(
+      "sudo nft insert rule inet wall c iifname higgsn0 accept && " +
+        "sudo nft insert rule inet wall c oifname higgsn0 ct state established,related accept",
+    );
+    expect(letPass("This machine has no IPv4 default route.", "higgsn0")).toBeNull();
   });
 });
