@@ -15,6 +15,11 @@ export interface PeerSize {
 /** What WireGuard adds to an inner packet: header of 16 bytes, tag of 16. */
 const WIREGUARD_BYTES = 32;
 
+/** WireGuard fills inner packets up to a multiple of 16, as far as the device's own size allows: a larger one would not fit once filled. */
+function innerBytes(sizeBytes: number): number {
+  return Math.floor((sizeBytes - WIREGUARD_BYTES) / 16) * 16;
+}
+
 export class PeerSizes {
   readonly #deps: { readonly peerMtus: PeerMtus; readonly log: Logger };
   readonly #signal: AbortSignal;
@@ -29,7 +34,7 @@ export class PeerSizes {
   fit(all: readonly PeerSize[]): void {
     const peers = all.flatMap(({ allowedIps, sizeBytes }) => {
       if (sizeBytes === null || sizeBytes === 0 || sizeBytes >= FULL_BYTES || allowedIps.length === 0) return [];
-      return [{ prefixes: allowedIps, mtu: sizeBytes - WIREGUARD_BYTES }];
+      return [{ prefixes: allowedIps, mtu: innerBytes(sizeBytes) }];
     });
     const text = JSON.stringify(peers);
     if (text === this.#before) return;
