@@ -1,5 +1,5 @@
 // What is known of one path: when it answered, in which sizes, and which of two is better: pure.
-import { type Endpoint, formatEndpoint } from "../base/ip.ts";
+import { type Endpoint, familyOf, formatEndpoint } from "../base/ip.ts";
 import { FULL_BYTES, SMALLER_BYTES } from "./path-check.ts";
 
 export type PathKind = "direct" | "udp-relay" | "wss";
@@ -58,6 +58,11 @@ export const LONGEST_IDLE_MS = 25_000;
 /** Another direct path must be better by this much, so that two alike do not alternate. */
 const BETTER_MS = 1;
 const BETTER_RATIO = 0.85;
+/** IPv6 has no NAT that could forget it: it may be slower by this much, and is left only for an IPv4 that is faster by more. */
+const SIX_RATIO = 1.1;
+/** What nobody notices, and what one slow answer makes of a fast path. */
+const SIX_MS = 5;
+const FOUR_RATIO = 0.75;
 const SIZES: readonly number[] = [FULL_BYTES, ...SMALLER_BYTES];
 /** Checks of a size that may be lost before a smaller one is tried. */
 const SIZE_TRIES = 3;
@@ -126,5 +131,8 @@ export function isBetter(a: PathInfo, b: PathInfo): boolean {
   if (a.sizeBytes !== b.sizeBytes) return a.sizeBytes > b.sizeBytes;
   if (a.target.lan !== b.target.lan) return a.target.lan;
   const [rttA, rttB] = [a.rttMs ?? 1e9, b.rttMs ?? 1e9];
+  const [familyA, familyB] = [familyOf(a.target.endpoint.address), familyOf(b.target.endpoint.address)];
+  if (familyA > familyB) return rttA <= rttB * SIX_RATIO + SIX_MS;
+  if (familyA < familyB) return rttA < rttB * FOUR_RATIO - SIX_MS;
   return rttA < rttB * BETTER_RATIO && rttA < rttB - BETTER_MS;
 }
