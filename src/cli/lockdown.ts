@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { z } from "zod";
 import { createLogger } from "../base/log.ts";
 import { HiggsError } from "../base/errors.ts";
+import { UsageError } from "../roles/config.ts";
 import type { LockdownChange } from "../net/lockdown-file.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { EXIT } from "./exit-codes.ts";
@@ -61,10 +62,23 @@ function statusCommand({ term, setExitCode }: Context): Command {
       const config = await configOf("client", self);
       const answer = await askRunning(config.run, { verb: "lockdown-status", socket: "everyday" });
       const { readLockdown } = await import("../net/lockdown-file.ts");
-      const protection = shape.parse(answer ?? { ...(await readLockdown(config.state)), connected: false });
+      const kept = answer === null ? await readLockdown(config.state) : null;
+      if (kept?.damage !== undefined && kept.damage !== null && process.getuid?.() !== 0)
+        throw notForThisUser(kept.damage);
+      const protection = shape.parse(answer ?? { ...kept, connected: false });
+      if (kept?.damage !== undefined && kept.damage !== null) {
+        term.err(`The kill switch counts as on, as its file is damaged: ${kept.damage}.`);
+      }
       show(term, protection, flags.json === true);
       if (isBlocked(protection)) setExitCode(EXIT.blocked);
     });
+}
+
+function notForThisUser(why: string): UsageError {
+  return new UsageError(`Cannot tell whether the kill switch is on: ${why}.`, {
+    code: "not-permitted",
+    remedy: "sudo higgs client lockdown status",
+  });
 }
 
 function loadCommand({ term }: Context): Command {

@@ -22,6 +22,7 @@ import type { DoctorFacts, RoleFacts } from "./doctor.ts";
 import { findProxy } from "./proxy.ts";
 import type { ProxySetting } from "./proxy-setting.ts";
 import { SOCKET } from "./runtime.ts";
+import { stoppedStatus } from "./stopped-status.ts";
 
 export interface RolePlace {
   readonly role: AnyRole;
@@ -84,7 +85,9 @@ function kernelHasWireGuard(): boolean {
 
 async function roleFacts({ role, stateDir, runDir, proxy }: RolePlace, signal: AbortSignal): Promise<RoleFacts> {
   const status = await statusOf(runDir, signal);
-  const base = { role, isRunning: status !== null, left: null, health: status?.health ?? [] };
+  // A machine that is closed reaches no server, and says why itself.
+  const closed = role === "client" && status === null ? await stoppedStatus(stateDir, signal) : null;
+  const base = { role, isRunning: status !== null, left: null, health: status?.health ?? closed?.health ?? [] };
   if (role === "server") return { ...base, ranges: [], servers: [] };
   const enrolment = await enrolmentOf(role, stateDir);
   if (enrolment === null) return { ...base, ranges: [], servers: [] };
@@ -92,7 +95,9 @@ async function roleFacts({ role, stateDir, runDir, proxy }: RolePlace, signal: A
     ...base,
     ranges: [enrolment.range4, enrolment.range6],
     servers: await Promise.all(
-      enrolment.servers.map((server) => reached(server, { stateDir, enrolment, proxy }, signal)),
+      (closed === null ? enrolment.servers : []).map((server) =>
+        reached(server, { stateDir, enrolment, proxy }, signal),
+      ),
     ),
   };
 }

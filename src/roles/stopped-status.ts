@@ -15,6 +15,8 @@ export async function stoppedStatus(stateDir: string, signal: AbortSignal) {
   const lockdown = await readLockdown(stateDir);
   const isLoaded = await hasTable(signal);
   if (!lockdown.lockdown && isLoaded !== true) return null;
+  // Neither the file nor the rules are for this user to read: nothing is known.
+  if (lockdown.damage !== null && isLoaded === null) return null;
   // Without a network there is nothing to say of one.
   const enrolment = await openStateDir(stateDir).then(
     async (dir) => await readEnrolment(dir, "client").catch(() => null),

@@ -186,6 +186,10 @@ describe("a boot", () => {
       const status = await higgs(laptop, "client", "status");
       expect(status.code).toBe(EXIT_BLOCKED);
       expect(status.stdout).toContain("its file cannot be read");
+      // Not the server's fault.
+      const doctor = (await higgs(laptop, "doctor")).stdout;
+      expect(doctor).toContain("No internet: the kill switch is on");
+      expect(doctor).not.toContain("Cannot reach the server");
       await client("lockdown", "off");
       expect(await waysNow()).toEqual(["open"]);
     },
