@@ -157,6 +157,14 @@ export async function ensurePrivateDir(path: string): Promise<void> {
     if (codeOf(thrown) !== "EEXIST") throw notWritten(path, thrown);
   }
   const stat = await lstat(path);
+  const { uid } = process.geteuid === undefined ? stat : { uid: process.geteuid() };
+  if (HAS_MODES && uid !== 0 && uid !== stat.uid) {
+    throw new SecretFileError(`Cannot use "${path}": it belongs to another user.`, {
+      code: "file-not-writable",
+      remedy: "Run the command with sudo, or name another folder with --state.",
+      detail: { path },
+    });
+  }
   if (!stat.isDirectory()) {
     throw new SecretFileError(`Cannot keep secrets in "${path}": it is no folder.`, {
       code: "file-not-plain",
