@@ -114,7 +114,7 @@ export interface Pulled {
   readonly bytes: number;
 }
 
-export const TRANSFER_BYTES = 6_000_000;
+export const TRANSFER_BYTES = 4_000_000;
 const BYTES_PER_S = 1_000_000;
 
 /** Pulls a cable under ten pings a second and a transfer, and waits until pings are answered again, and the transfer is over. */

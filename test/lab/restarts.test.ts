@@ -41,10 +41,10 @@ for (const { kind, nat } of KINDS) {
 
     async function lostAcross(name: string, restart: () => Promise<void>): Promise<number> {
       const pinging = await startPinging(laptop, { everyS: 0.01 });
-      await until(() => pinging.replies() >= 100, { what: "a hundred replies" });
+      await until(() => pinging.replies() >= 50, { what: "fifty replies" });
       await restart();
       const replies = pinging.replies();
-      await until(() => pinging.replies() >= replies + 300, { what: "replies after the start" });
+      await until(() => pinging.replies() >= replies + 120, { what: "replies after the start" });
       const { lost, sent, gapS } = await pinging.stop();
       console.log(`${kind}, ${name}: ${lost} of ${sent} lost, longest gap ${gapS.toFixed(2)} s`);
       return lost;
