@@ -38,6 +38,9 @@ describe("the exit's policy", () => {
     const list = await host(client).execOrThrow([HIGGS, "client", "exit", "list", "--json"]);
     return (JSON.parse(list) as { exits: { policy: Policy }[] }).exits[0]?.policy as Policy;
   };
+  /** The server passes changes on together, after a while. */
+  const told = (client: string, isSo: (policy: Policy) => boolean) =>
+    until(async () => isSo(await seenBy(client)), { timeoutMs: 20_000, what: `the policy at ${client}` });
   const becomes = (probes: Parameters<typeof answered>[1], wanted: readonly string[], client = "laptop") =>
     until(async () => String(await answered(host(client), probes)) === String(wanted), {
       timeoutMs: 15_000,
@@ -91,6 +94,7 @@ describe("the exit's policy", () => {
   test("opens a part of the home for the client that was named, and for nobody else; the router and metadata stay closed", async () => {
     expect(await answered(host("laptop"), { ...NAS, ...ROUTER, ...METADATA })).toEqual(names(NAS));
     expect(await answered(host("tablet"), { ...NAS, ...ROUTER, ...METADATA })).toEqual([]);
+    await told("tablet", (policy) => policy.opened.length === 2);
     expect((await seenBy("tablet")).opened).toEqual([
       { prefix: "192.168.1.20/32", forAll: false },
       { prefix: "2001:db8:7:1::20/128", forAll: false },
@@ -105,6 +109,7 @@ describe("the exit's policy", () => {
   });
 
   test("refuses what cannot be, names the value, and changes nothing", async () => {
+    await told("laptop", ({ mail, ports, opened }) => !mail && ports === null && opened.length === 0);
     const before = await seenBy("laptop");
     for (const [choice, word] of [
       ["exit-ports=http", '"http" is no port'],
