@@ -73,6 +73,7 @@ const fixedSettings = z.object({
   wireguard: z.string(),
   portGuessing: z.boolean().optional(),
   portMapping: z.boolean().optional(),
+  firewall: z.boolean().optional(),
 });
 
 /** Null for a process of a version that does not tell. */
@@ -102,6 +103,7 @@ export function requireSame(wanted: Resolved<"client">, running: z.infer<typeof 
 const TOGGLES = [
   ["portGuessing", "ports are guessed", "guesses ports", "guesses none"],
   ["portMapping", "the router is asked for a port", "asks for one", "asks for none"],
+  ["firewall", "there is a firewall", "has one", "does without"],
 ] as const;
 
 function otherSettings(what: string, does: string): StartError {
@@ -159,6 +161,7 @@ function flagsOf(config: Config<"client">): string[] {
   if (!config.portGuessing) flags.push("--no-port-guessing");
   if (config.port !== null) flags.push("--port", String(config.port));
   if (!config.portMapping) flags.push("--no-port-mapping");
+  if (!config.firewall) flags.push("--no-firewall");
   if (config.lockdown === true) flags.push("--lockdown");
   if (config.lan === true) flags.push("--lan");
   return flags;

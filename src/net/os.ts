@@ -142,9 +142,15 @@ export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
   };
 }
 
-/** Throws as `nodeSystem`. */
-export async function clientSystem(options: SystemOptions): Promise<ClientSystem> {
+/**
+ * Throws as `nodeSystem`, for an nft that does no work too, unless a person said `withoutFirewall`: then what is bound to another
+ * interface passes beside the tunnel.
+ */
+export async function clientSystem(
+  options: SystemOptions & { readonly withoutFirewall: boolean },
+): Promise<ClientSystem> {
   const { machine, deps, sysctl } = await linux("client", options);
+  if (machine.nftTrouble !== null && !options.withoutFirewall) throw machine.nftTrouble;
   const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
   const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
   const { owner } = deps.journal;

@@ -75,7 +75,7 @@ function pathOf(connection: Connection | null, exit: KnownPeer, connectedMs: num
 }
 
 const CLIENT_WITHOUT_NFT =
-  "packets from neighbours to the tunnel's addresses are not dropped, and higgs itself passes every packet of a direct path on, which costs speed";
+  "what a program binds to another interface passes beside the tunnel, packets from neighbours to the tunnel's addresses are not dropped, and higgs itself passes every packet of a direct path on, which costs speed";
 
 function endpointText(endpoint: Endpoint | null): string | null {
   return endpoint === null ? null : formatEndpoint(endpoint);

@@ -64,6 +64,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     libexecDir: config.libexec,
     wireGuard: config.wireguard,
     command: "higgs client up",
+    withoutFirewall: !config.firewall,
     log,
   });
   await os.resetDnsOfEarlierBoot(signal).catch((thrown: unknown) => {
@@ -262,8 +263,8 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         ...machineVerbs(verbDeps),
         status: (_body, askSignal) => clientStatus({ ...view, connection }, askSignal),
         settings: () => {
-          const { port: wanted, paths, wireguard, portGuessing, portMapping } = config;
-          return { port: wanted, paths, wireguard, portGuessing, portMapping };
+          const { port: wanted, paths, wireguard, portGuessing, portMapping, firewall } = config;
+          return { port: wanted, paths, wireguard, portGuessing, portMapping, firewall };
         },
         up: async (body, askSignal) => {
           const { exit, timeoutMs } = bodyOf(upBody, body);

@@ -239,6 +239,13 @@ const CLIENT = {
     schema: optional(text),
     default: null,
   },
+  firewall: {
+    flags: "--no-firewall",
+    about:
+      "connect also where nft does no work: what a program binds to another interface then passes beside the tunnel",
+    schema: toggle,
+    default: true,
+  },
   lockdown: {
     flags: "--lockdown",
     about: "switches the kill switch on, for good; off: higgs client lockdown off",

@@ -20,6 +20,8 @@ import { type ClientSystem, machineSystem } from "../net/os.ts";
 import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
 import { ensurePrivateDir } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
+import { constants } from "node:fs";
+import { access } from "node:fs/promises";
 import { join } from "node:path";
 
 /** The kill switch closes what was asked for. */
@@ -186,9 +188,18 @@ function forgiving(journal: Awaited<ReturnType<typeof openJournal>> | null, log:
 
 /** Throws KillSwitchOn where it would keep `what` from the server. */
 export async function requireUnlocked(what: string, stateDir: string): Promise<void> {
+  // Whoever may not look into the folder is told so by whatever needs it; to say that it is locked would be a guess.
+  if (await isForOthers(stateDir)) return;
   if (!(await readLockdown(stateDir)).lockdown) return;
   throw new KillSwitchOn(`Cannot ${what}: the kill switch is on, and lets nothing through but a connection.`, {
     code: "blocked",
     remedy: LOCKDOWN_OFF,
   });
+}
+
+async function isForOthers(dir: string): Promise<boolean> {
+  return await access(dir, constants.R_OK | constants.X_OK).then(
+    () => false,
+    (thrown: unknown) => (thrown as { code?: string }).code === "EACCES",
+  );
 }

@@ -62,7 +62,7 @@ async function giveNft(host: LabHost): Promise<void> {
 }
 
 async function up(...flags: readonly string[]): Promise<void> {
-  const { code, stderr } = await higgs(laptop, "client", "up", ...flags);
+  const { code, stderr } = await higgs(laptop, "client", "up", "--no-firewall", ...flags);
   expect([code, stderr]).toEqual([6, ""]); // connected, but degraded
 }
 
@@ -104,8 +104,10 @@ afterAll(async () => {
 }, MINUTE);
 
 test(
-  "a client without nft gets its direct path to a node with nft, and says what is missing",
+  "a client without nft is refused; told to do without, it gets its direct path to a node with nft, and says what is missing",
   async () => {
+    const refused = await higgs(laptop, "client", "up");
+    expect([refused.code, refused.stderr.includes("Protocol not supported")]).toEqual([9, true]);
     await up();
     await untilPath("direct");
     expect(await page(laptop, PAGE4)).toBe(HOME4);
