@@ -22,6 +22,7 @@ import type { DoctorFacts, RoleFacts } from "./doctor.ts";
 import { findProxy } from "./proxy.ts";
 import type { ProxySetting } from "./proxy-setting.ts";
 import { SOCKET } from "./runtime.ts";
+import { leftByName } from "./state.ts";
 import { stoppedStatus } from "./stopped-status.ts";
 
 export interface RolePlace {
@@ -51,7 +52,7 @@ export async function doctorFacts(places: readonly RolePlace[], signal: AbortSig
     canSee ? readNeighbours(exec, Object.values(IDENTIFIERS), signal) : null,
     canSee ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
     has("ip") ? readPrefixes(exec, signal) : [],
-    Promise.all(here.map((place) => roleFacts(place, signal))),
+    Promise.all(here.map((place) => roleFacts(place, { canSee, signal }))),
   ]);
   return {
     missingTools,
@@ -83,11 +84,15 @@ function kernelHasWireGuard(): boolean {
   });
 }
 
-async function roleFacts({ role, stateDir, runDir, proxy }: RolePlace, signal: AbortSignal): Promise<RoleFacts> {
+async function roleFacts(
+  { role, stateDir, runDir, proxy }: RolePlace,
+  { canSee, signal }: { readonly canSee: boolean; readonly signal: AbortSignal },
+): Promise<RoleFacts> {
   const status = await statusOf(runDir, signal);
   // A machine that is closed reaches no server, and says why itself.
   const closed = role === "client" && status === null ? await stoppedStatus(stateDir, signal) : null;
-  const base = { role, isRunning: status !== null, left: null, health: status?.health ?? closed?.health ?? [] };
+  const left = canSee && status === null ? await leftByName(role, stateDir, signal) : null;
+  const base = { role, isRunning: status !== null, left, health: status?.health ?? closed?.health ?? [] };
   if (role === "server") return { ...base, ranges: [], servers: [] };
   const enrolment = await enrolmentOf(role, stateDir);
   if (enrolment === null) return { ...base, ranges: [], servers: [] };

@@ -239,11 +239,13 @@ function leftoversOf({ roles }: DoctorFacts): HealthEntry[] {
   );
 }
 
+/** A server has a name for each family; one that answers will do. */
 function reachabilityOf({ roles }: DoctorFacts): HealthEntry[] {
-  return roles.flatMap(({ servers, health }) => [
-    ...servers.flatMap(({ name, trouble }) =>
-      trouble === null ? [] : [{ ...trouble, severity: "high" as const, text: `${name}: ${trouble.text}` }],
-    ),
-    ...health,
-  ]);
+  return roles.flatMap(({ servers, health }) => {
+    const severity = servers.some(({ trouble }) => trouble === null) ? ("low" as const) : ("high" as const);
+    const unreached = servers.flatMap(({ name, trouble }) =>
+      trouble === null ? [] : [{ ...trouble, severity, text: `${name}: ${trouble.text}` }],
+    );
+    return [...unreached, ...health];
+  });
 }

@@ -78,8 +78,26 @@ export async function leftBehind(
   role: Role | "server",
   dirs: { readonly stateDir: string; readonly runDir: string },
 ): Promise<readonly string[]> {
-  const found = (await listState(role, dirs)).filter((change) => change.kind !== "file");
-  const isLocked = role === "client" && (await readLockdown(dirs.stateDir)).lockdown;
+  return await unwanted(role, dirs.stateDir, await listState(role, dirs));
+}
+
+/** The same by fixed names alone, without the role's lock: changes nothing, not even a run folder. Throws ToolFailed. */
+export async function leftByName(
+  role: Role | "server",
+  stateDir: string,
+  signal: AbortSignal,
+): Promise<readonly string[]> {
+  const journal = { entries: () => [] };
+  return await unwanted(role, stateDir, await listChanges(role, { exec: systemExec(), journal, stateDir, signal }));
+}
+
+async function unwanted(
+  role: Role | "server",
+  stateDir: string,
+  changes: readonly Change[],
+): Promise<readonly string[]> {
+  const found = changes.filter((change) => change.kind !== "file");
+  const isLocked = role === "client" && (await readLockdown(stateDir)).lockdown;
   if (!isLocked) return found.map((change) => change.what);
   const { table, egressTable } = IDENTIFIERS.client;
   const closing = [`nft table inet ${table}`, `nft table netdev ${egressTable}`];

@@ -102,3 +102,21 @@ test(
   },
   MINUTE,
 );
+
+test(
+  "names what a role left that was killed, until it is cleaned",
+  async () => {
+    const home = lab.host("home-pc");
+    network.node.kill("SIGKILL");
+    await network.node.exited;
+    const { code, findings } = await doctor(home);
+    const left = findings.find((finding) => finding.code === "leftovers");
+    expect(code).toBe(1);
+    expect(left?.text).toContain("The node does not run, and left: interface higgsn0");
+    expect(left?.text).toContain("nft table inet higgs_node");
+    expect(left?.remedy).toBe("sudo higgs state clean --role node");
+    await home.execOrThrow([HIGGS, "state", "clean", "--role", "node"]);
+    expect(codesOf((await doctor(home)).findings)).not.toContain("leftovers leftovers");
+  },
+  MINUTE,
+);

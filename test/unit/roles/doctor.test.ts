@@ -104,5 +104,7 @@ describe("doctorFindings()", () => {
       ["server-unreachable", "vps.example:443: Cannot reach it."],
       ["relay-lost", "The relay is away."],
     ]);
+    const both = { ...WELL, roles: [{ ...ROLE, servers: [...ROLE.servers, ...servers] }] };
+    expect(codes(both)).toEqual(["reachability low server-unreachable"]); // by its other name
   });
 });
