@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
-import { cutUdp, mendUdp, pull, TRANSFER_BYTES, untilPath, withMobile } from "./cables.ts";
+import { cutUdp, mendUdp, NAS4, pull, TRANSFER_BYTES, untilPath, withMobile } from "./cables.ts";
 import { higgsOrThrow, killNow, pidOf, startClientLab, startNetwork, startServer } from "./client-lab.ts";
 
 const MINUTE = 60_000;
@@ -17,6 +17,7 @@ beforeAll(async () => {
   lab = await startClientLab(withMobile());
   laptop = lab.host("laptop");
   await startNetwork(lab);
+  await higgsOrThrow(lab.host("home-pc"), "node", "set", `exit-lan=${NAS4}`);
   await higgsOrThrow(laptop, "client", "up");
 }, MINUTE);
 afterAll(async () => {

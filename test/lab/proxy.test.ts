@@ -31,6 +31,8 @@ const [USER, PASSWORD] = ["ann", "p@ss word"];
 const LOGIN = `http://${USER}:${encodeURIComponent(PASSWORD)}@${PROXY4}:${LOGIN_PORT}`;
 const WEB4 = "203.0.113.80";
 /** All that a client sends, in either family; what neighbours say to each other to find each other is no traffic. */
+/** Where routers are looked for that speak UPnP. */
+const SSDP = "239.255.255.250";
 const SENT = "src host 192.168.7.2 and not arp";
 
 /** What the café's router keeps its guest from, as rules for what the guest sends; the proxy and the router itself may do everything. */
@@ -219,7 +221,7 @@ describe("an HTTP proxy as the only way out", () => {
     "where other paths are tried as well, nothing else leaves but from WireGuard's port, and to the router",
     async () => {
       const port = 52_000;
-      const filter = `${SENT} and not dst host ${PROXY4} and not (udp and (src port ${port} or dst host 192.168.7.1))`;
+      const filter = `${SENT} and not dst host ${PROXY4} and not (udp and (src port ${port} or dst host 192.168.7.1 or dst host ${SSDP}))`;
       await using sniffer = await laptop.sniff("eth0", filter);
       await timedUp("--proxy", `http://${PROXY4}:${PORT}`, "--port", String(port));
       await until(async () => (await page(laptop, PAGE4)) === HOME4, { what: "the page" });
