@@ -44,6 +44,7 @@ export interface HostMaker {
 
 export function labHost(spec: HostSpec, maker: HostMaker): LabHost {
   let holder: Holder | undefined;
+  const running = new Set<LabProcess>();
   const pidOf = (): number => {
     if (holder !== undefined) return holder.pid;
     throw new LabHostOff(`Cannot use the lab host "${spec.name}": it is off.`, { code: "lab-host-off" });
@@ -59,7 +60,12 @@ export function labHost(spec: HostSpec, maker: HostMaker): LabHost {
     },
     exec: (argv, options) => runChild(enterArgv(pidOf(), argv), options),
     execOrThrow: (argv, options) => runChildOrThrow(enterArgv(pidOf(), argv), options),
-    spawn: (argv, options) => spawnEntered(enterArgv(pidOf(), argv), options),
+    async spawn(argv, options) {
+      const started = await spawnEntered(enterArgv(pidOf(), argv), options);
+      running.add(started);
+      void started.exited.then(() => running.delete(started));
+      return started;
+    },
     readFile: (path) => runChildOrThrow(enterArgv(pidOf(), ["cat", "--", path])),
     async writeFile(path, content) {
       const result = await runChild(enterArgv(pidOf(), ["dd", "status=none", `of=${path}`]), { stdin: content });
@@ -71,6 +77,8 @@ export function labHost(spec: HostSpec, maker: HostMaker): LabHost {
     async powerOff() {
       const old = holder;
       holder = undefined;
+      // The nsenter of a program that was stopped is stopped too: it would never see the end, and the host would never be gone.
+      for (const one of running) one.kill("SIGCONT");
       await old?.cut();
       if (old !== undefined) await maker.unplug();
     },

@@ -200,6 +200,17 @@ describe("a lab host", () => {
     expect(await snapshot(laptop)).toBe(before);
   });
 
+  test("bug: a host with a program that was stopped is gone after a power cut", async () => {
+    const host = lab.host("home-nas");
+    const sleeper = await host.spawn(["sleep", "1000"]);
+    sleeper.kill("SIGSTOP");
+    const { pid } = host;
+    await until(async () => (await host.exec(["ps", "-o", "stat=", "-p", String(sleeper.pid)])).stdout.startsWith("T"));
+    await host.powerOff();
+    await until(() => !existsSync(`/proc/${pid}`), { what: "the end of the host's first process" });
+    await host.boot();
+  });
+
   test("keeps its disk through a power cut, and loses its processes, /run and /tmp", async () => {
     const host = lab.host("home-nas");
     const before = await snapshot(host, { without: ["etc and run"] });
