@@ -18,11 +18,10 @@ import {
   startNode,
   startServer,
 } from "./client-lab.ts";
+import { cutUdp, mendUdp, startPinging } from "./cables.ts";
 import { snapshot, until } from "./harness.ts";
 
 const MINUTE = 60_000;
-const WEB4 = "203.0.113.80";
-const CUT = "table ip cut { chain forward { type filter hook forward priority filter - 10; meta l4proto udp drop; }; }";
 /** As a kernel without nf_tables has nft say. */
 const USELESS = `#!/bin/sh
 echo "netlink: Error: cache initialization failed: Protocol not supported" >&2
@@ -64,29 +63,6 @@ async function giveNft(host: LabHost): Promise<void> {
 async function up(...flags: readonly string[]): Promise<void> {
   const { code, stderr } = await higgs(laptop, "client", "up", "--no-firewall", ...flags);
   expect([code, stderr]).toEqual([6, ""]); // connected, but degraded
-}
-
-interface Pings {
-  readonly lost: number;
-  readonly gapS: number;
-}
-
-async function pinging(host: LabHost, to: string, everyS: number) {
-  const times: number[] = [];
-  const child = await host.spawn(["ping", "-n", "-i", String(everyS), "-W", "1", to], {
-    onLine: (line) => void (line.includes("bytes from") && times.push(performance.now())),
-  });
-  await child.waitForLine(/bytes from/);
-  return {
-    replies: () => times.length,
-    async stop(): Promise<Pings> {
-      child.kill("SIGINT");
-      await child.exited;
-      const seqs = [...child.lines.join("\n").matchAll(/icmp_seq=(\d+) ttl/g)].map((match) => Number(match[1]));
-      const gaps = times.slice(1).map((time, i) => time - (times[i] ?? time));
-      return { lost: Math.max(0, ...seqs) - new Set(seqs).size, gapS: Math.max(0, ...gaps) / 1000 };
-    },
-  };
 }
 
 beforeAll(async () => {
@@ -132,19 +108,19 @@ test(
   "the path dies and comes back, under pings, and the server's death costs nothing",
   async () => {
     const router = lab.host("cafe-router");
-    const pings = await pinging(laptop, WEB4, 0.1);
-    await router.execOrThrow(["nft", CUT]);
+    const pings = await startPinging(laptop);
+    await cutUdp(router);
     await untilPath("wss");
     const replies = pings.replies();
     await until(() => pings.replies() > replies + 5, { what: "replies by the WebSocket" });
-    await router.execOrThrow(["nft", "delete", "table", "ip", "cut"]);
+    await mendUdp(router);
     await untilPath("direct", 30_000);
     const { gapS, lost } = await pings.stop();
     console.log(`bridge: UDP dropped, longest gap ${gapS.toFixed(2)} s, ${lost} lost`);
     expect(gapS).toBeLessThan(5);
 
     const vps = lab.host("vps");
-    const steady = await pinging(laptop, WEB4, 0.1);
+    const steady = await startPinging(laptop);
     await killNow(vps, await pidOf(vps, "server"));
     const first = steady.replies();
     await until(() => steady.replies() > first + 20, { what: "twenty replies without a server" });
@@ -163,11 +139,11 @@ test(
   "the move from the WebSocket to a direct path loses none of a hundred packets a second, and all is put back",
   async () => {
     const router = lab.host("cafe-router");
-    await router.execOrThrow(["nft", CUT]);
+    await cutUdp(router);
     await up();
     expect((await status()).path?.kind).toBe("wss");
-    const pings = await pinging(laptop, WEB4, 0.01);
-    await router.execOrThrow(["nft", "delete", "table", "ip", "cut"]);
+    const pings = await startPinging(laptop, { everyS: 0.01 });
+    await mendUdp(router);
     await untilPath("direct", 30_000);
     const replies = pings.replies();
     await until(() => pings.replies() > replies + 100, { what: "replies by the direct path" });
@@ -209,12 +185,12 @@ test(
     const said = JSON.parse((await higgs(home, "node", "status", "--json")).stdout) as Status;
     expect([said.sharing, said.health.map(({ code }) => code)]).toEqual(["bridge", ["tool-missing"]]);
     const router = lab.host("home-router");
-    await router.execOrThrow(["nft", CUT]);
+    await cutUdp(router);
     await until(async () => (await higgs(laptop, "ping", "-c", "1", "home-pc")).stdout.includes("by wss"), {
       timeoutMs: 20_000,
       what: "replies by the WebSocket",
     });
-    await router.execOrThrow(["nft", "delete", "table", "ip", "cut"]);
+    await mendUdp(router);
     await higgsOrThrow(laptop, "ping", "home-pc", "--until-direct", "-c", "150");
     await higgsOrThrow(laptop, "client", "down");
     await higgsOrThrow(home, "node", "down");

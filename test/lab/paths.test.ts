@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
-import { smallInternet, type SmallInternetOptions } from "../../src/lab/small-internet.ts";
+import { smallInternet } from "../../src/lab/small-internet.ts";
 import {
   higgs,
   HIGGS,
@@ -20,34 +20,10 @@ import {
   startNode,
   startServer,
 } from "./client-lab.ts";
+import { cutUdp, IPV4_ONLY, mendUdp, pathOf, startPinging, untilPath, WEB4 } from "./cables.ts";
 import { snapshot, until } from "./harness.ts";
 
 const MINUTE = 60_000;
-const WEB4 = "203.0.113.80";
-/** With IPv6 on both sides no NAT would be in the way. */
-const IPV4_ONLY: SmallInternetOptions = { homeIpv6: false, cafeIpv6: false };
-/** A router that passes no UDP any more, in either direction. */
-const CUT = `table ip cut {
-  chain forward {
-    type filter hook forward priority filter - 10;
-    meta l4proto udp drop
-  }
-}`;
-
-interface Path {
-  readonly kind: string;
-  readonly endpoint: string | null;
-  readonly reason: string;
-}
-
-async function pathOf(host: LabHost): Promise<Path | null> {
-  const { stdout } = await higgs(host, "client", "status", "--json");
-  return stdout.startsWith("{") ? (JSON.parse(stdout) as { path: Path | null }).path : null;
-}
-
-async function untilPath(host: LabHost, kind: string, timeoutMs: number): Promise<void> {
-  await until(async () => (await pathOf(host))?.kind === kind, { timeoutMs, everyMs: 100, what: `the path ${kind}` });
-}
 
 interface Why {
   readonly path: string;
@@ -57,36 +33,6 @@ interface Why {
 
 async function whyOf(host: LabHost): Promise<Why> {
   return JSON.parse(await higgsOrThrow(host, "why", "home-pc", "--json")) as Why;
-}
-
-interface Pings {
-  readonly sent: number;
-  readonly received: number;
-  /** Of those sent before the last one that was answered. */
-  readonly lost: number;
-  /** The longest time between two replies. */
-  readonly gapS: number;
-}
-
-/** Ten a second through the tunnel. Resolves after the first reply; `stop` ends it as a person would, so that it counts. */
-async function startPinging(host: LabHost): Promise<{ readonly replies: () => number; stop(): Promise<Pings> }> {
-  const times: number[] = [];
-  const ping = await host.spawn(["ping", "-n", "-i", "0.1", "-W", "1", WEB4], {
-    onLine: (line) => void (line.includes("bytes from") && times.push(performance.now())),
-  });
-  await ping.waitForLine(/bytes from/);
-  return {
-    replies: () => times.length,
-    async stop() {
-      ping.kill("SIGINT");
-      await ping.exited;
-      const [, sent, received] = /(\d+) packets transmitted, (\d+) received/.exec(ping.lines.join("\n")) ?? [];
-      const seqs = [...ping.lines.join("\n").matchAll(/icmp_seq=(\d+) ttl/g)].map((match) => Number(match[1]));
-      const lost = Math.max(0, ...seqs) - new Set(seqs).size;
-      const gaps = times.slice(1).map((time, i) => time - (times[i] ?? time));
-      return { sent: Number(sent), received: Number(received), lost, gapS: Math.max(0, ...gaps) / 1000 };
-    },
-  };
 }
 
 describe("between two Linux routers", () => {
@@ -169,12 +115,11 @@ describe("between two Linux routers", () => {
         await untilPath(laptop, "direct", 15_000);
         const router = lab.host(name);
         const pinging = await startPinging(laptop);
-        await router.writeFile("/root/cut.nft", CUT);
-        await router.execOrThrow(["nft", "-f", "/root/cut.nft"]);
+        await cutUdp(router);
         await untilPath(laptop, "wss", 10_000);
         const replies = pinging.replies();
         await until(() => pinging.replies() > replies + 5, { what: "replies by the WebSocket" });
-        await router.execOrThrow(["nft", "delete", "table", "ip", "cut"]);
+        await mendUdp(router);
         await untilPath(laptop, "direct", 30_000);
         const { sent, received, gapS } = await pinging.stop();
         console.log(`UDP dropped at the ${name}: longest gap ${gapS.toFixed(2)} s, ${sent - received} of ${sent} lost`);

@@ -240,7 +240,7 @@ export function commandLine(argv: readonly string[]): string {
 }
 
 function quoted(word: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not get in
+  // oxlint-disable-next-line no-control-regex -- these are what must not get in
   if (/[\u0000-\u001f\u007f]/.test(word)) {
     throw new ServiceRefused(`Cannot install a service with ${JSON.stringify(word)}: it has a control character.`, {
       code: "bad-setting",
