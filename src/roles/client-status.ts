@@ -2,7 +2,7 @@
 import { offersExit, termsOf } from "../client/exit-choice.ts";
 import { ConnectError, type Connection } from "../client/connection.ts";
 import type { KeptLockdown } from "../net/lockdown-file.ts";
-import type { MachineSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/system.ts";
 import { implementationText } from "../net/wg/device.ts";
 import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { KnownPeer } from "../peer/netmap.ts";

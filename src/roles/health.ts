@@ -1,6 +1,6 @@
 // Health entries: what a person should know, with a stable code, how bad it is, and what mends it.
 import type { HiggsError } from "../base/errors.ts";
-import type { MachineSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/system.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { MachineId } from "../proto/keys.ts";
 

@@ -16,7 +16,8 @@ import {
   readLockdown,
   writeLockdown,
 } from "../net/lockdown-file.ts";
-import { type ClientSystem, machineSystem } from "../net/os.ts";
+import { machineSystem } from "../net/os.ts";
+import type { ClientSystem } from "../net/system.ts";
 import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
 import { ensurePrivateDir } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
@@ -70,7 +71,7 @@ export async function holdLockdown(deps: {
       const after = merged(before, change);
       if (before.damage === null && Bun.deepEquals(before, after)) return;
       // Where nothing can hold it, it must not be said to be on.
-      if (after.lockdown && os.nftTrouble !== null) throw os.nftTrouble;
+      if (after.lockdown && os.firewallTrouble !== null) throw os.firewallTrouble;
       log.info({ lockdown: after.lockdown, lan: after.lan, paranoid: after.paranoid }, "changing the kill switch");
       await writeLockdown(stateDir, after);
       current = after;

@@ -1,7 +1,7 @@
 // Opens the search for paths on this machine, for a node and a client alike.
 import type { Logger } from "../base/log.ts";
 import type { DiscoveryPort } from "../net/discovery/discovery.ts";
-import type { MachineSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/system.ts";
 import { takesBothFamilies } from "../net/wg/device.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";

@@ -4,7 +4,7 @@ import { HiggsError } from "../base/errors.ts";
 import { isMachineName } from "../base/hostname.ts";
 import { type Endpoint, familyOf, formatEndpoint } from "../base/ip.ts";
 import type { LocalVerbs } from "../net/local-api.ts";
-import type { MachineSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/system.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { Paths } from "../peer/paths.ts";

@@ -1,5 +1,5 @@
 // What `higgs node status` shows.
-import type { MachineSystem } from "../net/os.ts";
+import type { MachineSystem } from "../net/system.ts";
 import { letPass } from "../net/firewall/foreign.ts";
 import { implementationText } from "../net/wg/device.ts";
 import type { DnsCounters } from "../node/dns-answers.ts";

@@ -6,7 +6,8 @@ import { repeat, SerialQueue, Stopped } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { type Cidr, cidrContains, familyOf, type IpAddress } from "../base/ip.ts";
 import { RESOLVER_PORT } from "../net/identifiers.ts";
-import { type NodeSystem, nodeSystem } from "../net/os.ts";
+import { nodeSystem } from "../net/os.ts";
+import type { NodeSystem } from "../net/system.ts";
 import { openBlockList } from "../node/dns-block-list.ts";
 import { DEFAULT_UPSTREAMS, parseUpstream } from "../node/dns-upstream.ts";
 import { type ConnectionRecord, openConnectionRecord } from "../node/connection-record.ts";
@@ -73,7 +74,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     command: "higgs node",
     log,
   });
-  if (config.exit && os.nftTrouble !== null) throw noExitWithoutNft(os.nftTrouble);
+  if (config.exit && os.firewallTrouble !== null) throw noExitWithoutFirewall(os.firewallTrouble);
   const { ipv4, ipv6, range4, range6 } = store.value;
   const addresses: readonly IpAddress[] = [ipv4, ipv6];
   const isOfNetwork = (address: IpAddress): boolean => cidrContains(range4, address) || cidrContains(range6, address);
@@ -328,7 +329,7 @@ async function openUpstreams(config: Config<"node">) {
   return specs.map((spec) => openUpstream(spec, { caPem }));
 }
 
-function noExitWithoutNft(trouble: HiggsError): NodeError {
+function noExitWithoutFirewall(trouble: HiggsError): NodeError {
   return new NodeError(`Cannot offer an exit, which nothing would isolate: ${trouble.message}`, {
     code: trouble.code,
     remedy: `${trouble.remedy ?? "Mend nft"}; or take part without an exit: higgs node --no-exit`,

@@ -1,0 +1,181 @@
+// Linux: every capability of a role by ip, wg, nft, /proc/sys and the resolver that is there.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import type { HiggsError } from "../base/errors.ts";
+import { linuxDns } from "./dns/linux.ts";
+import { watchResolved } from "./dns/watch-resolved.ts";
+import { bridgeDiscovery } from "./discovery/bridge.ts";
+import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
+import { type Exec, findTool, systemExec, ToolFailed, toolMissing } from "./exec.ts";
+import { foreignDrops } from "./firewall/foreign.ts";
+import { nftClientFirewall } from "./firewall/nft-client.ts";
+import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
+import { nftExitFirewall } from "./firewall/nft-exit.ts";
+import { removeTable } from "./firewall/nft.ts";
+import { noConnectionLog, noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
+import { listChanges } from "./changes.ts";
+import { enableForwarding, forwardingFence } from "./forwarding.ts";
+import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
+import { openJournal } from "./journal-file.ts";
+import { readLinks } from "./links.ts";
+import { readLocalNetworks } from "./local-networks.ts";
+import { loadBlocked } from "./lock.ts";
+import { nftRedirect } from "./nft-redirect.ts";
+import { portMapper } from "./port-mapping/mapper.ts";
+import { readPrivileges, requireNetAdmin } from "./privileges.ts";
+import { hostMtus } from "./routes/host-mtus.ts";
+import { linuxClientRoutes } from "./routes/linux.ts";
+import { linuxSysctl } from "./sysctl.ts";
+import { undoAll } from "./undo.ts";
+import { watchLinks } from "./watch-links.ts";
+import { watchRules } from "./watch-rules.ts";
+import { watchSettings } from "./watch-settings.ts";
+import { linuxWireGuard } from "./wg/linux.ts";
+import type { IpAddress } from "../base/ip.ts";
+import type { Service } from "../base/service.ts";
+import type { Role } from "../proto/role.ts";
+import type { MachineSystem, NodeSystem, ClientSystem, SystemOptions } from "./system.ts";
+
+const TOOLS = ["ip", "wg"] as const;
+const NFT_TIMEOUT_MS = 10_000;
+
+/** Throws PrivilegeMissing, or ToolMissing for `ip` or `wg`; nothing was changed then. */
+export async function linuxNodeSystem(options: SystemOptions): Promise<NodeSystem> {
+  const { machine, deps, sysctl } = await linux("node", options);
+  const { exec, identifiers, journal, log } = deps;
+  return {
+    ...machine,
+    exitFirewall: machine.nftTrouble === null ? nftExitFirewall(deps) : unfilteredNode({ sysctl }),
+    connectionLog: machine.nftTrouble === null ? nftConnectionLog(deps) : noConnectionLog(machine.nftTrouble),
+    enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
+    restoreForwarding: () => sysctl.restore(),
+    fence: forwardingFence({ sysctl, journal }),
+    foreignDrops: (signal) => foreignDrops(exec, identifiers, signal),
+    async forgetPaths(signal) {
+      if (machine.nftTrouble !== null) return;
+      await machine.redirect.reset(signal);
+      await removeTable(exec, { table: identifiers.demuxTable }, signal);
+      await journal.remove({ kind: "demux-table" });
+    },
+  };
+}
+
+/**
+ * Throws as `linuxNodeSystem`, for an nft that does no work too, unless a person said `withoutFirewall`: then what is bound to another
+ * interface passes beside the tunnel.
+ */
+export async function linuxClientSystem(
+  options: SystemOptions & { readonly withoutFirewall: boolean },
+): Promise<ClientSystem> {
+  const { machine, deps, sysctl } = await linux("client", options);
+  if (machine.nftTrouble !== null && !options.withoutFirewall) throw machine.nftTrouble;
+  const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
+  const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
+  const { owner } = deps.journal;
+  const { nftTrouble } = machine;
+  const clientFirewall = nftTrouble === null ? nftClientFirewall(deps) : unfilteredClient(nftTrouble);
+  return {
+    ...machine,
+    clientFirewall,
+    clientRoutes,
+    peerMtus: clientRoutes.peerMtus,
+    systemDns,
+    watchDns: (onChange) => watchResolved(onChange),
+    async resetDnsOfEarlierBoot(signal) {
+      // In the same boot the tunnel's routes are there still, and its name servers belong to them.
+      if (owner !== null && !owner.sameBoot) await systemDns.reset(signal);
+    },
+    localNetworks: (signal) => readLocalNetworks(deps.exec, signal),
+    block: (lockdown, signal) => loadBlocked({ ...deps, firewall: clientFirewall }, lockdown, signal),
+  };
+}
+
+/**
+ * For putting back what a role left, whichever it is. Throws PrivilegeMissing; what a tool that is not there would have to undo is
+ * told by `undoAll`.
+ */
+export async function linuxMachineSystem(role: Role, options: SystemOptions): Promise<MachineSystem> {
+  return (await linux(role, options, [])).machine;
+}
+
+async function linux(role: Role, options: SystemOptions, tools: readonly string[] = TOOLS) {
+  requireNetAdmin(await readPrivileges(), options.command);
+  for (const tool of tools) if (findTool(tool) === null) throw toolMissing(tool);
+  const { log, stateDir } = options;
+  const exec = systemExec();
+  const identifiers = IDENTIFIERS[role];
+  const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log });
+  const sysctl = linuxSysctl({ journal, log });
+  const deps = { exec, journal, identifiers, log };
+  const nftTrouble = await troubleOfNft(exec, identifiers, AbortSignal.timeout(NFT_TIMEOUT_MS));
+  const machine: MachineSystem = {
+    identifiers,
+    log,
+    nftTrouble,
+    firewallTrouble: nftTrouble,
+    wireGuard: linuxWireGuard({
+      ...deps,
+      libexecDir: options.libexecDir,
+      ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
+    }),
+    discovery: async (signal) =>
+      nftTrouble === null && (await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery(deps),
+    redirect: nftTrouble === null ? nftRedirect(deps) : noRedirect(),
+    peerMtus: hostMtus(deps),
+    mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
+    readLinks: (signal) => readLinks(exec, signal),
+    watchLinks: (onChange) => watchLinks({ onChange, log }),
+    watchRules: (onChange) => (nftTrouble === null ? watchRules({ onChange, log }) : nothingToWatch()),
+    watchSettings: (onChange) => watchSettings(sysctl, { onChange }),
+    verifySettings: () => sysctl.verify(),
+    changes: (signal) => listChanges(role, { exec, journal, stateDir, signal, hasNft: nftTrouble === null }),
+    hasIpv6,
+    ping: (address, signal) => ping(exec, { address, interface: identifiers.interface }, signal),
+    undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),
+  };
+  return { machine, deps, sysctl };
+}
+
+/** A table that is made and taken away in one transaction: nothing of it is ever in place. */
+async function troubleOfNft(
+  exec: Exec,
+  { table }: Pick<Identifiers, "table">,
+  signal: AbortSignal,
+): Promise<HiggsError | null> {
+  if (findTool("nft") === null) return toolMissing("nft");
+  const trial = `${table}_trial`;
+  const stdin = `table inet ${trial} {\n}\ndelete table inet ${trial}\n`;
+  const { code, stderr } = await exec.run(["nft", "-f", "-"], { stdin, signal });
+  if (code === 0) return null;
+  return new ToolFailed(`Cannot use nft on this machine: ${stderr.trim().split("\n")[0] || `exit code ${code}`}.`, {
+    code: "nft-unusable",
+    remedy: "Load its part of the kernel (sudo modprobe nf_tables), and see whether this works: sudo nft list ruleset",
+  });
+}
+
+function nothingToWatch(): Service {
+  return { [Symbol.asyncDispose]: () => Promise.resolve() };
+}
+
+async function hasIpv6(): Promise<boolean> {
+  try {
+    return (await readFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", "utf8")).trim() === "0";
+  } catch {
+    return false; // the kernel was built or started without it
+  }
+}
+
+const PING_REPLY = /time[=<]([\d.]+) ms/;
+
+async function ping(
+  exec: Exec,
+  target: { readonly address: IpAddress; readonly interface: string },
+  signal: AbortSignal,
+): Promise<number | null> {
+  if (findTool("ping") === null) throw toolMissing("ping");
+  const argv = ["ping", "-n", "-c", "1", "-W", "2", "-I", target.interface, target.address] as const;
+  const match = PING_REPLY.exec((await exec.run(argv, { signal })).stdout);
+  const rttMs = z.coerce.number().safeParse(match?.[1]);
+  return rttMs.success ? rttMs.data : null;
+}

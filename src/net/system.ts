@@ -1,0 +1,93 @@
+// The operating system as one thing: every capability of a role on this machine, as interfaces with one file for each platform.
+import { HiggsError } from "../base/errors.ts";
+import type { Change } from "./changes.ts";
+import type { Fence, ForwardingWanted } from "./forwarding.ts";
+import type { Identifiers } from "./identifiers.ts";
+import type { Links } from "./links.ts";
+import type { LocalNetworks } from "./local-networks.ts";
+import type { IpAddress } from "../base/ip.ts";
+import type { Logger } from "../base/log.ts";
+import type { Service } from "../base/service.ts";
+import type { SystemDns } from "./dns/system-dns.ts";
+import type { DiscoveryPort } from "./discovery/discovery.ts";
+import type { ClientFirewall } from "./firewall/client.ts";
+import type { ConnectionLog } from "./firewall/connection-log.ts";
+import type { ExitFirewall } from "./firewall/exit.ts";
+import type { Lockdown } from "./lockdown-file.ts";
+import type { PortMapper, PortMapperOptions } from "./port-mapping/port-mapping.ts";
+import type { Redirect } from "./redirect.ts";
+import type { ClientRoutes } from "./routes/client-routes.ts";
+import type { PeerMtus } from "./routes/peer-mtu.ts";
+import type { WireGuardDevice } from "./wg/device.ts";
+
+/** What every role on a machine has. */
+export interface MachineSystem {
+  readonly identifiers: Identifiers;
+  readonly log: Logger;
+  readonly wireGuard: WireGuardDevice;
+  /** How this machine shares WireGuard's port: asked once, before WireGuard's own port is settled. */
+  readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
+  /** Why there is no shared port here: nft is missing, or the kernel refuses its rules. Null where all is well. */
+  readonly nftTrouble: HiggsError | null;
+  /** Why nothing can be closed or isolated here, by whatever mechanism. Null where all is well. */
+  readonly firewallTrouble: HiggsError | null;
+  readonly redirect: Redirect;
+  readonly peerMtus: PeerMtus;
+  /** `mark` is the role's own: what it says to the router goes past a full tunnel. */
+  readonly mapPort: (options: Omit<PortMapperOptions, "mark">) => PortMapper;
+  readonly readLinks: (signal: AbortSignal) => Promise<Links>;
+  /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
+  readonly watchLinks: (onChange: () => void) => Service;
+  /** Calls `onChange` after each burst of changes to the nft rules, our own too. */
+  readonly watchRules: (onChange: () => void) => Service;
+  /** Calls `onChange` when somebody else changed a kernel setting that the role had changed. */
+  readonly watchSettings: (onChange: () => void) => Service;
+  /** Which of those are not as the role set them, as sentences. */
+  readonly verifySettings: () => Promise<readonly string[]>;
+  /** All that bears the role's fixed names, and what its journal says. */
+  readonly changes: (signal: AbortSignal) => Promise<readonly Change[]>;
+  /** False where the kernel has IPv6 switched off. */
+  readonly hasIpv6: () => Promise<boolean>;
+  /** Round trip of one ICMP echo through the tunnel in milliseconds; null for no reply. Throws ToolMissing. */
+  readonly ping: (address: IpAddress, signal: AbortSignal) => Promise<number | null>;
+  /** Puts everything back that the role changed, by the journal and by fixed identifiers. Resolves with what it did, as sentences. */
+  readonly undoAll: (signal: AbortSignal) => Promise<readonly string[]>;
+}
+
+export interface NodeSystem extends MachineSystem {
+  readonly exitFirewall: ExitFirewall;
+  readonly connectionLog: ConnectionLog;
+  readonly enableForwarding: (wanted: ForwardingWanted) => Promise<readonly string[]>;
+  /** Puts back what `enableForwarding` changed, also in an earlier process. */
+  readonly restoreForwarding: () => Promise<readonly string[]>;
+  readonly fence: (wanted: { readonly ipv6: boolean }) => Promise<Fence>;
+  readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
+  /** Takes away what an earlier process left of paths that this one does not look for. */
+  readonly forgetPaths: (signal: AbortSignal) => Promise<void>;
+}
+
+export interface ClientSystem extends MachineSystem {
+  readonly clientFirewall: ClientFirewall;
+  readonly clientRoutes: ClientRoutes;
+  readonly systemDns: SystemDns;
+  /** Calls `onChange` after each burst of changes to the servers that systemd-resolved asks, our own too. */
+  readonly watchDns: (onChange: () => void) => Service;
+  /** After a boot nobody answers at the tunnel's name servers: puts the machine's own back that an earlier process replaced. */
+  readonly resetDnsOfEarlierBoot: (signal: AbortSignal) => Promise<void>;
+  readonly localNetworks: (signal: AbortSignal) => Promise<LocalNetworks>;
+  /** Closes this machine, as a person decided. */
+  readonly block: (lockdown: Lockdown, signal: AbortSignal) => Promise<void>;
+}
+
+export interface SystemOptions {
+  readonly stateDir: string;
+  readonly libexecDir: string;
+  readonly wireGuard: "auto" | "kernel" | "carried" | "path";
+  /** What the person typed, for the remedy of a missing privilege. */
+  readonly command: string;
+  readonly log: Logger;
+}
+
+export class PlatformUnsupported extends HiggsError {
+  override readonly name = "PlatformUnsupported";
+}
