@@ -6,6 +6,7 @@ import type { Role } from "../proto/role.ts";
 import { isOurs } from "./dns/resolv-conf-text.ts";
 import { readThrough } from "./dns/resolv-conf-file.ts";
 import { type Exec, type ExecResult, ToolMissing } from "./exec.ts";
+import { listChains } from "./firewall/iptables.ts";
 import { nftFailed } from "./firewall/nft.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
 import type { Journal, UndoEntry } from "./journal.ts";
@@ -41,6 +42,7 @@ export async function listChanges(role: Role | "server", deps: ChangesDeps): Pro
   const found = await Promise.all([
     ofMachine(device),
     tables(role, deps),
+    ofMachine(chains),
     ofMachine(rulesAndRoutes),
     ofMachine(dns),
     files(deps),
@@ -84,6 +86,11 @@ async function tables(role: Role | "server", deps: ChangesDeps): Promise<readonl
       };
     }),
   );
+}
+
+async function chains(role: Role, { exec, journal, signal }: ChangesDeps): Promise<readonly Change[]> {
+  const found = await listChains(exec, IDENTIFIERS[role].chainPrefix, signal);
+  return found.map((one): Change => ({ kind: "table", ...one, isJournaled: has(journal, "iptables-chains") }));
 }
 
 function tableKinds(role: Role | "server"): ReadonlyMap<string, UndoEntry["kind"]> {

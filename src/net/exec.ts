@@ -36,6 +36,7 @@ export class ToolFailed extends HiggsError {
 const PACKAGES: Readonly<Record<string, string>> = {
   wg: "wireguard-tools",
   nft: "nftables",
+  iptables: "iptables",
   ip: "iproute2",
   resolvectl: "systemd-resolved",
   conntrack: "conntrack",

@@ -12,6 +12,8 @@ export interface Identifiers {
   readonly logTable: string;
   /** nft table, family netdev, of a client that a person asked to stop raw frames too. */
   readonly egressTable: string;
+  /** Where nft is missing: what the names of our chains of iptables begin with. */
+  readonly chainPrefix: string;
   /** Firewall mark of WireGuard's own socket. */
   readonly mark: number;
   readonly markMask: number;
@@ -29,6 +31,7 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
     redirectTable: "higgs_client_redirect",
     logTable: "higgs_client_log",
     egressTable: "higgs_client_egress",
+    chainPrefix: "higgs-client-",
     mark: 0x68000,
     markMask: 0xff000,
     rulePrefs: { first: 5210, last: 5270 },
@@ -41,6 +44,7 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
     redirectTable: "higgs_node_redirect",
     logTable: "higgs_node_log",
     egressTable: "higgs_node_egress",
+    chainPrefix: "higgs-node-",
     mark: 0x69000,
     markMask: 0xff000,
     rulePrefs: null,

@@ -57,6 +57,7 @@ const undoEntry = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("wireguard-device") }),
   z.strictObject({ kind: z.literal("nft-table") }),
   z.strictObject({ kind: z.literal("egress-table") }),
+  z.strictObject({ kind: z.literal("iptables-chains") }),
   z.strictObject({ kind: z.literal("demux-table") }),
   z.strictObject({ kind: z.literal("redirect-table") }),
   z.strictObject({ kind: z.literal("log-table") }),

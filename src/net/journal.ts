@@ -19,6 +19,7 @@ export type UndoEntry =
   | { readonly kind: "wireguard-device" }
   | { readonly kind: "nft-table" }
   | { readonly kind: "egress-table" }
+  | { readonly kind: "iptables-chains" }
   | { readonly kind: "demux-table" }
   | { readonly kind: "redirect-table" }
   | { readonly kind: "log-table" }

@@ -8,6 +8,7 @@ import { restoreForHelper } from "./dns/resolv-conf-request.ts";
 import { makeResolvedRead, revertResolved } from "./dns/resolved.ts";
 import { type Exec, ToolFailed, ToolMissing } from "./exec.ts";
 import { removeTable } from "./firewall/nft.ts";
+import { removeChains } from "./firewall/iptables.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
 import type { Journal, UndoEntry } from "./journal.ts";
@@ -58,6 +59,7 @@ const ORDER: readonly Kind[] = [
   "redirect-table",
   "log-table",
   "egress-table",
+  "iptables-chains",
   "nft-table",
 ];
 
@@ -79,7 +81,7 @@ export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly stri
   }
   const steps = stepsOf(role, deps);
   const journaled = deps.journal.entries().map((entry) => entry.kind);
-  const isKept = (kind: Kind): boolean => locked.lockdown && (kind === "nft-table" || kind === "egress-table");
+  const isKept = (kind: Kind): boolean => locked.lockdown && CLOSING.includes(kind);
   const kinds = [...new Set([...journaled.toReversed(), ...ORDER])].filter((kind) => !isKept(kind));
   for (const kind of kinds) {
     deps.signal.throwIfAborted();
@@ -100,6 +102,9 @@ export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly stri
     detail: { done, failures },
   });
 }
+
+/** What holds the kill switch. */
+const CLOSING: readonly Kind[] = ["nft-table", "egress-table", "iptables-chains"];
 
 async function keepLocked(deps: UndoDeps, locked: Lockdown): Promise<string> {
   const firewall = nftClientFirewall({ ...deps, identifiers: IDENTIFIERS.client });
@@ -161,6 +166,13 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
       const name = identifiers.egressTable;
       const wasThere = await removeTable(exec, { table: name, family: "netdev" }, signal);
       return forgetting("egress-table", wasThere ? [`Removed the table netdev ${name}.`] : []);
+    },
+    "iptables-chains": async () => {
+      const wereThere = await removeChains(exec, identifiers.chainPrefix, signal);
+      return forgetting(
+        "iptables-chains",
+        wereThere ? [`Removed the iptables chains ${identifiers.chainPrefix}*.`] : [],
+      );
     },
     "demux-table": table("demux-table", identifiers.demuxTable),
     "redirect-table": table("redirect-table", identifiers.redirectTable),

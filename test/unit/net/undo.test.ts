@@ -9,6 +9,7 @@ import type { UndoEntry } from "../../../src/net/journal.ts";
 import { undoAll, type UndoDeps } from "../../../src/net/undo.ts";
 import type { Role } from "../../../src/proto/role.ts";
 import { memoryJournal } from "./memory-journal.ts";
+import { FakeIptables } from "./firewall/fake-iptables.ts";
 import { FakeMachine } from "./wg/fake-machine.ts";
 
 let dir = "";
@@ -27,6 +28,7 @@ class FakeSystem implements Exec {
   readonly missing = new Set<string>();
   readonly refused = new Set<string>();
   readonly machine = new FakeMachine();
+  readonly iptables = new FakeIptables();
   readonly order: string[] = [];
 
   async run(argv: readonly [string, ...string[]], options: { readonly stdin?: string } = {}): Promise<ExecResult> {
@@ -49,6 +51,11 @@ class FakeSystem implements Exec {
       for (const [, pref] of (options.stdin ?? "").matchAll(/pref (\d+)/g)) this.rules.delete(Number(pref));
       this.order.push("rules");
       return result(0);
+    }
+    if (/^ip6?tables/.test(argv[0])) {
+      const answer = await this.iptables.run(argv, options);
+      if (argv[0].endsWith("-restore")) this.order.push("chains");
+      return answer;
     }
     if (argv[0] === "systemctl") return result(0, "active\n");
     if (argv[0] === "resolvectl") {
@@ -126,6 +133,17 @@ describe("undoAll()", () => {
       "Removed the firewall table inet higgs_client.",
     ]);
     expect([...exec.tables, ...exec.machine.links.keys()]).toEqual(["higgs_node", "higgsn0"]);
+  });
+
+  test("takes chains of iptables away by their names, and leaves the other role's", async () => {
+    const { exec, undo } = setUp();
+    const stdin =
+      "*filter\n:higgs-client-out - [0:0]\n-I OUTPUT 1 -j higgs-client-out\n:higgs-node-in - [0:0]\nCOMMIT\n";
+    await exec.iptables.run(["ip6tables-restore", "--noflush", "-w", "5"], { stdin });
+    expect(await undo()).toEqual(["Removed the iptables chains higgs-client-*."]);
+    const { stdout } = await exec.iptables.run(["ip6tables-save"]);
+    expect(stdout).not.toContain("higgs-client");
+    expect(stdout).toContain("higgs-node-in");
   });
 
   test("says nothing the second time", async () => {
