@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { sleep } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
+import { UNTESTED_FLAG } from "../net/platform.ts";
 import { ensurePrivateDir } from "../net/secret-file.ts";
 import type { Config, Resolved } from "../roles/config.ts";
 import type { ProxySetting } from "../roles/proxy-setting.ts";
@@ -162,6 +163,7 @@ function flagsOf(config: Config<"client">): string[] {
   if (config.port !== null) flags.push("--port", String(config.port));
   if (!config.portMapping) flags.push("--no-port-mapping");
   if (!config.firewall) flags.push("--no-firewall");
+  if (config.untestedPlatform) flags.push(UNTESTED_FLAG);
   if (config.lockdown === true) flags.push("--lockdown");
   if (config.lan === true) flags.push("--lan");
   return flags;

@@ -1,5 +1,6 @@
 // `higgs doctor`: what is missing or in the way on this machine, each with its remedy.
 import { Command } from "commander";
+import { usualDirs } from "../net/platform.ts";
 import { DOCTOR_AREAS, doctorFindings } from "../roles/doctor.ts";
 import { doctorFacts } from "../roles/doctor-facts.ts";
 import { type Context, jsonOption } from "./context.ts";
@@ -22,8 +23,8 @@ export function doctorCommand({ term, setExitCode }: Context): Command {
       const places = await Promise.all(
         asked.map(async (role) => ({
           role,
-          stateDir: flags.state ?? process.env.HIGGS_STATE ?? `/var/lib/higgs/${role}`,
-          runDir: flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`,
+          stateDir: flags.state ?? process.env.HIGGS_STATE ?? `${usualDirs().state}/${role}`,
+          runDir: flags.run ?? process.env.HIGGS_RUN ?? `${usualDirs().run}/${role}`,
           proxy: role === "server" ? null : (await resolveConfig(role, {}, process.env)).config.proxy,
         })),
       );

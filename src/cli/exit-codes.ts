@@ -59,6 +59,7 @@ const BY_CODE: Readonly<Record<string, number>> = {
   "wireguard-unavailable": EXIT.missing,
   "tun-missing": EXIT.missing,
   "platform-unsupported": EXIT.missing,
+  "platform-untested": EXIT.refused,
 };
 
 export function exitCodeOf(thrown: unknown): number {

@@ -3,6 +3,7 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { HiggsError } from "../base/errors.ts";
 import { callLocal, LocalApiError, streamLocal } from "../net/local-api.ts";
+import { usualDirs } from "../net/platform.ts";
 import { type AnyRole, UsageError } from "../roles/config.ts";
 import { SOCKET } from "../roles/runtime.ts";
 
@@ -67,7 +68,7 @@ export async function chooseRole(
   candidates: readonly AnyRole[],
   options: { readonly role?: string; readonly run?: string },
 ): Promise<LocalRole> {
-  const runDirOf = (role: AnyRole): string => options.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`;
+  const runDirOf = (role: AnyRole): string => options.run ?? process.env.HIGGS_RUN ?? `${usualDirs().run}/${role}`;
   if (options.role !== undefined) {
     const role = candidates.find((candidate) => candidate === options.role);
     if (role !== undefined) return { role, runDir: runDirOf(role) };

@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { z } from "zod";
 import { HiggsError } from "../base/errors.ts";
 import { isMachineName } from "../base/hostname.ts";
+import { usualDirs } from "../net/platform.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
 import { type AnyRole, settingsOf, UsageError } from "../roles/config.ts";
@@ -29,7 +30,7 @@ async function machineRole(flags: Place): Promise<"node" | "client"> {
 }
 
 function stateDirOf(role: AnyRole, flags: Place): string {
-  return flags.state ?? process.env.HIGGS_STATE ?? `/var/lib/higgs/${role}`;
+  return flags.state ?? process.env.HIGGS_STATE ?? `${usualDirs().state}/${role}`;
 }
 
 export function trustCommand({ term }: Context): Command {
@@ -79,7 +80,7 @@ async function fromRunning(
   otherwise: () => Promise<unknown>,
 ): Promise<unknown> {
   const { role, verb, body } = request;
-  const runDir = flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`;
+  const runDir = flags.run ?? process.env.HIGGS_RUN ?? `${usualDirs().run}/${role}`;
   try {
     return await ask({ role, runDir }, verb, { body, socket: verb === "trust-forget" ? "admin" : "everyday" });
   } catch (thrown) {
@@ -105,7 +106,7 @@ export function stateCommand(context: Context): Command {
           try {
             const lines = await cleanState(role, {
               stateDir: stateDirOf(role, flags),
-              runDir: flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`,
+              runDir: flags.run ?? process.env.HIGGS_RUN ?? `${usualDirs().run}/${role}`,
             });
             for (const line of lines) term.out(`${role}: ${line}`);
             if (lines.length === 0) term.out(`${role}: nothing to put back.`);

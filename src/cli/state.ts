@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { z } from "zod";
 import { HiggsError } from "../base/errors.ts";
+import { usualDirs } from "../net/platform.ts";
 import { type AnyRole, UsageError } from "../roles/config.ts";
 import { leftBehind, listState } from "../roles/state.ts";
 import { type Context, jsonOption } from "./context.ts";
@@ -93,11 +94,11 @@ function rolesOf(flags: Place): readonly AnyRole[] {
 }
 
 function runDirOf(role: AnyRole, flags: Place): string {
-  return flags.run ?? process.env.HIGGS_RUN ?? `/run/higgs/${role}`;
+  return flags.run ?? process.env.HIGGS_RUN ?? `${usualDirs().run}/${role}`;
 }
 
 function stateDirOf(role: AnyRole, flags: Place): string {
-  return flags.state ?? process.env.HIGGS_STATE ?? `/var/lib/higgs/${role}`;
+  return flags.state ?? process.env.HIGGS_STATE ?? `${usualDirs().state}/${role}`;
 }
 
 async function stateOf(role: AnyRole, flags: Place): Promise<RoleState> {

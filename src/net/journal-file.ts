@@ -7,7 +7,7 @@ import { SerialQueue } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Role } from "../proto/role.ts";
-import type { Journal, SysctlKey, UndoEntry } from "./journal.ts";
+import { entryKey, type Journal, type SysctlKey, type UndoEntry } from "./journal.ts";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.ts";
 import { giveToOwnerOf, syncDir } from "./secret-file.ts";
 import { isSysctlValue, parseSysctlKey } from "./sysctl.ts";
@@ -134,7 +134,7 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
 }
 
 function isSame(a: UndoEntry, b: UndoEntry): boolean {
-  return a.kind === b.kind && (a.kind !== "sysctl" || b.kind !== "sysctl" || a.key === b.key);
+  return entryKey(a) === entryKey(b);
 }
 
 /** What was there before we came is what the older entry says; what we made of it is what the newer one says. */

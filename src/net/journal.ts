@@ -29,10 +29,15 @@ export type UndoEntry =
   | { readonly kind: "resolv-conf"; readonly original: ResolvConfOriginal; readonly oursSha256: string }
   | { readonly kind: "resolved-link" };
 
+/** What an entry is about: a second one about the same takes its place. */
+export function entryKey(entry: UndoEntry): string {
+  return entry.kind === "sysctl" ? entry.key : entry.kind;
+}
+
 /** Every `add` is on disk (file and folder synced) before it resolves; then the change may be made. */
 export interface Journal {
   entries(): readonly UndoEntry[];
-  /** An entry that says the same as one that is there (same kind, and same key for a sysctl) keeps the older one's `before`. */
+  /** An entry about the same as one that is there keeps what that one says of the time before us. */
   add(entry: UndoEntry): Promise<void>;
   /** After the change was undone. */
   remove(entry: UndoEntry): Promise<void>;

@@ -1,17 +1,26 @@
 // Which platform this machine has: the choice of every capability's mechanism is made here, once.
 import type { Role } from "../proto/role.ts";
+import { type Platform, platformOf, requireAskedFor } from "./platform.ts";
 import { linuxClientSystem, linuxMachineSystem, linuxNodeSystem } from "./os-linux.ts";
 import {
   type ClientSystem,
+  type Consent,
   type MachineSystem,
   type NodeSystem,
   PlatformUnsupported,
   type SystemOptions,
 } from "./system.ts";
 
-/** Throws PlatformUnsupported, PrivilegeMissing, or ToolMissing for a tool that the platform needs; nothing was changed then. */
-export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
-  requireLinux("node");
+/**
+ * Throws PlatformUnsupported, PlatformUntested, PrivilegeMissing, or ToolMissing for a tool that the platform needs; nothing was
+ * changed then.
+ */
+export async function nodeSystem(
+  options: SystemOptions & Consent,
+  platform: Platform | null = platformOf(),
+): Promise<NodeSystem> {
+  requireAskedFor(platform, options.untestedPlatform, "run a node");
+  if (platform !== "linux") throw unsupported("node");
   return await linuxNodeSystem(options);
 }
 
@@ -20,26 +29,35 @@ export async function nodeSystem(options: SystemOptions): Promise<NodeSystem> {
  * interface passes beside the tunnel.
  */
 export async function clientSystem(
-  options: SystemOptions & { readonly withoutFirewall: boolean },
+  options: SystemOptions & Consent & { readonly withoutFirewall: boolean },
+  platform: Platform | null = platformOf(),
 ): Promise<ClientSystem> {
-  requireLinux("client");
+  requireAskedFor(platform, options.untestedPlatform, "run a client");
+  if (platform !== "linux") throw unsupported("client");
   return await linuxClientSystem(options);
 }
 
 /**
- * For putting back what a role left, whichever it is. Throws PlatformUnsupported and PrivilegeMissing; what a tool that is not
- * there would have to undo is told by `undoAll`.
+ * For putting back what a role left, whichever it is; asks for nobody's consent. Throws PlatformUnsupported and PrivilegeMissing; what
+ * a tool that is not there would have to undo is told by `undoAll`.
  */
-export async function machineSystem(role: Role, options: SystemOptions): Promise<MachineSystem> {
-  requireLinux(role);
+export async function machineSystem(
+  role: Role,
+  options: SystemOptions,
+  platform: Platform | null = platformOf(),
+): Promise<MachineSystem> {
+  if (platform !== "linux") throw unsupported(role);
   return await linuxMachineSystem(role, options);
 }
 
-/** Throws PlatformUnsupported where a role cannot run yet. */
-export function requireLinux(role: Role | "server" | "demo"): void {
-  if (process.platform === "linux") return;
-  throw new PlatformUnsupported(
-    `Cannot run ${role === "demo" ? "the demo" : `a ${role}`} on ${process.platform}: only Linux is supported so far.`,
+/** Throws PlatformUnsupported for what is there on Linux alone. */
+export function requireLinux(what: Role | "server" | "demo"): void {
+  if (platformOf() !== "linux") throw unsupported(what);
+}
+
+function unsupported(what: Role | "server" | "demo"): PlatformUnsupported {
+  return new PlatformUnsupported(
+    `Cannot run ${what === "demo" ? "the demo" : `a ${what}`} on ${process.platform}: only Linux is supported so far.`,
     {
       code: "platform-unsupported",
       remedy: "Run it on a Linux machine.",

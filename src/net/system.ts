@@ -25,8 +25,11 @@ export interface MachineSystem {
   readonly identifiers: Identifiers;
   readonly log: Logger;
   readonly wireGuard: WireGuardDevice;
-  /** How this machine shares WireGuard's port: asked once, before WireGuard's own port is settled. */
-  readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort>;
+  /**
+   * How this machine shares WireGuard's port: asked once, before WireGuard's own port is settled. Null where no packet of ours can be
+   * kept out of a full tunnel but the carrier's: then the WebSocket is the only path.
+   */
+  readonly discovery: (signal: AbortSignal) => Promise<DiscoveryPort | null>;
   /** Why there is no shared port here: nft is missing, or the kernel refuses its rules. Null where all is well. */
   readonly nftTrouble: HiggsError | null;
   /** Why nothing can be closed or isolated here, by whatever mechanism. Null where all is well. */
@@ -86,6 +89,12 @@ export interface SystemOptions {
   /** What the person typed, for the remedy of a missing privilege. */
   readonly command: string;
   readonly log: Logger;
+}
+
+/** What a person said before a role may touch the machine. */
+export interface Consent {
+  /** That higgs was never run on this platform, where it was not. */
+  readonly untestedPlatform: boolean;
 }
 
 export class PlatformUnsupported extends HiggsError {

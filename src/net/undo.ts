@@ -1,5 +1,4 @@
-// Puts everything back that a role changed on this machine: what its journal says, then whatever bears its fixed names.
-import { errorText, HiggsError } from "../base/errors.ts";
+// Puts everything back that a role changed on Linux: how each kind of change is undone, and in which order.
 import type { Logger } from "../base/log.ts";
 import type { Role } from "../proto/role.ts";
 import { restoreResolvConf } from "./dns/resolv-conf.ts";
@@ -11,12 +10,13 @@ import { removeTable } from "./firewall/nft.ts";
 import { removeChains } from "./firewall/iptables.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
-import type { Journal, UndoEntry } from "./journal.ts";
+import type { Journal } from "./journal.ts";
 import { loadBlocked } from "./lock.ts";
 import { type Lockdown, OPEN, readLockdown } from "./lockdown-file.ts";
 import { removeRulesAndRoutes } from "./routes/linux.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import type { WireGuardHost } from "./wg/host.ts";
+import { type Kind, runUndo, type Step, UndoIncomplete } from "./undo-steps.ts";
 import { removeWireGuardDevice } from "./wg/linux.ts";
 
 export interface UndoDeps {
@@ -34,15 +34,6 @@ export interface UndoDeps {
   /** True: the kill switch goes too, which stays otherwise as long as it is on. */
   readonly unlock?: boolean;
 }
-
-/** Something could not be put back; everything else was, and what failed is still in the journal for another try. */
-export class UndoIncomplete extends HiggsError {
-  override readonly name = "UndoIncomplete";
-}
-
-/** Each puts back one kind of change, returns sentences of what it did, and is harmless when there is nothing. */
-type Step = (isJournaled: boolean) => Promise<readonly string[]>;
-type Kind = UndoEntry["kind"];
 
 /**
  * The order of a way down when no journal tells the order of the way up: names stop being asked through the tunnel first,
@@ -69,37 +60,14 @@ const ORDER: readonly Kind[] = [
  */
 export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly string[]> {
   const locked = role === "client" && deps.unlock !== true ? await readLockdown(deps.stateDir) : OPEN;
-  const done: string[] = [];
-  const failures: string[] = [];
-  if (locked.lockdown) {
-    try {
-      done.push(await keepLocked(deps, locked));
-    } catch (thrown) {
-      deps.signal.throwIfAborted();
-      failures.push(errorText(thrown));
-    }
-  }
-  const steps = stepsOf(role, deps);
-  const journaled = deps.journal.entries().map((entry) => entry.kind);
-  const isKept = (kind: Kind): boolean => locked.lockdown && CLOSING.includes(kind);
-  const kinds = [...new Set([...journaled.toReversed(), ...ORDER])].filter((kind) => !isKept(kind));
-  for (const kind of kinds) {
-    deps.signal.throwIfAborted();
-    try {
-      done.push(...(await steps[kind](journaled.includes(kind))));
-    } catch (thrown) {
-      deps.signal.throwIfAborted();
-      // What a missing tool would have to undo, it was never there to do.
-      if (!journaled.includes(kind) && (thrown instanceof ToolMissing || (await isNftUseless(thrown, deps)))) continue;
-      deps.log.warn({ kind, error: errorText(thrown) }, "cannot put back a change");
-      failures.push(errorText(thrown));
-    }
-  }
-  if (failures.length === 0) return done;
-  throw new UndoIncomplete(`Cannot put everything back: ${failures.join(" ")}`, {
-    code: "undo-incomplete",
+  return await runUndo(deps, {
+    role,
+    steps: stepsOf(role, deps),
+    order: ORDER,
+    kept: locked.lockdown ? { kinds: CLOSING, close: () => keepLocked(deps, locked) } : null,
     remedy: `sudo higgs state clean --role ${role}`,
-    detail: { done, failures },
+    // What a missing tool would have to undo, it was never there to do.
+    wasNeverThere: async (thrown) => thrown instanceof ToolMissing || (await isNftUseless(thrown, deps)),
   });
 }
 

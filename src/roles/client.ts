@@ -64,6 +64,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
     stateDir: config.state,
     libexecDir: config.libexec,
     wireGuard: config.wireguard,
+    untestedPlatform: config.untestedPlatform,
     command: "higgs client up",
     withoutFirewall: !config.firewall,
     log,

@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { LOG_LEVELS } from "../base/log.ts";
+import { UNTESTED_FLAG, usualDirs } from "../net/platform.ts";
 import { readChosen } from "../peer/settings.ts";
 import { EXIT_SETTINGS } from "./exit-settings.ts";
 import { proxyElsewhere, proxySetting } from "./proxy-setting.ts";
@@ -41,15 +42,17 @@ interface Setting {
   readonly isSecret?: boolean;
 }
 
+const USUAL = usualDirs();
+
 function common(role: AnyRole) {
   return {
     state: {
       flags: "--state <dir>",
       about: "keys, database, journal",
       schema: text,
-      default: `/var/lib/higgs/${role}`,
+      default: `${USUAL.state}/${role}`,
     },
-    run: { flags: "--run <dir>", about: "control sockets", schema: text, default: `/run/higgs/${role}` },
+    run: { flags: "--run <dir>", about: "control sockets", schema: text, default: `${USUAL.run}/${role}` },
     logLevel: {
       flags: "--log-level <level>",
       about: LOG_LEVELS.join(" | "),
@@ -118,6 +121,12 @@ function machine(role: "node" | "client") {
       about: "where the carried wireguard-go is written",
       schema: text,
       default: "/var/lib/higgs/libexec",
+    },
+    untestedPlatform: {
+      flags: UNTESTED_FLAG,
+      about: "run on macOS or Windows too, where higgs was written from the manuals and never tried",
+      schema: toggle,
+      default: false,
     },
   } as const;
 }

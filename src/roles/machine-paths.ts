@@ -15,7 +15,7 @@ import type { StateDir } from "../peer/state-dir.ts";
 export interface MachinePorts {
   readonly public: number;
   readonly wireGuard: number;
-  /** Null where a person allows nothing but the WebSocket. */
+  /** Null where a person, or the platform, allows nothing but the WebSocket. */
   readonly discovery: DiscoveryPort | null;
 }
 
@@ -30,6 +30,7 @@ export async function machinePorts(
     return { public: port, wireGuard: port, discovery: null };
   }
   const discovery = await os.discovery(signal);
+  if (discovery === null) return { public: port, wireGuard: port, discovery };
   const inner = port === LAST_PORT ? port - 1 : port + 1;
   return { public: port, wireGuard: discovery.mechanism === "nft" ? port : inner, discovery };
 }

@@ -71,6 +71,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     stateDir: config.state,
     libexecDir: config.libexec,
     wireGuard: config.wireguard,
+    untestedPlatform: config.untestedPlatform,
     command: "higgs node",
     log,
   });
