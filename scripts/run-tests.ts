@@ -1,6 +1,7 @@
 // Runs the test suites, each within a hard time limit, and ends with one line that sums them up.
 
 import { spawn } from "node:child_process";
+import { availableParallelism } from "node:os";
 import { accessSync, constants, existsSync } from "node:fs";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,16 +15,30 @@ interface Suite {
   readonly testTimeoutS: number;
   /** For one run; then everything that it started is killed, and it counts as failed. */
   readonly limitS: number;
-  /** The lab's files share the machine's clock and cores, and are run one after the other. */
-  readonly oneFileAtATime: boolean;
+  /** Set where each file is a run of its own. What the lab builds waits more than it computes, and no two of it share a name. */
+  readonly fileByFile?: {
+    readonly lanes: number;
+    /** Files that look at what all labs of the machine share. */
+    readonly alone: readonly string[];
+  };
 }
 
 const suites: readonly Suite[] = [
-  { name: "arch", testTimeoutS: 20, limitS: 120, oneFileAtATime: false },
-  { name: "unit", testTimeoutS: 20, limitS: 300, oneFileAtATime: false },
-  { name: "system", testTimeoutS: 60, limitS: 600, oneFileAtATime: false },
-  { name: "lab", testTimeoutS: 120, limitS: 600, oneFileAtATime: true },
+  { name: "arch", testTimeoutS: 20, limitS: 120 },
+  { name: "unit", testTimeoutS: 20, limitS: 300 },
+  { name: "system", testTimeoutS: 60, limitS: 600 },
+  {
+    name: "lab",
+    testTimeoutS: 120,
+    limitS: 600,
+    fileByFile: { lanes: Math.min(4, availableParallelism()), alone: ["test/lab/lab-life.test.ts"] },
+  },
 ];
+
+/** Of what a run prints beside others, its end, in characters. */
+const PRINTED_LIMIT = 2_000_000;
+/** How long the rest of its output may take to come after a run has ended and everything of it was killed. */
+const LAST_WORDS_MS = 2000;
 
 interface Run {
   readonly name: string;
@@ -35,11 +50,11 @@ interface Run {
   readonly failures?: readonly string[];
 }
 
-/** The group of the run that is under way, which is this process's to end. */
-let running: number | undefined;
+/** The groups of the runs that are under way, which are this process's to end. */
+const running = new Set<number>();
 for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   process.on(name, () => {
-    killGroup();
+    for (const group of running) killGroup(group);
     process.exit(130);
   });
 }
@@ -71,20 +86,30 @@ process.exit(failed === 0 && passed > 0 ? 0 : 1);
 async function runSuite(suite: Suite): Promise<Run[]> {
   const files = filesIn(`test/${suite.name}`).filter((path) => path.endsWith(".test.ts"));
   if (files.length === 0) return [notRun(suite.name, `there are no tests in test/${suite.name}`)];
-  if (!suite.oneFileAtATime) return [await runFiles(suite.name, files, suite)];
+  if (suite.fileByFile === undefined) return [await runFiles(suite.name, files, suite)];
   const prefix = privilegePrefix();
   if (prefix === undefined) return [notRun(suite.name, "it needs root, sudo or user namespaces. Type: sudo npm test")];
-  const done: Run[] = [];
+  const { lanes, alone } = suite.fileByFile;
+  const options = { ...suite, prefix };
+  const done = new Map<string, Run>();
+  const queue = files.filter((file) => !alone.includes(file));
+  const lane = async (): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      done.set(file, await runFiles(file, [file], { ...options, atOnce: true }));
+    }
+  };
+  await Promise.all(Array.from({ length: lanes }, lane));
+  for (const file of alone) done.set(file, await runFiles(file, [file], options));
   for (const file of files) {
-    const run = await runFiles(file, [file], { ...suite, prefix });
-    done.push(run.failed === 0 ? run : await onceMore(file, run, { ...suite, prefix }));
+    const run = done.get(file);
+    if (run !== undefined && run.failed > 0) done.set(file, await onceMore(file, run, options));
   }
-  return done;
+  return files.map((file) => done.get(file) ?? notRun(file, "it was not run"));
 }
 
 /**
- * The lab's tests wait for real programs on a machine that has other work. A file that failed is run a second time, once, and the
- * summary says so: what passes only then is to be looked at, and what fails twice has failed.
+ * The lab's tests wait for real programs on a machine that has other work. A file that failed is run a second time, once and alone, and
+ * the summary says so: what passes only then is to be looked at, and what fails twice has failed.
  */
 async function onceMore(file: string, first: Run, options: Parameters<typeof runFiles>[2]): Promise<Run> {
   const second = await runFiles(file, [file], options);
@@ -95,9 +120,16 @@ async function onceMore(file: string, first: Run, options: Parameters<typeof run
 async function runFiles(
   name: string,
   files: readonly string[],
-  options: { readonly testTimeoutS: number; readonly limitS: number; readonly prefix?: readonly string[] },
+  options: {
+    readonly testTimeoutS: number;
+    readonly limitS: number;
+    readonly prefix?: readonly string[];
+    /** Beside others: what it prints is shown at its end, in one piece. */
+    readonly atOnce?: boolean;
+  },
 ): Promise<Run> {
-  console.log(`\n--- ${name}`);
+  const isBeside = options.atOnce === true;
+  if (!isBeside) console.log(`\n--- ${name}`);
   const reportPath = join(buildDir, "reports", `${name.replaceAll("/", "-")}.${process.pid}.xml`);
   await mkdir(join(buildDir, "reports"), { recursive: true });
   const argv = [
@@ -109,7 +141,8 @@ async function runFiles(
     `--reporter-outfile=${reportPath}`,
     ...files.map((file) => `./${file}`),
   ];
-  const ended = await runWithin(options.limitS, argv);
+  const { ended, printed } = await runWithin(options.limitS, argv, isBeside ? "pipe" : "inherit");
+  if (isBeside) process.stdout.write(`\n--- ${name}\n${printed}`);
   const report = existsSync(reportPath) ? await readFile(reportPath, "utf8") : "";
   await rm(reportPath, { force: true });
 
@@ -123,32 +156,42 @@ async function runFiles(
 }
 
 /** In a process group of its own, so that what it leaves behind ends with it. */
-async function runWithin(limitS: number, argv: readonly string[]): Promise<number | "limit"> {
+async function runWithin(
+  limitS: number,
+  argv: readonly string[],
+  output: "inherit" | "pipe",
+): Promise<{ readonly ended: number | "limit"; readonly printed: string }> {
   const [command = "", ...args] = argv;
   const child = spawn(command, args, {
     cwd: projectDir,
     detached: true,
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", output, output],
     env: { ...process.env, HIGGS_BIN: join(distDir, hostTarget()?.executable ?? "higgs") },
   });
-  running = child.pid;
+  const group = child.pid;
+  if (group !== undefined) running.add(group);
+  let printed = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.setEncoding("utf8").on("data", (text: string) => (printed = (printed + text).slice(-PRINTED_LIMIT)));
+  }
   const { promise, resolve } = Promise.withResolvers<number | "limit">();
   child.once("error", () => resolve(127));
   child.once("exit", (code) => resolve(code ?? 128));
   const timer = setTimeout(() => resolve("limit"), limitS * 1000);
-  try {
-    return await promise;
-  } finally {
-    clearTimeout(timer);
-    killGroup();
-    running = undefined;
+  const closed = new Promise<void>((done) => void child.once("close", () => done()));
+  const ended = await promise;
+  clearTimeout(timer);
+  if (group !== undefined) {
+    killGroup(group);
+    running.delete(group);
   }
+  await Promise.race([closed, Bun.sleep(LAST_WORDS_MS)]);
+  return { ended, printed };
 }
 
-function killGroup(): void {
-  if (running === undefined) return;
+function killGroup(group: number): void {
   try {
-    process.kill(-running, "SIGKILL");
+    process.kill(-group, "SIGKILL");
   } catch {
     // The group is gone: everything in it has ended.
   }
