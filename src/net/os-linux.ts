@@ -2,13 +2,14 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import type { HiggsError } from "../base/errors.ts";
 import { linuxDns } from "./dns/linux.ts";
 import { watchResolved } from "./dns/watch-resolved.ts";
 import { bridgeDiscovery } from "./discovery/bridge.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
-import { type Exec, findTool, systemExec, ToolFailed, toolMissing } from "./exec.ts";
+import { type Exec, findTool, systemExec, toolMissing } from "./exec.ts";
 import { foreignDrops } from "./firewall/foreign.ts";
+import type { ChainsOf } from "./firewall/iptables.ts";
+import { findMechanism } from "./firewall/mechanism.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
@@ -16,7 +17,7 @@ import { removeTable } from "./firewall/nft.ts";
 import { noConnectionLog, noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
 import { listChanges } from "./changes.ts";
 import { enableForwarding, forwardingFence } from "./forwarding.ts";
-import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
+import { IDENTIFIERS } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
 import { readLinks } from "./links.ts";
 import { readLocalNetworks } from "./local-networks.ts";
@@ -38,15 +39,18 @@ import type { Role } from "../proto/role.ts";
 import type { MachineSystem, NodeSystem, ClientSystem, SystemOptions } from "./system.ts";
 
 const TOOLS = ["ip", "wg"] as const;
-const NFT_TIMEOUT_MS = 10_000;
+const FIREWALL_TIMEOUT_MS = 10_000;
+
+/** What a role's chains of iptables need of the kernel; null for one that has none. */
+const TRIALS: Readonly<Record<Role, ChainsOf | null>> = { client: null, node: null };
 
 /** Throws PrivilegeMissing, or ToolMissing for `ip` or `wg`; nothing was changed then. */
 export async function linuxNodeSystem(options: SystemOptions): Promise<NodeSystem> {
-  const { machine, deps, sysctl } = await linux("node", options);
+  const { machine, mechanism, deps, sysctl } = await linux("node", options);
   const { exec, identifiers, journal, log } = deps;
   return {
     ...machine,
-    exitFirewall: machine.nftTrouble === null ? nftExitFirewall(deps) : unfilteredNode({ sysctl }),
+    exitFirewall: mechanism.kind === "nft" ? nftExitFirewall(deps) : unfilteredNode({ sysctl }),
     connectionLog: machine.nftTrouble === null ? nftConnectionLog(deps) : noConnectionLog(machine.nftTrouble),
     enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
     restoreForwarding: () => sysctl.restore(),
@@ -68,13 +72,12 @@ export async function linuxNodeSystem(options: SystemOptions): Promise<NodeSyste
 export async function linuxClientSystem(
   options: SystemOptions & { readonly withoutFirewall: boolean },
 ): Promise<ClientSystem> {
-  const { machine, deps, sysctl } = await linux("client", options);
-  if (machine.nftTrouble !== null && !options.withoutFirewall) throw machine.nftTrouble;
+  const { machine, mechanism, deps, sysctl } = await linux("client", options);
+  if (mechanism.kind !== "nft" && !options.withoutFirewall) throw mechanism.nftTrouble;
   const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
   const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
   const { owner } = deps.journal;
-  const { nftTrouble } = machine;
-  const clientFirewall = nftTrouble === null ? nftClientFirewall(deps) : unfilteredClient(nftTrouble);
+  const clientFirewall = mechanism.kind === "nft" ? nftClientFirewall(deps) : unfilteredClient(mechanism.nftTrouble);
   return {
     ...machine,
     clientFirewall,
@@ -108,12 +111,17 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
   const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log });
   const sysctl = linuxSysctl({ journal, log });
   const deps = { exec, journal, identifiers, log };
-  const nftTrouble = await troubleOfNft(exec, identifiers, AbortSignal.timeout(NFT_TIMEOUT_MS));
+  const mechanism = await findMechanism(
+    exec,
+    { identifiers, trial: TRIALS[role] },
+    AbortSignal.timeout(FIREWALL_TIMEOUT_MS),
+  );
+  const nftTrouble = mechanism.kind === "nft" ? null : mechanism.nftTrouble;
   const machine: MachineSystem = {
     identifiers,
     log,
     nftTrouble,
-    firewallTrouble: nftTrouble,
+    firewallTrouble: mechanism.kind === "none" ? mechanism.trouble : null,
     wireGuard: linuxWireGuard({
       ...deps,
       libexecDir: options.libexecDir,
@@ -134,24 +142,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     ping: (address, signal) => ping(exec, { address, interface: identifiers.interface }, signal),
     undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),
   };
-  return { machine, deps, sysctl };
-}
-
-/** A table that is made and taken away in one transaction: nothing of it is ever in place. */
-async function troubleOfNft(
-  exec: Exec,
-  { table }: Pick<Identifiers, "table">,
-  signal: AbortSignal,
-): Promise<HiggsError | null> {
-  if (findTool("nft") === null) return toolMissing("nft");
-  const trial = `${table}_trial`;
-  const stdin = `table inet ${trial} {\n}\ndelete table inet ${trial}\n`;
-  const { code, stderr } = await exec.run(["nft", "-f", "-"], { stdin, signal });
-  if (code === 0) return null;
-  return new ToolFailed(`Cannot use nft on this machine: ${stderr.trim().split("\n")[0] || `exit code ${code}`}.`, {
-    code: "nft-unusable",
-    remedy: "Load its part of the kernel (sudo modprobe nf_tables), and see whether this works: sudo nft list ruleset",
-  });
+  return { machine, mechanism, deps, sysctl };
 }
 
 function nothingToWatch(): Service {
