@@ -15,7 +15,7 @@ import {
   startServer,
   wireGuardPids,
 } from "./client-lab.ts";
-import { until } from "./harness.ts";
+import { snapshot, until } from "./harness.ts";
 
 export type Kind = "direct" | "udp-relay" | "wss";
 export type Victim = "node" | "client" | "node's WireGuard" | "client's WireGuard";
@@ -61,7 +61,7 @@ export async function pingAcross(running: Running, work: () => Promise<void>, ev
 }
 
 /** Kills the server, and starts it so much later. Resolves with how long nobody listened, in seconds. */
-export async function serverOutage({ lab }: Running, awayMs: number): Promise<number> {
+export async function serverOutage({ lab }: Pick<Running, "lab">, awayMs: number): Promise<number> {
   const vps = lab.host("vps");
   await killNow(vps, await pidOf(vps, "server"));
   const killedAt = performance.now();
@@ -90,4 +90,29 @@ export async function killAndStart(running: Running, victim: Victim): Promise<vo
       await killNow(laptop, ...(await wireGuardPids(laptop, "higgs0")));
       return;
   }
+}
+
+/**
+ * What both machines hold, without what every clean start draws anew (numbers of interfaces, ports of discovery's sockets), and without
+ * the order of the tables, which changes nothing: what one of them drops is dropped.
+ */
+export async function stateOf({ lab, laptop }: Running): Promise<string> {
+  const both = await Promise.all([laptop, lab.host("home-pc")].map((host) => snapshot(host)));
+  return both
+    .map((text) =>
+      text.replace(/^(== ruleset\n)(.*?)(?=^== )/ms, (_, head: string, rules: string) => head + inOrder(rules)),
+    )
+    .join("\n")
+    .replaceAll(/^\d+: (?=higgs)/gm, "N: ")
+    .replaceAll(/(udp dport set|udp sport|udp dport) \d+/g, "$1 N")
+    .replaceAll(/^ping .*\n/gm, "")
+    .replaceAll(/(\/higgs node .*) --join \S+/g, "$1"); // its first start alone
+}
+
+function inOrder(rules: string): string {
+  return rules
+    .split(/^(?=table )/m)
+    .map((table) => table.trim())
+    .toSorted()
+    .join("\n");
 }
