@@ -29,7 +29,7 @@ export function lockdownCommand(context: Context): Command {
 }
 
 function onCommand({ term }: Context): Command {
-  return addSettings(new Command("on"), "client", [...PLACE, "lan"])
+  return addSettings(new Command("on"), "client", [...PLACE, "lan", "untestedPlatform"])
     .description("closes this machine now and for good, whatever ends, breaks or restarts")
     .option("--no-lan", "the LAN is closed")
     .option("--paranoid", "stops frames that bypass the IP layer too (AF_PACKET)")

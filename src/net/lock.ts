@@ -1,13 +1,12 @@
 // The kill switch without a connection: loads the blocked state from what is kept on disk, needing no daemon.
 import { errorText } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import type { Exec } from "./exec.ts";
 import type { ClientFirewall, Nearby } from "./firewall/client.ts";
-import { LAN_ALWAYS, type LocalNetworks, NOTHING_NEAR, readLocalNetworks } from "./local-networks.ts";
+import { LAN_ALWAYS, type LocalNetworks, NOTHING_NEAR } from "./local-networks.ts";
 import type { Lockdown } from "./lockdown-file.ts";
 
 export interface LockDeps {
-  readonly exec: Exec;
+  readonly networks: (signal: AbortSignal) => Promise<LocalNetworks>;
   readonly firewall: ClientFirewall;
   readonly log: Logger;
 }
@@ -19,7 +18,7 @@ export function nearbyOf(networks: LocalNetworks, { lan }: Lockdown): Nearby {
 
 /** Closes this machine. Before the network is up there is no LAN to allow yet: it is closed until a client connects. */
 export async function loadBlocked(deps: LockDeps, lockdown: Lockdown, signal: AbortSignal): Promise<void> {
-  const networks = await readLocalNetworks(deps.exec, signal).catch((thrown: unknown) => {
+  const networks = await deps.networks(signal).catch((thrown: unknown) => {
     signal.throwIfAborted();
     // Without them everything is closed, which is what matters.
     deps.log.warn({ reason: errorText(thrown) }, "cannot read this machine's networks; the LAN stays closed");

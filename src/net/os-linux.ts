@@ -13,8 +13,9 @@ import { findMechanism } from "./firewall/mechanism.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
-import { removeTable } from "./firewall/nft.ts";
+import { readTable, removeTable } from "./firewall/nft.ts";
 import { noConnectionLog, noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
+import { forgivingJournal } from "./forgiving-journal.ts";
 import { listChanges } from "./changes.ts";
 import { enableForwarding, forwardingFence } from "./forwarding.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
@@ -36,7 +37,15 @@ import { linuxWireGuard } from "./wg/linux.ts";
 import type { IpAddress } from "../base/ip.ts";
 import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
-import type { MachineSystem, NodeSystem, ClientSystem, SystemOptions } from "./system.ts";
+import type {
+  ClientLock,
+  ClientSystem,
+  MachineSystem,
+  NodeSystem,
+  StoppedOptions,
+  SystemOptions,
+  Systems,
+} from "./system.ts";
 
 const TOOLS = ["ip", "wg"] as const;
 const FIREWALL_TIMEOUT_MS = 10_000;
@@ -45,7 +54,7 @@ const FIREWALL_TIMEOUT_MS = 10_000;
 const TRIALS: Readonly<Record<Role, ChainsOf | null>> = { client: null, node: null };
 
 /** Throws PrivilegeMissing, or ToolMissing for `ip` or `wg`; nothing was changed then. */
-export async function linuxNodeSystem(options: SystemOptions): Promise<NodeSystem> {
+async function node(options: SystemOptions): Promise<NodeSystem> {
   const { machine, mechanism, deps, sysctl } = await linux("node", options);
   const { exec, identifiers, journal, log } = deps;
   return {
@@ -66,17 +75,16 @@ export async function linuxNodeSystem(options: SystemOptions): Promise<NodeSyste
 }
 
 /**
- * Throws as `linuxNodeSystem`, for an nft that does no work too, unless a person said `withoutFirewall`: then what is bound to another
+ * Throws as `node`, for an nft that does no work too, unless a person said `withoutFirewall`: then what is bound to another
  * interface passes beside the tunnel.
  */
-export async function linuxClientSystem(
-  options: SystemOptions & { readonly withoutFirewall: boolean },
-): Promise<ClientSystem> {
+async function client(options: SystemOptions & { readonly withoutFirewall: boolean }): Promise<ClientSystem> {
   const { machine, mechanism, deps, sysctl } = await linux("client", options);
   if (mechanism.kind !== "nft" && !options.withoutFirewall) throw mechanism.nftTrouble;
   const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
   const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
   const { owner } = deps.journal;
+  const localNetworks = (signal: AbortSignal) => readLocalNetworks(deps.exec, signal);
   const clientFirewall = mechanism.kind === "nft" ? nftClientFirewall(deps) : unfilteredClient(mechanism.nftTrouble);
   return {
     ...machine,
@@ -89,18 +97,41 @@ export async function linuxClientSystem(
       // In the same boot the tunnel's routes are there still, and its name servers belong to them.
       if (owner !== null && !owner.sameBoot) await systemDns.reset(signal);
     },
-    localNetworks: (signal) => readLocalNetworks(deps.exec, signal),
-    block: (lockdown, signal) => loadBlocked({ ...deps, firewall: clientFirewall }, lockdown, signal),
+    localNetworks,
+    block: (lockdown, signal) =>
+      loadBlocked({ ...deps, networks: localNetworks, firewall: clientFirewall }, lockdown, signal),
   };
 }
 
-/**
- * For putting back what a role left, whichever it is. Throws PrivilegeMissing; what a tool that is not there would have to undo is
- * told by `undoAll`.
- */
-export async function linuxMachineSystem(role: Role, options: SystemOptions): Promise<MachineSystem> {
-  return (await linux(role, options, [])).machine;
+/** Without a client's process. The journal may be unreadable, its disk full: the machine is closed all the same. */
+function clientLock({ stateDir, log }: StoppedOptions): ClientLock {
+  const exec = systemExec();
+  const identifiers = IDENTIFIERS.client;
+  return {
+    isLoaded: async (signal) => (await readTable(exec, identifiers.table, signal)) !== null,
+    async block(lockdown, signal) {
+      const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role: "client", log });
+      await journal.open();
+      const firewall = nftClientFirewall({ exec, identifiers, log, journal });
+      await loadBlocked({ networks: (inner) => readLocalNetworks(exec, inner), firewall, log }, lockdown, signal);
+    },
+  };
 }
+
+export const linuxSystems: Systems = {
+  node,
+  client,
+  machine: async (role, options) => (await linux(role, options, [])).machine,
+  clientLock,
+  changesByName: (role, stateDir, signal) =>
+    listChanges(role, { exec: systemExec(), journal: { entries: () => [] }, stateDir, signal }),
+  async removeAll(role, { stateDir, log }, signal) {
+    const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role, log });
+    await journal.open();
+    return await undoAll(role, { exec: systemExec(), journal, log, stateDir, signal, unlock: true });
+  },
+  closing: [`nft table inet ${IDENTIFIERS.client.table}`, `nft table netdev ${IDENTIFIERS.client.egressTable}`],
+};
 
 async function linux(role: Role, options: SystemOptions, tools: readonly string[] = TOOLS) {
   requireNetAdmin(await readPrivileges(), options.command);

@@ -1,7 +1,7 @@
 // Which platform this machine has: the choice of every capability's mechanism is made here, once.
 import type { Role } from "../proto/role.ts";
+import { linuxSystems } from "./os-linux.ts";
 import { type Platform, platformOf, requireAskedFor } from "./platform.ts";
-import { linuxClientSystem, linuxMachineSystem, linuxNodeSystem } from "./os-linux.ts";
 import {
   type ClientSystem,
   type Consent,
@@ -9,7 +9,17 @@ import {
   type NodeSystem,
   PlatformUnsupported,
   type SystemOptions,
+  type Systems,
 } from "./system.ts";
+
+const SYSTEMS: Readonly<Partial<Record<Platform, Systems>>> = { linux: linuxSystems };
+
+/** For what is neither a running role nor its clean-up. Throws PlatformUnsupported where no role can run. */
+export function systemsHere(platform: Platform | null = platformOf()): Systems {
+  const systems = platform === null ? undefined : SYSTEMS[platform];
+  if (systems === undefined) throw unsupported("client");
+  return systems;
+}
 
 /**
  * Throws PlatformUnsupported, PlatformUntested, PrivilegeMissing, or ToolMissing for a tool that the platform needs; nothing was
@@ -20,8 +30,7 @@ export async function nodeSystem(
   platform: Platform | null = platformOf(),
 ): Promise<NodeSystem> {
   requireAskedFor(platform, options.untestedPlatform, "run a node");
-  if (platform !== "linux") throw unsupported("node");
-  return await linuxNodeSystem(options);
+  return await systemsHere(platform).node(options);
 }
 
 /**
@@ -33,8 +42,7 @@ export async function clientSystem(
   platform: Platform | null = platformOf(),
 ): Promise<ClientSystem> {
   requireAskedFor(platform, options.untestedPlatform, "run a client");
-  if (platform !== "linux") throw unsupported("client");
-  return await linuxClientSystem(options);
+  return await systemsHere(platform).client(options);
 }
 
 /**
@@ -46,8 +54,7 @@ export async function machineSystem(
   options: SystemOptions,
   platform: Platform | null = platformOf(),
 ): Promise<MachineSystem> {
-  if (platform !== "linux") throw unsupported(role);
-  return await linuxMachineSystem(role, options);
+  return await systemsHere(platform).machine(role, options);
 }
 
 /** Throws PlatformUnsupported for what is there on Linux alone. */

@@ -8,6 +8,7 @@ import type { LocalNetworks } from "./local-networks.ts";
 import type { IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
+import type { Role } from "../proto/role.ts";
 import type { SystemDns } from "./dns/system-dns.ts";
 import type { DiscoveryPort } from "./discovery/discovery.ts";
 import type { ClientFirewall } from "./firewall/client.ts";
@@ -95,6 +96,33 @@ export interface SystemOptions {
 export interface Consent {
   /** That higgs was never run on this platform, where it was not. */
   readonly untestedPlatform: boolean;
+}
+
+/** The kill switch of a client that does not run. */
+export interface ClientLock {
+  /** True when the rules that close are there, whoever loaded them. Throws where this user may not know. */
+  isLoaded(signal: AbortSignal): Promise<boolean>;
+  /** Closes this machine, needing neither a readable journal nor a network. */
+  block(lockdown: Lockdown, signal: AbortSignal): Promise<void>;
+}
+
+export interface StoppedOptions {
+  readonly stateDir: string;
+  readonly log: Logger;
+}
+
+/** One platform, with one file for each (net/os-*.ts); asks for nobody's consent. Throws PlatformUnsupported for a role that cannot run there. */
+export interface Systems {
+  node(options: SystemOptions): Promise<NodeSystem>;
+  client(options: SystemOptions & { readonly withoutFirewall: boolean }): Promise<ClientSystem>;
+  machine(role: Role, options: SystemOptions): Promise<MachineSystem>;
+  clientLock(options: StoppedOptions): ClientLock;
+  /** What bears the role's fixed names, without its journal: changes nothing. */
+  changesByName(role: Role, stateDir: string, signal: AbortSignal): Promise<readonly Change[]>;
+  /** Takes everything of the role away, the kill switch too, also where its journal cannot be read or written. */
+  removeAll(role: Role, options: StoppedOptions, signal: AbortSignal): Promise<readonly string[]>;
+  /** How `changes` names what the kill switch has loaded, the first of them always. */
+  readonly closing: readonly string[];
 }
 
 export class PlatformUnsupported extends HiggsError {

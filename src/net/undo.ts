@@ -11,6 +11,7 @@ import { removeChains } from "./firewall/iptables.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
 import type { Journal } from "./journal.ts";
+import { readLocalNetworks } from "./local-networks.ts";
 import { loadBlocked } from "./lock.ts";
 import { type Lockdown, OPEN, readLockdown } from "./lockdown-file.ts";
 import { removeRulesAndRoutes } from "./routes/linux.ts";
@@ -76,7 +77,8 @@ const CLOSING: readonly Kind[] = ["nft-table", "egress-table", "iptables-chains"
 
 async function keepLocked(deps: UndoDeps, locked: Lockdown): Promise<string> {
   const firewall = nftClientFirewall({ ...deps, identifiers: IDENTIFIERS.client });
-  await loadBlocked({ ...deps, firewall }, locked, deps.signal);
+  const networks = (signal: AbortSignal) => readLocalNetworks(deps.exec, signal);
+  await loadBlocked({ ...deps, networks, firewall }, locked, deps.signal);
   return "Kept the kill switch, which is on: nothing leaves this machine. Off: sudo higgs client lockdown off";
 }
 

@@ -1,13 +1,8 @@
 // The kill switch of a client: what a person decided, in force while a process holds it and when none runs.
-import { errorText, HiggsError } from "../base/errors.ts";
+import { HiggsError } from "../base/errors.ts";
 import { type Logger, silentLogger } from "../base/log.ts";
 import type { Connection } from "../client/connection.ts";
-import { systemExec } from "../net/exec.ts";
-import { nftClientFirewall } from "../net/firewall/nft-client.ts";
-import { readTable } from "../net/firewall/nft.ts";
-import { IDENTIFIERS } from "../net/identifiers.ts";
-import { openJournal } from "../net/journal-file.ts";
-import { loadBlocked, nearbyOf } from "../net/lock.ts";
+import { nearbyOf } from "../net/lock.ts";
 import {
   type KeptLockdown,
   type Lockdown,
@@ -16,14 +11,14 @@ import {
   readLockdown,
   writeLockdown,
 } from "../net/lockdown-file.ts";
-import { machineSystem } from "../net/os.ts";
+import { machineSystem, systemsHere } from "../net/os.ts";
+import { platformOf, requireAskedFor } from "../net/platform.ts";
 import type { ClientSystem } from "../net/system.ts";
 import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
 import { ensurePrivateDir } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
-import { join } from "node:path";
 
 /** The kill switch closes what was asked for. */
 export class KillSwitchOn extends HiggsError {
@@ -106,9 +101,10 @@ function merged(before: Lockdown, change: LockdownChange): KeptLockdown {
   };
 }
 
-interface Dirs {
+interface Stopped {
   readonly state: string;
   readonly run: string;
+  readonly untestedPlatform: boolean;
 }
 
 /**
@@ -116,10 +112,11 @@ interface Dirs {
  * Resolves with what was decided and sentences of what was put back. Throws AlreadyRunning, PrivilegeMissing.
  */
 export async function changeStopped(
-  dirs: Dirs,
+  dirs: Stopped,
   change: LockdownChange,
   signal: AbortSignal,
 ): Promise<{ readonly lockdown: Lockdown; readonly undone: readonly string[] }> {
+  if (change.lockdown === true) requireAskedFor(platformOf(), dirs.untestedPlatform, "close this machine");
   requireNetAdmin(await readPrivileges(), "higgs client lockdown …");
   await using _lock = await acquireInstanceLock({ runDir: dirs.run, role: "client" });
   await ensurePrivateDir(dirs.state);
@@ -127,7 +124,7 @@ export async function changeStopped(
   const after = merged(before, change);
   await writeLockdown(dirs.state, after);
   if (after.lockdown) {
-    await loadBlocked(await stoppedDeps(dirs.state, silentLogger), after, signal);
+    await systemsHere().clientLock({ stateDir: dirs.state, log: silentLogger }).block(after, signal);
     return { lockdown: after, undone: [] };
   }
   if (!before.lockdown) return { lockdown: after, undone: [] };
@@ -156,35 +153,10 @@ export async function loadLockdown(
   const lockdown = await readLockdown(stateDir);
   if (!lockdown.lockdown) return { what: "off", lockdown };
   requireNetAdmin(await readPrivileges(), "higgs client lockdown load");
-  const deps = await stoppedDeps(stateDir, log);
-  if ((await readTable(deps.exec, IDENTIFIERS.client.table, signal)) !== null) return { what: "there", lockdown };
-  await loadBlocked(deps, lockdown, signal);
+  const lock = systemsHere().clientLock({ stateDir, log });
+  if (await lock.isLoaded(signal)) return { what: "there", lockdown };
+  await lock.block(lockdown, signal);
   return { what: "loaded", lockdown };
-}
-
-/** A disk that cannot be written, or a journal that cannot be read, must not keep the machine open: fixed names undo without it. */
-async function stoppedDeps(stateDir: string, log: Logger) {
-  const exec = systemExec();
-  const identifiers = IDENTIFIERS.client;
-  const journal = await openJournal({ path: join(stateDir, "journal.json"), role: "client", log }).catch(
-    (thrown: unknown) => {
-      log.warn({ reason: errorText(thrown) }, "going on without the journal");
-      return null;
-    },
-  );
-  const firewall = nftClientFirewall({ exec, identifiers, log, journal: forgiving(journal, log) });
-  return { exec, firewall, log };
-}
-
-function forgiving(journal: Awaited<ReturnType<typeof openJournal>> | null, log: Logger) {
-  const tried = async (work: Promise<void> | undefined): Promise<void> => {
-    await work?.catch((thrown: unknown) => log.warn({ reason: errorText(thrown) }, "the journal does not know of it"));
-  };
-  return {
-    entries: () => journal?.entries() ?? [],
-    add: (entry: Parameters<NonNullable<typeof journal>["add"]>[0]) => tried(journal?.add(entry)),
-    remove: (entry: Parameters<NonNullable<typeof journal>["remove"]>[0]) => tried(journal?.remove(entry)),
-  };
 }
 
 /** Throws KillSwitchOn where it would keep `what` from the server. */

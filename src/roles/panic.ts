@@ -5,15 +5,13 @@ import { sleep } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { silentLogger } from "../base/log.ts";
 import { type Exec, findTool, systemExec } from "../net/exec.ts";
-import type { Journal } from "../net/journal.ts";
-import { openJournal } from "../net/journal-file.ts";
 import { removeSocket } from "../net/local-api.ts";
 import { OPEN, readLockdown, writeLockdown } from "../net/lockdown-file.ts";
-import { requireLinux } from "../net/os.ts";
+import { systemsHere } from "../net/os.ts";
+import { usualDirs } from "../net/platform.ts";
 import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
 import { isAlive, type ProcessIdentity } from "../net/process-identity.ts";
 import { flagIn, rolesRunning } from "../net/processes.ts";
-import { undoAll } from "../net/undo.ts";
 import { UndoIncomplete } from "../net/undo-steps.ts";
 import type { AnyRole } from "./config.ts";
 import { SOCKET } from "./runtime.ts";
@@ -34,7 +32,7 @@ const POLL_MS = 10;
 
 /** Goes on whatever fails. Throws PrivilegeMissing and PlatformUnsupported, and then nothing was done. */
 export async function panic(says: PanicSays, signal: AbortSignal): Promise<void> {
-  requireLinux("client");
+  systemsHere();
   requireNetAdmin(await readPrivileges(), "higgs panic");
   const exec = systemExec();
   const attempt = async (what: string, work: () => Promise<void>): Promise<void> => {
@@ -52,7 +50,7 @@ export async function panic(says: PanicSays, signal: AbortSignal): Promise<void>
   for (const role of ROLES) {
     for (const stateDir of dirs.state(role)) {
       if (role === "client") await attempt("switch the kill switch off", () => switchOff(stateDir, says));
-      await attempt(`put back what the ${role} changed`, () => undo(role, stateDir, { exec, says, signal }));
+      await attempt(`put back what the ${role} changed`, () => undo(role, stateDir, { says, signal }));
     }
     for (const runDir of dirs.run(role)) {
       for (const name of Object.values(SOCKET)) await removeSocket(join(runDir, name)).catch(() => undefined); // it is nobody's
@@ -67,7 +65,8 @@ async function dirsInUse() {
     const told = running.filter(({ argv }) => argv.includes(role)).flatMap(({ argv }) => flagIn(argv, flag) ?? []);
     return [...new Set([`${base}/${role}`, ...told])];
   };
-  return { state: of("--state", "/var/lib/higgs"), run: of("--run", "/run/higgs") };
+  const usual = usualDirs();
+  return { state: of("--state", usual.state), run: of("--run", usual.run) };
 }
 
 async function stopServices(exec: Exec, says: PanicSays, signal: AbortSignal): Promise<void> {
@@ -117,26 +116,18 @@ async function switchOff(stateDir: string, says: PanicSays): Promise<void> {
 async function undo(
   role: AnyRole,
   stateDir: string,
-  { exec, says, signal }: { readonly exec: Exec; readonly says: PanicSays; readonly signal: AbortSignal },
+  { says, signal }: { readonly says: PanicSays; readonly signal: AbortSignal },
 ): Promise<void> {
   const log = silentLogger;
   if (role === "server") {
     for (const line of await cleanServerRelay(stateDir, log, signal)) says.done(line);
     return;
   }
-  const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log }).catch(() => NO_JOURNAL);
   try {
-    for (const line of await undoAll(role, { exec, journal, log, stateDir, signal, unlock: true })) says.done(line);
+    for (const line of await systemsHere().removeAll(role, { stateDir, log }, signal)) says.done(line);
   } catch (thrown) {
     if (!(thrown instanceof UndoIncomplete)) throw thrown;
     for (const line of thrown.detail.done as readonly string[]) says.done(line);
     for (const line of thrown.detail.failures as readonly string[]) says.failed(line);
   }
 }
-
-/** For a disk that cannot be read or written: fixed names tell what is ours. */
-const NO_JOURNAL: Journal = {
-  entries: () => [],
-  add: () => Promise.resolve(),
-  remove: () => Promise.resolve(),
-};

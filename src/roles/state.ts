@@ -5,11 +5,10 @@ import { z } from "zod";
 import { silentLogger } from "../base/log.ts";
 import { type Change, listChanges } from "../net/changes.ts";
 import { systemExec } from "../net/exec.ts";
-import { IDENTIFIERS } from "../net/identifiers.ts";
 import { openJournal } from "../net/journal-file.ts";
 import { removeSocket } from "../net/local-api.ts";
 import { readLockdown } from "../net/lockdown-file.ts";
-import { machineSystem } from "../net/os.ts";
+import { machineSystem, systemsHere } from "../net/os.ts";
 import { sweepHalfWritten } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
 import type { Role } from "../proto/role.ts";
@@ -87,8 +86,12 @@ export async function leftByName(
   stateDir: string,
   signal: AbortSignal,
 ): Promise<readonly string[]> {
-  const journal = { entries: () => [] };
-  return await unwanted(role, stateDir, await listChanges(role, { exec: systemExec(), journal, stateDir, signal }));
+  return await unwanted(role, stateDir, await changesByName(role, stateDir, signal));
+}
+
+async function changesByName(role: Role | "server", stateDir: string, signal: AbortSignal): Promise<readonly Change[]> {
+  if (role !== "server") return await systemsHere().changesByName(role, stateDir, signal);
+  return await listChanges(role, { exec: systemExec(), journal: { entries: () => [] }, stateDir, signal });
 }
 
 async function unwanted(
@@ -99,8 +102,7 @@ async function unwanted(
   const found = changes.filter((change) => change.kind !== "file");
   const isLocked = role === "client" && (await readLockdown(stateDir)).lockdown;
   if (!isLocked) return found.map((change) => change.what);
-  const { table, egressTable } = IDENTIFIERS.client;
-  const closing = [`nft table inet ${table}`, `nft table netdev ${egressTable}`];
+  const { closing } = systemsHere();
   const left = found.map((change) => change.what).filter((what) => !closing.includes(what));
   const isClosed = found.some((change) => change.what === closing[0]);
   return isClosed ? left : [...left, `The kill switch is on, and its ${closing[0]} is missing.`];

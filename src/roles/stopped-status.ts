@@ -1,8 +1,8 @@
 // What `higgs client status` shows where no client runs and this machine is closed all the same.
-import { systemExec } from "../net/exec.ts";
-import { readTable } from "../net/firewall/nft.ts";
+import { silentLogger } from "../base/log.ts";
 import { IDENTIFIERS } from "../net/identifiers.ts";
 import { readLockdown } from "../net/lockdown-file.ts";
+import { systemsHere } from "../net/os.ts";
 import { readEnrolment } from "../peer/enrolment.ts";
 import { openStateDir } from "../peer/state-dir.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
@@ -13,7 +13,7 @@ import { VERSION } from "./version.ts";
 /** Null where the kill switch is off, and a client that ended without putting things back has left nothing. */
 export async function stoppedStatus(stateDir: string, signal: AbortSignal) {
   const lockdown = await readLockdown(stateDir);
-  const isLoaded = await hasTable(signal);
+  const isLoaded = await isClosed(stateDir, signal);
   if (!lockdown.lockdown && isLoaded !== true) return null;
   // Neither the file nor the rules are for this user to read: nothing is known.
   if (lockdown.damage !== null && isLoaded === null) return null;
@@ -62,11 +62,11 @@ const NOT_LOADED: HealthEntry = {
 };
 
 /** Null where this user may not know. */
-async function hasTable(signal: AbortSignal): Promise<boolean | null> {
+async function isClosed(stateDir: string, signal: AbortSignal): Promise<boolean | null> {
   try {
-    return (await readTable(systemExec(), IDENTIFIERS.client.table, signal)) !== null;
+    return await systemsHere().clientLock({ stateDir, log: silentLogger }).isLoaded(signal);
   } catch {
     signal.throwIfAborted();
-    return null; // no nft, or no right to ask it
+    return null; // no firewall, or no right to ask it
   }
 }
