@@ -29,8 +29,10 @@ export const LAN_ALWAYS: readonly Cidr[] = [
   "ff05::/16",
 ] as unknown as readonly Cidr[];
 
-/** RFC 1918 and RFC 4193. */
-const PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"] as unknown as readonly Cidr[];
+/** RFC 1918. */
+export const PRIVATE4 = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"] as unknown as readonly Cidr[];
+/** With RFC 4193. */
+const PRIVATE = [...PRIVATE4, "fc00::/7" as Cidr];
 /** A network's own DHCP server says how wide it is; wider than this is no LAN but an attack on what is routed (TunnelCrack). */
 const WIDEST4 = 16;
 const WIDEST6 = 48;

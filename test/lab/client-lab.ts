@@ -131,6 +131,30 @@ export async function killNow(host: LabHost, ...pids: readonly number[]): Promis
   );
 }
 
+/**
+ * What leaves a connected host's network card and is neither its carrier to the server nor WireGuard, nor what a network needs to
+ * be one: neighbours, DHCP, and asking the router for a port. In tcpdump's language.
+ */
+export async function leaksOf(host: LabHost, wireGuardPort: number): Promise<string> {
+  const mac = (await host.readFile("/sys/class/net/eth0/address")).trim();
+  return [
+    `ether src ${mac}`,
+    "not arp",
+    `not host ${VPS4}`,
+    `not host ${VPS6}`,
+    `not (udp src port ${wireGuardPort})`,
+    "not (udp dst port 5351 or udp dst port 1900)",
+    "not (udp src port 68 and udp dst port 67)",
+    "not (icmp6 and ip6[40] >= 133 and ip6[40] <= 137)",
+    "not (ip6[6] == 0 and ip6[40] == 58)", // reports of multicast groups
+  ].join(" and ");
+}
+
+/** Of a device that is up. */
+export async function wireGuardPort(host: LabHost): Promise<number> {
+  return Number((await host.execOrThrow(["wg", "show", "higgs0", "listen-port"])).trim());
+}
+
 export interface Probing {
   /** How many rounds were sent since. */
   rounds(): number;

@@ -8,6 +8,7 @@ import {
   HOME4,
   HOME6,
   killNow,
+  leaksOf,
   PAGE4,
   PAGE6,
   page,
@@ -17,23 +18,12 @@ import {
   startNetwork,
   startProbing,
   untilBrowses,
-  VPS4,
-  VPS6,
   wireGuardPids,
+  wireGuardPort,
 } from "./client-lab.ts";
 import { snapshot, until } from "./harness.ts";
 
 const MINUTE = 60_000;
-/** Everything of the laptop but its carrier to the server, WireGuard's own port, asking the router for a port, and neighbours. */
-const leaksBeside = (wireGuardPort: number): string =>
-  [
-    "(src host 192.168.7.2 or src net 2001:db8:66:1::2/128 or src net 10.64.0.0/10 or src net fd00::/8)",
-    `not host ${VPS4}`,
-    `not host ${VPS6}`,
-    `not (udp src port ${wireGuardPort})`,
-    "not (udp dst port 5351 or udp dst port 1900)",
-    "not (icmp6 and ip6[40] >= 133 and ip6[40] <= 137)",
-  ].join(" and ");
 /** The kinds of probe, as the sniffer says them. */
 const KINDS: Readonly<Record<string, RegExp>> = {
   "udp 4": /udp 192\.168\.7\.2:\d+ > 203\.0\.113\.80:9999/,
@@ -58,7 +48,7 @@ beforeAll(async () => {
   await startNetwork(lab);
   laptop = lab.host("laptop");
   await higgsOrThrow(laptop, "client", "up");
-  leaks = leaksBeside(Number((await laptop.execOrThrow(["wg", "show", "higgs0", "listen-port"])).trim()));
+  leaks = await leaksOf(laptop, await wireGuardPort(laptop));
   await higgsOrThrow(laptop, "client", "down");
   before = await snapshot(laptop);
 }, MINUTE);

@@ -1,4 +1,4 @@
-// A small Debian with systemd in a folder, unpacked from the distribution's own packages and kept in build/; nothing is installed here.
+// Small Debians in folders, unpacked from the distribution's own packages and kept in build/; nothing is installed here.
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
@@ -7,12 +7,28 @@ import { LabRefused } from "../../src/lab/errors.ts";
 import { runChild, runChildOrThrow } from "../../src/lab/spawn.ts";
 import { ROOT_DIR } from "./harness.ts";
 
-/** What higgs needs of a Debian, where it carries no wireguard-go too, and the services that it works with. apt finds what these need. */
-const PACKAGES: readonly string[] = `
+/** One Debian: apt finds what its packages need. */
+export interface DebianPackages {
+  /** Its folder's. */
+  readonly name: string;
+  readonly packages: readonly string[];
+}
+
+/** What higgs needs, where it carries no wireguard-go too, and the services that it works with. */
+const SYSTEMD: DebianPackages = {
+  name: "systemd",
+  packages: words(`
   systemd systemd-sysv systemd-resolved libnss-resolve dbus polkitd iproute2 nftables wireguard-tools iputils-ping conntrack
-  wireguard-go procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`
-  .trim()
-  .split(/\s+/);
+  wireguard-go procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`),
+};
+
+/** What a network hands out addresses with, and what machines take them by; and a host firewall of others. */
+export const NETWORK_SETUP: DebianPackages = {
+  name: "network-setup",
+  packages: words(`
+  dnsmasq-base radvd isc-dhcp-client dhcpcd-base udhcpc busybox rdnssd ufw iptables
+  iproute2 procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname dash debianutils systemd`),
+};
 
 const NSSWITCH = `passwd: files
 group: files
@@ -30,12 +46,12 @@ const UNPACK_MS = 120_000;
  * The folder, made at the first call. Nobody may write to it: a machine lays its own changes over it.
  * Throws LabRefused with apt's words where the packages are not to be had.
  */
-export async function debianRoot(): Promise<string> {
+export async function debianRoot({ name, packages }: DebianPackages = SYSTEMD): Promise<string> {
   const key = createHash("sha256")
-    .update(JSON.stringify([VERSION, PACKAGES, NSSWITCH]))
+    .update(JSON.stringify([VERSION, packages, NSSWITCH]))
     .digest("hex")
     .slice(0, 12);
-  const cacheDir = join(ROOT_DIR, "build/debian-root");
+  const cacheDir = join(ROOT_DIR, "build/debian-root", name);
   const rootDir = join(cacheDir, key);
   if (existsSync(rootDir)) return rootDir;
   await rm(cacheDir, { recursive: true, force: true }); // of other packages
@@ -43,7 +59,7 @@ export async function debianRoot(): Promise<string> {
   const workDir = await mkdtemp(join(cacheDir, "making-"));
   try {
     const making = join(workDir, "root");
-    await unpack(await download(workDir), making);
+    await unpack(await download(packages, workDir), making);
     await makeReady(making);
     await rename(making, rootDir);
   } finally {
@@ -53,7 +69,7 @@ export async function debianRoot(): Promise<string> {
 }
 
 /** With nothing installed as far as apt knows, it brings everything that the packages need. */
-async function download(workDir: string): Promise<readonly string[]> {
+async function download(packages: readonly string[], workDir: string): Promise<readonly string[]> {
   const archivesDir = join(workDir, "archives");
   await mkdir(join(archivesDir, "partial"), { recursive: true });
   const statusPath = join(workDir, "status");
@@ -65,11 +81,11 @@ async function download(workDir: string): Promise<readonly string[]> {
     "APT::Sandbox::User=root",
     "APT::Install-Recommends=false",
   ].flatMap((option) => ["-o", option]);
-  const argv = ["apt-get", "-q", "-y", ...options, "--download-only", "install", ...PACKAGES];
+  const argv = ["apt-get", "-q", "-y", ...options, "--download-only", "install", ...packages];
   const { code, stdout, stderr } = await runChild(argv, { timeoutMs: DOWNLOAD_MS, env: proxies() });
   if (code !== 0) {
     const said = `${stdout}\n${stderr}`.trim().split("\n").slice(-5).join(" | ");
-    throw new LabRefused(`Cannot fetch the packages of a Debian with systemd: ${said}`, {
+    throw new LabRefused(`Cannot fetch the packages of a Debian: ${said}`, {
       code: "lab-refused",
       remedy: "apt-get update",
     });
@@ -105,4 +121,8 @@ async function makeReady(rootDir: string): Promise<void> {
   await writeFile(join(rootDir, "etc/machine-id"), "");
   await rm(join(rootDir, "var/run"), { recursive: true, force: true }); // some package brings it as a folder
   await symlink("/run", join(rootDir, "var/run"));
+}
+
+function words(text: string): readonly string[] {
+  return text.trim().split(/\s+/);
 }

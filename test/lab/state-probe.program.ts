@@ -20,6 +20,7 @@ const AF_PACKET = 17;
 const SOCK = { tcp: 1, udp: 2, icmp: 3 } as const;
 const NONBLOCK = 0o4000;
 const SOL_SOCKET = 1;
+const SO_REUSEADDR = 2;
 const SO_BROADCAST = 6;
 const SO_BINDTODEVICE = 25;
 const SO_MARK = 36;
@@ -75,6 +76,7 @@ function send(order: Order): number {
   if (order.mark !== undefined) setInt(fd, SO_MARK, order.mark);
   if (order.kind === "udp") setInt(fd, SO_BROADCAST, 1);
   if (order.fromPort !== undefined) {
+    setInt(fd, SO_REUSEADDR, 1); // several orders may be from the same one
     const from = socketAddress(six ? "::" : "0.0.0.0", order.fromPort);
     if (c.bind(fd, ptr(from), from.length) !== 0) throw new Error(`bind ${order.fromPort}: ${errno()}`);
   }

@@ -137,6 +137,10 @@ export function probesOf(run: number): readonly Probe[] {
     { kind: "udp", to: BROADCAST, port: 67, fromPort: 68, device: "eth0", payload: "0101" },
     { bySource: true },
   );
+  // A lease is renewed with its own server; the form alone, to an address on the internet, is no way out.
+  const renewal = { kind: "udp", port: 67, fromPort: 68, payload: "0101" } as const;
+  add("DHCP", { ...renewal, to: ROUTER[4] }, { bySource: true });
+  add("bound to eth0", { ...renewal, to: WEB[4], device: "eth0" }, { bySource: true });
   everything("containers", WEB, {}, "container");
   return probes;
 }

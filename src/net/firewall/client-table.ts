@@ -1,5 +1,6 @@
 // The rules of a client's firewall: one table for each situation, pure.
 import { type Cidr, familyOf, type IpAddress } from "../../base/ip.ts";
+import { PRIVATE4 } from "../local-networks.ts";
 import { STUN_COOKIE, STUN_TYPES } from "../discovery/demux-table.ts";
 import type { ClientFirewallPolicy, Nearby, OwnTraffic, TunnelEnd } from "./client.ts";
 import { carrierMatch, isMarked, type Mark, markChains } from "./client-marks.ts";
@@ -76,6 +77,7 @@ function output(near: Nearby, passing: Passing | null): NftChain {
     ...(passing === null ? [] : ownOut(passing)),
     rule('oifname "lo" accept', "this machine itself"),
     rule("udp sport 68 udp dport 67 ip daddr 255.255.255.255 accept", "DHCP"),
+    rule(`udp sport 68 udp dport 67 ip daddr { ${PRIVATE4.join(", ")} } accept`, "a lease is kept"),
     rule("ip6 saddr fe80::/10 udp sport 546 udp dport 547 ip6 daddr { ff02::1:2, ff05::1:3 } accept", "DHCP for IPv6"),
     rule(
       "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",

@@ -1,6 +1,6 @@
 // Rules and routes as `ip -N -j` lists them, in the words of `ip -batch`.
 import { z } from "zod";
-import { CARRIER, DISCOVERY, type RouteNumbers } from "./rules.ts";
+import { CARRIER, DISCOVERY, LEASE, type RouteNumbers } from "./rules.ts";
 
 const RULE = z.looseObject({
   priority: z.number(),
@@ -32,7 +32,7 @@ export function listedRules(json: unknown, numbers: RouteNumbers): readonly stri
     .parse(json)
     .filter(({ priority }) => priority >= numbers.first && priority <= numbers.last)
     .filter((rule) => {
-      const excepted = rule.priority === numbers.first + CARRIER || rule.priority === numbers.first + DISCOVERY;
+      const excepted = [CARRIER, DISCOVERY, LEASE].some((distance) => rule.priority === numbers.first + distance);
       return (
         markOf(rule) === numbers.mark ||
         rule.table === String(numbers.table) ||

@@ -32,12 +32,14 @@ export const LAST_METRIC = 4278198272;
 /** Distances from the first preference; the order is the meaning. */
 export const CARRIER = 10;
 export const DISCOVERY = 11;
+export const LEASE = 12;
 const NO_WAY_OUT = 40;
 
 /**
  * first      WireGuard's own socket, by its mark, uses the main table
  * first+10   so does the carrier, to each server and proxy, for its user alone
  * first+11   and discovery, by the port of its socket, for its user alone too: the port may be another's one day
+ * first+12   and what a DHCP client says to its server alone: the tunnel would swallow it, and the lease would not be renewed in time
  * first+40   what is marked and found no way must not fall into the tunnel
  * last       everybody else: the tunnel's table, which ends in "unreachable"
  */
@@ -58,6 +60,7 @@ export function wantedLines(
     const from = `${LOCAL} ipproto ${UDP} sport ${policy.discoveryPort} uidrange ${policy.uid}-${policy.uid}`;
     rules.push(`pref ${numbers.first + DISCOVERY} ${from} lookup main`);
   }
+  if (family === 4) rules.push(`pref ${numbers.first + LEASE} ${LOCAL} ipproto ${UDP} sport 68 dport 67 lookup main`);
   rules.push(`pref ${numbers.first + NO_WAY_OUT} ${numbers.mark} unreachable`);
   rules.push(`pref ${numbers.last} lookup ${numbers.table}`);
 

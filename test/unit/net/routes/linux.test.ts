@@ -26,6 +26,7 @@ const STRANGERS = ["pref 5210 fwmark 0x80000/0xff0000 lookup main", "pref 5270 l
 const WHOLE = `-4 rule pref 5210 fwmark 0x68000/0xff000 lookup main
 -4 rule pref 5220 to 203.0.113.10 iif lo ipproto 6 dport 443 uidrange 997-997 lookup main
 -4 rule pref 5221 iif lo ipproto 17 sport 51821 uidrange 997-997 lookup main
+-4 rule pref 5222 iif lo ipproto 17 sport 68 dport 67 lookup main
 -4 rule pref 5250 fwmark 0x68000/0xff000 unreachable
 -4 rule pref 5270 lookup 5270
 -4 route unreachable default metric 4278198272
