@@ -104,7 +104,7 @@ export function chainDifferences(
     if (rules.map(hashOf).join() !== chain.rules.map(ruleHash).join()) {
       found.push(`The chain "${chain.name}" of "${chain.table}" is not as wanted.`);
     }
-    if (chain.hook !== null && jumpedTo(there?.get(chain.hook)?.[0] ?? "") !== chain.name) {
+    if (chain.hook !== null && firstWayIn(there?.get(chain.hook) ?? [], prefix) !== chain.name) {
       found.push(`"${chain.hook}" of "${chain.table}" does not begin with "${chain.name}".`);
     }
   }
@@ -117,6 +117,15 @@ function waysIn(chains: ReadonlyMap<string, readonly string[]>, prefix: string):
     .filter(([name]) => !name.startsWith(prefix))
     .flatMap(([, rules]) => rules.filter((line) => jumpedTo(line)?.startsWith(prefix) === true));
 }
+
+/** What the first rule leads to; the other role's way in may stand before ours, as each puts its own first. */
+function firstWayIn(rules: readonly string[], prefix: string): string | null {
+  const isOfOtherRole = (to: string | null): boolean => to?.startsWith(EVERY_ROLE) === true && !to.startsWith(prefix);
+  return rules.map(jumpedTo).find((to) => !isOfOtherRole(to)) ?? null;
+}
+
+/** What the prefixes of all roles begin with. */
+const EVERY_ROLE = "higgs-";
 
 function jumpedTo(line: string): string | null {
   return / -[jg] (\S+)/.exec(line)?.[1] ?? null;

@@ -135,6 +135,15 @@ describe("loadChains()", () => {
   }
 });
 
+test("two roles of one machine both begin a chain, and neither puts the other's way in behind its own for ever", async () => {
+  const { exec, load } = await machine();
+  const other = [{ ...CHAINS[0], name: "higgs-node-out", rules: [] }] as readonly IptablesChain[];
+  const loadOther = () => loadChains(exec, { iptables, chains: other, prefix: "higgs-node-" }, signal);
+  await load();
+  expect(await loadOther()).toHaveLength(1);
+  expect([await load(), await loadOther()]).toEqual([[], []]);
+});
+
 test("removeChains() leaves what was before, byte for byte, and the other role's chains", async () => {
   const { exec, type, load, shown } = await machine();
   await type("*mangle\nCOMMIT\n");
