@@ -5,7 +5,7 @@ import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import type { Garbage } from "./client-garbage.program.ts";
 import { higgs, higgsOrThrow, pidOf, startClientLab, startNetwork, untilBrowses, wireGuardPids } from "./client-lab.ts";
-import { bundleForHosts } from "./harness.ts";
+import { bundleForHosts } from "./bundle.ts";
 
 const MINUTE = 60_000;
 const PROGRAM = "/root/garbage.js";

@@ -9,7 +9,9 @@ import { LAB_CA_PATH } from "../../src/lab/service.ts";
 import { DNS_NAME, smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
 import type { ExecResult } from "../../src/lab/spawn.ts";
 import type { Topology } from "../../src/lab/topology.ts";
-import { bundleForHosts, startHiggsLab, until } from "./harness.ts";
+import { asService } from "./daemon-user.ts";
+import { bundleForHosts } from "./bundle.ts";
+import { startHiggsLab, until } from "./harness.ts";
 
 export const HIGGS = "/usr/local/bin/higgs";
 export const PAGE = `http://${WEB_NAME}/`;
@@ -192,7 +194,8 @@ export interface Killed {
 
 /** Runs inside of the host, as the moments are milliseconds apart. */
 export async function killAt(host: LabHost, plan: KillPlan): Promise<Killed> {
-  const said = await host.execOrThrow([...PROGRAM, "kill", JSON.stringify(plan)]);
+  const order = JSON.stringify({ ...plan, command: asService(plan.command) });
+  const said = await host.execOrThrow([...PROGRAM, "kill", order]);
   return JSON.parse(said.trim().split("\n").at(-1) ?? "{}") as Killed;
 }
 

@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs
 import { join } from "node:path";
 import { LabRefused } from "../../src/lab/errors.ts";
 import { runChild, runChildOrThrow } from "../../src/lab/spawn.ts";
-import { ROOT_DIR } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
 
 /** One Debian: apt finds what its packages need. */
 export interface DebianPackages {

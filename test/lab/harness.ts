@@ -8,8 +8,8 @@ import { LabRefused, LabTimeout } from "../../src/lab/errors.ts";
 import { labPrivilege } from "../../src/lab/privilege.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { Topology } from "../../src/lab/topology.ts";
-
-export const ROOT_DIR = resolve(import.meta.dir, "../..");
+import { bundleForHosts, ROOT_DIR } from "./bundle.ts";
+import { withServicePrograms, withServiceUsers } from "./daemon-user.ts";
 
 /** The built binary: $HIGGS_BIN, or dist/higgs. Throws when it is not there, as a test without it would prove nothing. */
 export function higgsBinary(): string {
@@ -33,10 +33,13 @@ export async function requireLab(): Promise<void> {
 /** A lab in which every host has the real binary as `higgs`, and the internet's services run from it. */
 export async function startHiggsLab(topology: Topology = smallInternet(), options: LabOptions = {}): Promise<Lab> {
   await requireLab();
-  return startLab(topology, {
-    ...options,
-    programs: { higgs: higgsBinary(), ...options.programs },
-    serviceProgram: ["/usr/local/bin/higgs", "lab-service"],
+  return await withServicePrograms(async (programs) => {
+    const lab = await startLab(topology, {
+      ...options,
+      programs: { higgs: higgsBinary(), ...programs, ...options.programs },
+      serviceProgram: ["/usr/local/bin/higgs", "lab-service"],
+    });
+    return await withServiceUsers(lab);
   });
 }
 
@@ -63,16 +66,6 @@ async function serviceBundle(): Promise<string> {
   const service = JSON.stringify(join(ROOT_DIR, "src/lab/service.ts"));
   const source = `import { runLabService } from ${service};\nawait runLabService(process.argv[2] ?? "", process.argv[3] ?? "");\n`;
   return await bundleForHosts(name, source);
-}
-
-/** A program with all that it imports in one file; packages are found where the project has them. */
-export async function bundleForHosts(name: string, source: string): Promise<string> {
-  const entry = join(ROOT_DIR, "test/lab", name);
-  const built = await Bun.build({ entrypoints: [entry], files: { [entry]: source }, target: "bun" });
-  const [output] = built.outputs;
-  if (output === undefined)
-    throw new Error(`Cannot bundle ${name}: ${built.logs.map((log) => log.message).join("; ")}`);
-  return await output.text();
 }
 
 export interface UntilOptions {

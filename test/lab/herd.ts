@@ -3,7 +3,8 @@ import type { Lab } from "../../src/lab/lab.ts";
 import { internetHost } from "../../src/lab/small-internet.ts";
 import type { HostSpec } from "../../src/lab/topology.ts";
 import { invite } from "./client-lab.ts";
-import { bundleForHosts, until } from "./harness.ts";
+import { bundleForHosts } from "./bundle.ts";
+import { until } from "./harness.ts";
 import { join } from "node:path";
 
 /** IPv4 alone: each connection then comes from another of its addresses. */

@@ -4,7 +4,8 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { startLab } from "../../src/lab/lab.ts";
 import { homeHost, smallInternet } from "../../src/lab/small-internet.ts";
-import { failureOf, ROOT_DIR, requireLab, until } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
+import { failureOf, requireLab, until } from "./harness.ts";
 
 const START_MS = 30_000;
 

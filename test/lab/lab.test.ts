@@ -7,7 +7,8 @@ import { LabCommandFailed, LabTimeout } from "../../src/lab/errors.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { LAB_CA_PATH } from "../../src/lab/service.ts";
 import { DNS_NAME, WEB_NAME, WHOAMI_NAME } from "../../src/lab/small-internet.ts";
-import { bundleForHosts, failureOf, snapshot, startSourceLab, until } from "./harness.ts";
+import { bundleForHosts } from "./bundle.ts";
+import { failureOf, snapshot, startSourceLab, until } from "./harness.ts";
 
 const WEB4 = "http://203.0.113.80";
 const WEB6 = "http://[2001:db8:80::80]";

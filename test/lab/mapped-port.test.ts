@@ -7,7 +7,8 @@ import type { LabProcess } from "../../src/lab/process.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { FakeGatewayOptions } from "../unit/net/port-mapping/fake-gateway.ts";
 import { higgs, higgsOrThrow, invitesOf, killNow, pidOf, startNode, startServer } from "./client-lab.ts";
-import { ROOT_DIR, startHiggsLab, until } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
+import { startHiggsLab, until } from "./harness.ts";
 
 const MINUTE = 60_000;
 const ROUTER = "192.168.1.1";

@@ -10,7 +10,8 @@ import type { Topology } from "../../src/lab/topology.ts";
 import type { Exec } from "../../src/net/exec.ts";
 import type { Journal, UndoEntry } from "../../src/net/journal.ts";
 import { type Sysctl, SysctlRefused } from "../../src/net/sysctl.ts";
-import { bundleForHosts, requireLab } from "./harness.ts";
+import { bundleForHosts } from "./bundle.ts";
+import { requireLab } from "./harness.ts";
 
 export interface Probe {
   readonly protocol: "tcp" | "udp";

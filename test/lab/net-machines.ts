@@ -4,7 +4,8 @@ import type { LabHost } from "../../src/lab/host.ts";
 import { type Lab, startLab } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import type { HostSpec } from "../../src/lab/topology.ts";
-import { requireLab, ROOT_DIR } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
+import { requireLab } from "./harness.ts";
 import type { DriverOptions, Order, Said } from "./net-driver.ts";
 
 /** "left" is 10.0.0.1 and 2001:db8::1, "right" is 10.0.0.2 and 2001:db8::2. */

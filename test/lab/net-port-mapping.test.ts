@@ -8,7 +8,8 @@ import { smallInternet } from "../../src/lab/small-internet.ts";
 import { IDENTIFIERS } from "../../src/net/identifiers.ts";
 import type { PortMapperOptions } from "../../src/net/port-mapping/port-mapping.ts";
 import type { FakeGatewayOptions } from "../unit/net/port-mapping/fake-gateway.ts";
-import { requireLab, ROOT_DIR, until } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
+import { requireLab, until } from "./harness.ts";
 import { type PathHost, startDriver } from "./path-hosts.ts";
 
 const ROUTER = "192.168.1.1";

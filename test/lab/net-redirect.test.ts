@@ -10,7 +10,8 @@ import type { HostSpec } from "../../src/lab/topology.ts";
 import type { RedirectPolicy } from "../../src/net/redirect.ts";
 import type { WireGuardPeer } from "../../src/net/wg/device.ts";
 import { newWireGuardSecret, wireGuardKeyOf } from "../../src/proto/keys.ts";
-import { requireLab, ROOT_DIR, until } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
+import { requireLab, until } from "./harness.ts";
 import { type PathHost, startDriver } from "./path-hosts.ts";
 
 const SECRETS = [newWireGuardSecret(), newWireGuardSecret()] as const;

@@ -5,7 +5,8 @@ import { type Lab, startLab } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { RedirectPolicy } from "../../src/net/redirect.ts";
 import { newWireGuardSecret, wireGuardKeyOf } from "../../src/proto/keys.ts";
-import { requireLab, ROOT_DIR, until } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
+import { requireLab, until } from "./harness.ts";
 import { type PathHost, startDriver } from "./path-hosts.ts";
 
 const SECRETS = [newWireGuardSecret(), newWireGuardSecret()] as const;

@@ -9,7 +9,8 @@ import { LAB_CA_PATH } from "../../src/lab/service.ts";
 import { DNS_NAME } from "../../src/lab/small-internet.ts";
 import type { ExecResult } from "../../src/lab/spawn.ts";
 import type { Topology } from "../../src/lab/topology.ts";
-import { bundleForHosts, higgsBinary, startHiggsLab, until } from "./harness.ts";
+import { bundleForHosts } from "./bundle.ts";
+import { higgsBinary, startHiggsLab, until } from "./harness.ts";
 
 export const HIGGS = "/usr/local/bin/higgs";
 /** Real machines ask real resolvers; the lab's internet has one of its own. */

@@ -6,7 +6,7 @@ import type { PortMapperOptions, PortMapping } from "../../src/net/port-mapping/
 import type { RedirectPolicy } from "../../src/net/redirect.ts";
 import type { PeerMtu } from "../../src/net/routes/peer-mtu.ts";
 import type { WireGuardConfig, WireGuardPeer } from "../../src/net/wg/device.ts";
-import { ROOT_DIR } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
 
 /** In each host. */
 export const PATH_SOCKET = "/run/path-driver.sock";

@@ -7,7 +7,8 @@ import { type Lab, startLab } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import type { HostSpec } from "../../src/lab/topology.ts";
 import type { RelayKeys } from "../../src/server/udp-relay/messages.ts";
-import { bundleForHosts, requireLab } from "./harness.ts";
+import { bundleForHosts } from "./bundle.ts";
+import { requireLab } from "./harness.ts";
 
 export type ActorOrder =
   | { readonly do: "send"; readonly hex: string; readonly fromPort: number; readonly to: string; readonly port: number }

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Packet } from "../../src/lab/pcap.ts";
-import { ROOT_DIR } from "./harness.ts";
+import { ROOT_DIR } from "./bundle.ts";
 
 export interface Order {
   readonly id: string;
@@ -23,7 +23,7 @@ export interface Probe {
   readonly className: string;
   readonly order: Order;
   /** Who sends it. */
-  readonly as: "root" | "another user" | "container";
+  readonly as: "root" | "higgs" | "another user" | "container";
   /** True for one of its packets, also after the home's NAT. */
   matches(packet: Packet): boolean;
 }
@@ -126,7 +126,7 @@ export function probesOf(run: number): readonly Probe[] {
   everything("with our mark", WEB, { mark: OUR_MARK });
   for (const family of FAMILIES) {
     const to = SERVER[family];
-    add("carrier", { kind: "tcp", to, port: 443, fromPort: own() }, { bySource: true });
+    add("carrier", { kind: "tcp", to, port: 443, fromPort: own() }, { bySource: true, as: "higgs" });
     add("server, others", { kind: "tcp", to, port: 443, fromPort: own() }, { bySource: true, as: "another user" });
     add("server, others", { kind: "tcp", to, port: own() });
     add("server, others", { kind: "udp", to, port: own() });

@@ -7,11 +7,15 @@ import type { Lab } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { Packet } from "../../src/lab/pcap.ts";
 import type { Sniffer } from "../../src/lab/sniffer.ts";
-import { bundleForHosts, startHiggsLab, until } from "./harness.ts";
+import { SERVICE_USER } from "../../src/net/systemd/units.ts";
+import { daemonsHaveUser } from "./daemon-user.ts";
+import { bundleForHosts } from "./bundle.ts";
+import { startHiggsLab, until } from "./harness.ts";
 import { type Order, type Probe, probesOf, type Row, type Verdict } from "./state-probes.ts";
 
 const PROGRAM = ["/usr/local/bin/bun", "/usr/local/bin/state-probe.js"] as const;
 const ANOTHER_USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] as const;
+const HIGGS_USER = ["setpriv", "--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--clear-groups"] as const;
 export const CONTAINER = ["ip", "netns", "exec", "box"] as const;
 /** Long enough for an answer from the internet through the tunnel, on a busy machine too. */
 const WAIT_MS = 1000;
@@ -78,6 +82,7 @@ export async function verdictsOf(lab: Lab, probes: readonly Probe[]): Promise<Re
     (
       [
         ["root", []],
+        ["higgs", daemonsHaveUser() ? HIGGS_USER : []],
         ["another user", ANOTHER_USER],
         ["container", CONTAINER],
       ] as const

@@ -25,6 +25,35 @@ export const HELPER_SOCKET_UNIT = "higgs-resolv-conf.socket";
 export const HELPER_SERVICE_UNIT = "higgs-resolv-conf@.service";
 export const LOCK_UNIT = "higgs-lock.service";
 
+/** What a role's service may and has, however it is started. */
+export interface ServiceLimits {
+  readonly user: string;
+  /** Ambient, and the most that it could ever get. */
+  readonly capabilities: readonly string[];
+  readonly umask: string;
+  /** Below /var/lib and /run: made before it starts, and its user's own. */
+  readonly stateDir: string;
+  readonly stateDirMode: string;
+  readonly runDirs: readonly string[];
+  readonly runDirMode: string;
+}
+
+export function serviceLimits(role: ServiceRole): ServiceLimits {
+  const isMachine = role !== "server";
+  return {
+    user: SERVICE_USER,
+    capabilities: isMachine ? ["CAP_NET_ADMIN"] : ["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE"],
+    umask: "0077",
+    stateDir: `higgs/${role}`,
+    stateDirMode: "0700",
+    runDirs: [`higgs/${role}`, ...(isMachine ? ["wireguard"] : [])],
+    runDirMode: "0750",
+  };
+}
+
+/** chown is a privileged call, and a file of somebody else's must be put back as theirs. */
+export const HELPER_CAPABILITIES: readonly string[] = ["CAP_CHOWN", "CAP_FOWNER"];
+
 export function unitName(role: ServiceRole): string {
   return `higgs-${role}.service`;
 }
@@ -50,7 +79,8 @@ export function roleUnit(role: ServiceRole, command: ServiceCommand): string {
   const isMachine = role !== "server";
   const run = [executablePath, role, "run", "--log-format", "text", ...command.flags];
   const clean = [executablePath, "state", "clean", "--role", role, "--after-stop"];
-  const capabilities = isMachine ? "CAP_NET_ADMIN" : "CAP_NET_ADMIN CAP_NET_BIND_SERVICE";
+  const limits = serviceLimits(role);
+  const capabilities = limits.capabilities.join(" ");
   const lines = [
     "[Unit]",
     `Description=${ABOUT[role]}`,
@@ -59,8 +89,8 @@ export function roleUnit(role: ServiceRole, command: ServiceCommand): string {
     "",
     "[Service]",
     "Type=notify",
-    `User=${SERVICE_USER}`,
-    `Group=${SERVICE_USER}`,
+    `User=${limits.user}`,
+    `Group=${limits.user}`,
     `ExecStart=${commandLine(run)}`,
     `ExecStopPost=-${commandLine(clean)}`,
     "Restart=on-failure",
@@ -72,13 +102,13 @@ export function roleUnit(role: ServiceRole, command: ServiceCommand): string {
     "TimeoutStartSec=60",
     "TimeoutStopSec=30",
     "KillMode=process",
-    `StateDirectory=higgs/${role}`,
-    "StateDirectoryMode=0700",
-    `RuntimeDirectory=higgs/${role}${isMachine ? " wireguard" : ""}`,
-    "RuntimeDirectoryMode=0750",
+    `StateDirectory=${limits.stateDir}`,
+    `StateDirectoryMode=${limits.stateDirMode}`,
+    `RuntimeDirectory=${limits.runDirs.join(" ")}`,
+    `RuntimeDirectoryMode=${limits.runDirMode}`,
     "RuntimeDirectoryPreserve=yes",
     "ConfigurationDirectory=higgs",
-    "UMask=0077",
+    `UMask=${limits.umask}`,
     `AmbientCapabilities=${capabilities}`,
     `CapabilityBoundingSet=${capabilities}`,
     "NoNewPrivileges=yes",
@@ -187,7 +217,6 @@ export function helperSocketUnit(): string {
   ]);
 }
 
-/** chown is a privileged call, and a file of somebody else's must be put back as theirs. */
 export function helperServiceUnit(executablePath: string): string {
   return text([
     "[Unit]",
@@ -205,7 +234,7 @@ export function helperServiceUnit(executablePath: string): string {
     "StateDirectoryMode=0700",
     "ReadWritePaths=/etc",
     "UMask=0077",
-    "CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER",
+    `CapabilityBoundingSet=${HELPER_CAPABILITIES.join(" ")}`,
     "NoNewPrivileges=yes",
     "PrivateNetwork=yes",
     "PrivateDevices=yes",

@@ -15,12 +15,16 @@ export class CarriedRefused extends HiggsError {
   override readonly name = "CarriedRefused";
 }
 
+export function carriedName({ sha256 }: Pick<CarriedWireguardGo, "sha256">): string {
+  return `wireguard-go-${sha256.slice(0, 12)}`;
+}
+
 /**
  * The path of the unpacked binary, its checksum just compared. Unpacks it where it is missing or changed and we are root.
  * Throws CarriedRefused when somebody else could have changed it, or when it is missing and we are not root.
  */
 export async function unpackedCarried(carried: CarriedWireguardGo, libexecDir: string): Promise<string> {
-  const path = join(libexecDir, `wireguard-go-${carried.sha256.slice(0, 12)}`);
+  const path = join(libexecDir, carriedName(carried));
   const isRoot = process.getuid?.() === 0;
   if (isRoot) {
     await requireRootOnly(await nearestExisting(libexecDir));
