@@ -3,8 +3,9 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { Role } from "../proto/role.ts";
+import { isJournaledByHelper } from "./dns/resolv-conf-helper.ts";
 import { isOurs } from "./dns/resolv-conf-text.ts";
-import { readThrough } from "./dns/resolv-conf-file.ts";
+import { readIfAllowed } from "./dns/resolv-conf-file.ts";
 import { type Exec, type ExecResult, ToolMissing } from "./exec.ts";
 import { listChains } from "./firewall/iptables.ts";
 import { nftFailed } from "./firewall/nft.ts";
@@ -122,15 +123,18 @@ function settings({ journal }: ChangesDeps): readonly Change[] {
   });
 }
 
+const RESOLV_CONF = "/etc/resolv.conf";
+
 async function dns(role: Role, deps: ChangesDeps): Promise<readonly Change[]> {
   if (role !== "client") return [];
   const { exec, journal, signal } = deps;
-  const path = deps.resolvConfPath ?? "/etc/resolv.conf";
+  const path = deps.resolvConfPath ?? RESOLV_CONF;
   const found: Change[] = [];
-  const file = await readThrough(path);
-  if (file !== null && isOurs(file.bytes)) {
+  const file = await readIfAllowed(path);
+  if (file !== null && file !== "hidden" && isOurs(file.bytes)) {
     const lines = new TextDecoder().decode(file.bytes).split("\n").filter(Boolean);
-    found.push({ kind: "dns", what: path, lines, isJournaled: has(journal, "resolv-conf") });
+    const isJournaled = has(journal, "resolv-conf") || (path === RESOLV_CONF && isJournaledByHelper());
+    found.push({ kind: "dns", what: path, lines, isJournaled });
   }
   const link = IDENTIFIERS[role].interface;
   const said = await orMissing(exec.run(["resolvectl", "dns", link], { signal }));

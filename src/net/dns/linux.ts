@@ -6,7 +6,7 @@ import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { helperDns, needsHelper } from "./resolv-conf-helper.ts";
 import { resolvConfDns } from "./resolv-conf.ts";
-import { readThrough } from "./resolv-conf-file.ts";
+import { readIfAllowed } from "./resolv-conf-file.ts";
 import { makeResolvedRead, resolvedDns, resolvedRuns } from "./resolved.ts";
 import type { SystemDns } from "./system-dns.ts";
 
@@ -37,7 +37,8 @@ export function linuxDns(deps: LinuxDnsDeps): SystemDns {
     async apply(policy, signal) {
       if (await resolvedRuns(exec, signal)) {
         await resolved.apply(policy, signal);
-        if (asksResolved((await readThrough(path))?.bytes)) return;
+        const now = await readIfAllowed(path);
+        if (now !== null && now !== "hidden" && asksResolved(now.bytes)) return;
       }
       await resolvConf.apply(policy, signal);
     },
@@ -49,8 +50,7 @@ export function linuxDns(deps: LinuxDnsDeps): SystemDns {
 }
 
 /** True when every server in there is resolved's own stub (systemd-resolved.service(8): 127.0.0.53 and 127.0.0.54). */
-export function asksResolved(resolvConf: Uint8Array | undefined): boolean {
-  if (resolvConf === undefined) return false;
+export function asksResolved(resolvConf: Uint8Array): boolean {
   let text: string;
   try {
     text = utf8Text(resolvConf);

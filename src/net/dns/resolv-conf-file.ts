@@ -34,6 +34,16 @@ export async function readThrough(path: string): Promise<Extract<FileState, { ki
   return await unless("ENOENT", readPlain(path, 0));
 }
 
+/** As readThrough; "hidden" for a file that this user may not read, which cannot be told from ours where it is written in place. */
+export async function readIfAllowed(path: string): Promise<Extract<FileState, { kind: "file" }> | "hidden" | null> {
+  try {
+    return await readThrough(path);
+  } catch (thrown) {
+    if (codeOf(thrown) === "EACCES") return "hidden";
+    throw thrown;
+  }
+}
+
 async function readPlain(path: string, flag: number): Promise<Extract<FileState, { kind: "file" }>> {
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | flag);
   try {

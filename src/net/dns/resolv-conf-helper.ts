@@ -1,12 +1,13 @@
 // /etc/resolv.conf for a process that may not write there: asks a helper that the service manager starts for each request.
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { z } from "zod";
 import { SerialQueue, withDeadline } from "../../base/async.ts";
 import { equalBytes, utf8 } from "../../base/bytes.ts";
 import { parseIp } from "../../base/ip.ts";
 import { DnsRefused } from "./errors.ts";
-import { readThrough } from "./resolv-conf-file.ts";
+import { readIfAllowed } from "./resolv-conf-file.ts";
 import { isOurs, resolvConfText } from "./resolv-conf-text.ts";
 import type { DnsPolicy, SystemDns } from "./system-dns.ts";
 
@@ -49,24 +50,30 @@ export function needsHelper(socketPath: string = HELPER_SOCKET_PATH): boolean {
   return process.getuid?.() !== 0 && existsSync(socketPath);
 }
 
+/** True where the file, which is ours, is in the helper's journal. Its folder is root's: the service knows that it asked. */
+export function isJournaledByHelper(): boolean {
+  return needsHelper() || existsSync(join(HELPER_STATE_DIR, "journal.json"));
+}
+
 /** As resolvConfDns, by the helper, which is asked only where the file is not as wanted: it is a process of its own each time. */
 export function helperDns(path: string, socketPath: string = HELPER_SOCKET_PATH): SystemDns {
   const queue = new SerialQueue();
-  const isOursNow = async (): Promise<boolean> => {
-    const now = await readThrough(path);
-    return now !== null && isOurs(now.bytes);
+  /** A file that is hidden from us is for the helper to look at. */
+  const mayBeOurs = async (): Promise<boolean> => {
+    const now = await readIfAllowed(path);
+    return now !== null && (now === "hidden" || isOurs(now.bytes));
   };
   return {
     apply: (policy: DnsPolicy, signal) =>
       queue.run(async () => {
-        const now = await readThrough(path);
-        if (now !== null && equalBytes(now.bytes, utf8(resolvConfText(policy)))) return;
+        const now = await readIfAllowed(path);
+        if (now !== null && now !== "hidden" && equalBytes(now.bytes, utf8(resolvConfText(policy)))) return;
         const { servers, searchDomains = [] } = policy;
         await askHelper({ servers: [...servers], searchDomains: [...searchDomains] }, signal, socketPath);
       }),
     reset: (signal) =>
       queue.run(async () => {
-        if (await isOursNow()) await askHelper({ reset: true }, signal, socketPath);
+        if (await mayBeOurs()) await askHelper({ reset: true }, signal, socketPath);
       }),
   };
 }
