@@ -1,10 +1,13 @@
 // `higgs client lockdown …`: the kill switch.
 import { Command } from "commander";
 import { z } from "zod";
+import { DeadlineExceeded, withDeadline } from "../base/async.ts";
 import { createLogger } from "../base/log.ts";
 import { HiggsError } from "../base/errors.ts";
 import { UsageError } from "../roles/config.ts";
 import type { LockdownChange } from "../net/lockdown-file.ts";
+import { killProcess } from "../net/processes.ts";
+import { lockOwner } from "../net/single-instance.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { EXIT } from "./exit-codes.ts";
 import { interruptSignal } from "./interrupt.ts";
@@ -97,7 +100,10 @@ function loadCommand({ term }: Context): Command {
     });
 }
 
-/** By the running client; without one, by this process. */
+/**
+ * By the running client; without one, by this process. Opening always works: a client that hangs is ended.
+ * Throws ClientHangs for one that is to close.
+ */
 export async function decide(
   self: Command,
   change: LockdownChange,
@@ -108,11 +114,46 @@ export async function decide(
   const request = closes
     ? ({ verb: "lockdown-on", socket: "everyday" } as const)
     : ({ verb: "protect", socket: "admin", body: change } as const);
+  const ended = await endIfHung(config.run, { mayEnd: change.lockdown === false });
   const answer = await askRunning(config.run, request);
-  if (answer !== null) return { protection: shape.parse(answer), undone: [] };
+  if (answer !== null) return { protection: shape.parse(answer), undone: ended };
   const { changeStopped } = await import("../roles/lockdown.ts");
-  const { lockdown, undone } = await changeStopped(config, change, interruptSignal());
-  return { protection: { ...lockdown, connected: false }, undone };
+  try {
+    const { lockdown, undone } = await changeStopped(config, change, interruptSignal());
+    return { protection: { ...lockdown, connected: false }, undone: [...ended, ...undone] };
+  } catch (thrown) {
+    if (ended.length === 0 || !(thrown instanceof HiggsError && thrown.code === "already-running")) throw thrown;
+    // The service manager has started it anew meanwhile.
+    const again = await askRunning(config.run, request);
+    if (again === null) throw thrown;
+    return { protection: shape.parse(again), undone: ended };
+  }
+}
+
+export class ClientHangs extends HiggsError {
+  override readonly name = "ClientHangs";
+}
+
+/** A client answers to this whatever else it is at; a busy machine may take its time. */
+const HELLO_MS = 5_000;
+
+/** Sentences of what was done: none for a client that answers, or does not run. Needs the right to end it. */
+async function endIfHung(runDir: string, { mayEnd }: { readonly mayEnd: boolean }): Promise<readonly string[]> {
+  const signal = interruptSignal();
+  const hello = (limited: AbortSignal) => ask({ role: "client", runDir }, "hello", { signal: limited });
+  try {
+    await withDeadline("ask the client", hello, { timeoutMs: HELLO_MS, signal });
+    return [];
+  } catch (thrown) {
+    if (!(thrown instanceof DeadlineExceeded)) return []; // it does not run, or is not for us to ask: the request itself tells
+  }
+  const owner = await lockOwner(runDir);
+  if (owner === null) return [];
+  if (mayEnd && (await killProcess(owner, signal))) return [`Ended the client (process ${owner.pid}), which hung.`];
+  throw new ClientHangs(`Cannot ask the client: process ${owner.pid} hangs.`, {
+    code: "timeout",
+    remedy: `sudo kill -9 ${owner.pid}   and then the same command again`,
+  });
 }
 
 /** Null where no client runs. */

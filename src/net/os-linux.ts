@@ -13,6 +13,7 @@ import { findMechanism } from "./firewall/mechanism.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
+import { removingWithoutNft } from "./firewall/netlink-table.ts";
 import { readTable, removeTable } from "./firewall/nft.ts";
 import { noConnectionLog, noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
 import { forgivingJournal } from "./forgiving-journal.ts";
@@ -105,7 +106,7 @@ async function client(options: SystemOptions & { readonly withoutFirewall: boole
 
 /** Without a client's process. The journal may be unreadable, its disk full: the machine is closed all the same. */
 function clientLock({ stateDir, log }: StoppedOptions): ClientLock {
-  const exec = systemExec();
+  const exec = removingWithoutNft(systemExec());
   const identifiers = IDENTIFIERS.client;
   return {
     isLoaded: async (signal) => (await readTable(exec, identifiers.table, signal)) !== null,
@@ -128,7 +129,8 @@ export const linuxSystems: Systems = {
   async removeAll(role, { stateDir, log }, signal) {
     const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role, log });
     await journal.open();
-    return await undoAll(role, { exec: systemExec(), journal, log, stateDir, signal, unlock: true });
+    const exec = removingWithoutNft(systemExec());
+    return await undoAll(role, { exec, journal, log, stateDir, signal, unlock: true });
   },
   closing: [`nft table inet ${IDENTIFIERS.client.table}`, `nft table netdev ${IDENTIFIERS.client.egressTable}`],
 };
@@ -137,7 +139,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
   requireNetAdmin(await readPrivileges(), options.command);
   for (const tool of tools) if (findTool(tool) === null) throw toolMissing(tool);
   const { log, stateDir } = options;
-  const exec = systemExec();
+  const exec = removingWithoutNft(systemExec());
   const identifiers = IDENTIFIERS[role];
   const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log });
   const sysctl = linuxSysctl({ journal, log });
@@ -171,7 +173,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     changes: (signal) => listChanges(role, { exec, journal, stateDir, signal, hasNft: nftTrouble === null }),
     hasIpv6,
     ping: (address, signal) => ping(exec, { address, interface: identifiers.interface }, signal),
-    undoAll: (signal) => undoAll(role, { exec, journal, log, stateDir, signal }),
+    undoAll: (signal, how) => undoAll(role, { exec, journal, log, stateDir, signal, unlock: how?.unlock ?? false }),
   };
   return { machine, mechanism, deps, sysctl };
 }

@@ -1,6 +1,7 @@
 // The processes of higgs in this machine's network, found without asking any of them.
 import { readdir, readFile, readlink } from "node:fs/promises";
 import { basename } from "node:path";
+import { sleep } from "../base/async.ts";
 import { isAlive, type ProcessIdentity, processOf } from "./process-identity.ts";
 
 export interface FoundProcess {
@@ -25,6 +26,23 @@ export async function rolesRunning(): Promise<readonly FoundProcess[]> {
     if (identity !== null && isAlive(identity)) found.push({ identity, argv });
   }
   return found;
+}
+
+/** What a process that got SIGKILL takes at most, unless the kernel itself hangs. */
+const DEATH_MS = 3_000;
+const POLL_MS = 10;
+
+/** SIGKILL. Resolves with true when it is gone, with false when it does not die. */
+export async function killProcess(identity: ProcessIdentity, signal: AbortSignal): Promise<boolean> {
+  if (!isAlive(identity)) return true; // its pid may be another's by now
+  try {
+    process.kill(identity.pid, "SIGKILL");
+  } catch {
+    // over since the look, or not ours to end; whoever waits for its end sees
+  }
+  const deadline = performance.now() + DEATH_MS;
+  while (isAlive(identity) && performance.now() < deadline) await sleep(POLL_MS, signal);
+  return !isAlive(identity);
 }
 
 /** Empty for a process that is over, or hidden from this user. */

@@ -72,6 +72,12 @@ export async function acquireInstanceLock(options: LockOptions): Promise<Instanc
   });
 }
 
+/** Whose lock is in the run folder; null for none, or one that nobody can read. The process may be dead. */
+export async function lockOwner(runDir: string): Promise<ProcessIdentity | null> {
+  const text = await readSmall(join(runDir, LOCK));
+  return text === null ? null : parseOwner(text);
+}
+
 /** One try: true when the lock is ours, false when another process was faster. */
 async function succeed(
   runDir: string,

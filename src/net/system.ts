@@ -54,8 +54,11 @@ export interface MachineSystem {
   readonly hasIpv6: () => Promise<boolean>;
   /** Round trip of one ICMP echo through the tunnel in milliseconds; null for no reply. Throws ToolMissing. */
   readonly ping: (address: IpAddress, signal: AbortSignal) => Promise<number | null>;
-  /** Puts everything back that the role changed, by the journal and by fixed identifiers. Resolves with what it did, as sentences. */
-  readonly undoAll: (signal: AbortSignal) => Promise<readonly string[]>;
+  /**
+   * Puts everything back that the role changed, by the journal and by fixed identifiers. Resolves with what it did, as sentences. A kill
+   * switch that is on by what is on disk stays, unless `unlock` says that it is off: the disk may not have taken that.
+   */
+  readonly undoAll: (signal: AbortSignal, how?: { readonly unlock: boolean }) => Promise<readonly string[]>;
 }
 
 export interface NodeSystem extends MachineSystem {

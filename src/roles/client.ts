@@ -173,7 +173,7 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
         // What it could not put back itself is put back below, and what remains then is told.
         log.error({ reason: errorText(thrown) }, "the connection did not close in order");
       } finally {
-        await undo(os);
+        await undo(os, { unlock: !lockdown.current.lockdown });
         lockdown.rested();
       }
     });
@@ -370,8 +370,8 @@ function otherProxy(): ConnectError {
 }
 
 /** What was changed is put back even though the process is ending; each step has its own deadline. */
-async function undo(os: ClientSystem): Promise<void> {
-  for (const line of await os.undoAll(new AbortController().signal)) os.log.info({}, line);
+async function undo(os: ClientSystem, how: { readonly unlock: boolean }): Promise<void> {
+  for (const line of await os.undoAll(new AbortController().signal, how)) os.log.info({}, line);
 }
 
 /** What closes more is asked for by a flag; opening again is a command of its own. */

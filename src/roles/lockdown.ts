@@ -1,5 +1,5 @@
 // The kill switch of a client: what a person decided, in force while a process holds it and when none runs.
-import { HiggsError } from "../base/errors.ts";
+import { errorText, HiggsError } from "../base/errors.ts";
 import { type Logger, silentLogger } from "../base/log.ts";
 import type { Connection } from "../client/connection.ts";
 import { nearbyOf } from "../net/lock.ts";
@@ -11,7 +11,8 @@ import {
   readLockdown,
   writeLockdown,
 } from "../net/lockdown-file.ts";
-import { machineSystem, systemsHere } from "../net/os.ts";
+import { removeSocket } from "../net/local-api.ts";
+import { systemsHere } from "../net/os.ts";
 import { platformOf, requireAskedFor } from "../net/platform.ts";
 import type { ClientSystem } from "../net/system.ts";
 import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
@@ -19,6 +20,8 @@ import { ensurePrivateDir } from "../net/secret-file.ts";
 import { acquireInstanceLock } from "../net/single-instance.ts";
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
+import { join } from "node:path";
+import { SOCKET } from "./runtime.ts";
 
 /** The kill switch closes what was asked for. */
 export class KillSwitchOn extends HiggsError {
@@ -54,6 +57,8 @@ export async function holdLockdown(deps: {
   let current = await readLockdown(stateDir);
   /** Until then the firewall may be that of a process before this one, whose tunnel lives. */
   let isOurs = false;
+  /** False after a change that the disk did not take. */
+  let isKept = true;
   if (current.damage !== null) {
     log.error({ path: lockdownPath(stateDir), reason: current.damage }, "the kill switch's file counts as on");
   }
@@ -64,16 +69,18 @@ export async function holdLockdown(deps: {
     async change(change, connection, signal) {
       const before = current;
       const after = merged(before, change);
-      if (before.damage === null && Bun.deepEquals(before, after)) return;
+      if (isKept && before.damage === null && Bun.deepEquals(before, after)) return;
       // Where nothing can hold it, it must not be said to be on.
       if (after.lockdown && os.firewallTrouble !== null) throw os.firewallTrouble;
       log.info({ lockdown: after.lockdown, lan: after.lan, paranoid: after.paranoid }, "changing the kill switch");
-      await writeLockdown(stateDir, after);
+      const unkept = await keep(stateDir, after, { opens: !after.lockdown });
+      isKept = unkept === null;
       current = after;
       if (connection !== null) await connection.protect(signal);
       else if (after.lockdown) await os.block(after, signal);
       else if (before.lockdown) await os.clientFirewall.reset(signal);
       isOurs = true;
+      if (unkept !== null) throw unkept;
     },
     async close() {
       const signal = AbortSignal.timeout(CLOSE_MS);
@@ -101,6 +108,34 @@ function merged(before: Lockdown, change: LockdownChange): KeptLockdown {
   };
 }
 
+/** Off, but only until the next start. */
+export class LockdownUnkept extends HiggsError {
+  override readonly name = "LockdownUnkept";
+}
+
+/**
+ * On disk when it resolves with null. What closes is not in force unless it is kept; what opens must not hang on a disk: then it
+ * resolves with what is to be thrown once the machine is open.
+ */
+async function keep(
+  stateDir: string,
+  lockdown: Lockdown,
+  { opens }: { readonly opens: boolean },
+): Promise<LockdownUnkept | null> {
+  try {
+    await ensurePrivateDir(stateDir);
+    await writeLockdown(stateDir, lockdown);
+    return null;
+  } catch (thrown) {
+    if (!opens) throw thrown;
+    const why = errorText(thrown).replace(/\.$/, "");
+    return new LockdownUnkept(
+      `The kill switch is off now, but not for good: ${why}. The next start of the client or of this machine closes it again.`,
+      { code: "lockdown-unkept", remedy: `Make ${stateDir} writable, then: ${LOCKDOWN_OFF}`, cause: thrown },
+    );
+  }
+}
+
 interface Stopped {
   readonly state: string;
   readonly run: string;
@@ -108,8 +143,9 @@ interface Stopped {
 }
 
 /**
- * The same where no client runs. Opening puts everything else back too, as no process is there to use it.
- * Resolves with what was decided and sentences of what was put back. Throws AlreadyRunning, PrivilegeMissing.
+ * The same where no client runs. Opening puts everything else back too, as no process is there to use it, and hangs on nothing: neither on
+ * the state folder, nor on the journal, nor on a tool. Resolves with what was decided and sentences of what was put back.
+ * Throws AlreadyRunning, PrivilegeMissing, and, once the machine is open, LockdownUnkept.
  */
 export async function changeStopped(
   dirs: Stopped,
@@ -119,23 +155,28 @@ export async function changeStopped(
   if (change.lockdown === true) requireAskedFor(platformOf(), dirs.untestedPlatform, "close this machine");
   requireNetAdmin(await readPrivileges(), "higgs client lockdown …");
   await using _lock = await acquireInstanceLock({ runDir: dirs.run, role: "client" });
-  await ensurePrivateDir(dirs.state);
   const before = await readLockdown(dirs.state);
   const after = merged(before, change);
-  await writeLockdown(dirs.state, after);
+  const unkept = await keep(dirs.state, after, { opens: !after.lockdown });
+  const systems = systemsHere();
+  const deps = { stateDir: dirs.state, log: silentLogger };
+  const lock = systems.clientLock(deps);
   if (after.lockdown) {
-    await systemsHere().clientLock({ stateDir: dirs.state, log: silentLogger }).block(after, signal);
+    await lock.block(after, signal);
     return { lockdown: after, undone: [] };
   }
-  if (!before.lockdown) return { lockdown: after, undone: [] };
-  const os = await machineSystem("client", {
-    stateDir: dirs.state,
-    libexecDir: "/var/lib/higgs/libexec",
-    wireGuard: "auto",
-    command: "higgs client lockdown off",
-    log: silentLogger,
-  });
-  return { lockdown: after, undone: await os.undoAll(signal) };
+  const isClosed = (): Promise<boolean> => lock.isLoaded(signal).catch(() => true);
+  try {
+    // Also where the file says that it is off already: a try before this one may have come no further.
+    const undone = before.lockdown || (await isClosed()) ? await systems.removeAll("client", deps, signal) : [];
+    for (const name of Object.values(SOCKET)) await removeSocket(join(dirs.run, name)); // of a client that died
+    if (unkept === null) return { lockdown: after, undone };
+  } catch (thrown) {
+    signal.throwIfAborted();
+    // Files of a folder that cannot be written stay too, which is the lesser trouble.
+    if (unkept === null || (await isClosed())) throw thrown;
+  }
+  throw unkept;
 }
 
 /** What `load` found and did. */

@@ -1,7 +1,6 @@
 // Taking everything of higgs off this machine at once: by fixed names, needing no running process, no network and no state.
 import { join } from "node:path";
 import { stat } from "node:fs/promises";
-import { sleep } from "../base/async.ts";
 import { errorText } from "../base/errors.ts";
 import { silentLogger } from "../base/log.ts";
 import { type Exec, findTool, systemExec } from "../net/exec.ts";
@@ -10,8 +9,7 @@ import { OPEN, readLockdown, writeLockdown } from "../net/lockdown-file.ts";
 import { systemsHere } from "../net/os.ts";
 import { usualDirs } from "../net/platform.ts";
 import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
-import { isAlive, type ProcessIdentity } from "../net/process-identity.ts";
-import { flagIn, rolesRunning } from "../net/processes.ts";
+import { flagIn, killProcess, rolesRunning } from "../net/processes.ts";
 import { UndoIncomplete } from "../net/undo-steps.ts";
 import type { AnyRole } from "./config.ts";
 import { SOCKET } from "./runtime.ts";
@@ -25,10 +23,7 @@ export interface PanicSays {
 }
 
 const ROLES: readonly AnyRole[] = ["client", "node", "server"];
-/** What a process that got SIGKILL takes at most, unless the kernel itself hangs. */
-const DEATH_MS = 3_000;
 const SYSTEMCTL_MS = 15_000;
-const POLL_MS = 10;
 
 /** Goes on whatever fails. Throws PrivilegeMissing and PlatformUnsupported, and then nothing was done. */
 export async function panic(says: PanicSays, signal: AbortSignal): Promise<void> {
@@ -89,22 +84,12 @@ async function stopServices(exec: Exec, says: PanicSays, signal: AbortSignal): P
 
 async function endAll(says: PanicSays, signal: AbortSignal): Promise<void> {
   const running = await rolesRunning();
-  for (const { identity } of running) kill(identity);
-  const deadline = performance.now() + DEATH_MS;
-  for (const { identity, argv } of running) {
-    while (isAlive(identity) && performance.now() < deadline) await sleep(POLL_MS, signal);
+  const ended = await Promise.all(running.map(({ identity }) => killProcess(identity, signal)));
+  running.forEach(({ identity, argv }, i) => {
     const role = ROLES.find((one) => argv.includes(one)) ?? "higgs";
-    if (isAlive(identity)) says.failed(`Cannot end the ${role}: process ${identity.pid} does not die.`);
-    else says.done(`Ended the ${role} (process ${identity.pid}).`);
-  }
-}
-
-function kill({ pid }: ProcessIdentity): void {
-  try {
-    process.kill(pid, "SIGKILL");
-  } catch {
-    // It is over already, or not ours to end; whoever waits for its end sees.
-  }
+    if (ended[i] === true) says.done(`Ended the ${role} (process ${identity.pid}).`);
+    else says.failed(`Cannot end the ${role}: process ${identity.pid} does not die.`);
+  });
 }
 
 async function switchOff(stateDir: string, says: PanicSays): Promise<void> {
