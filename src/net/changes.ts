@@ -46,7 +46,7 @@ export async function listChanges(role: Role | "server", deps: ChangesDeps): Pro
     ofMachine(chains),
     ofMachine(rulesAndRoutes),
     ofMachine(dns),
-    files(deps),
+    stateFiles(deps),
   ]);
   return [...found.flat(), ...settings(deps)];
 }
@@ -146,7 +146,8 @@ async function dns(role: Role, deps: ChangesDeps): Promise<readonly Change[]> {
   return found;
 }
 
-async function files({ stateDir }: ChangesDeps): Promise<readonly Change[]> {
+/** What is in the role's state folder; none where it may not be read. */
+export async function stateFiles({ stateDir }: Pick<ChangesDeps, "stateDir">): Promise<readonly Change[]> {
   const names: string[] = await readdir(stateDir).catch(() => []);
   return names
     .toSorted((a, b) => a.localeCompare(b))

@@ -66,6 +66,10 @@ const undoEntry = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("sysctl"), key: sysctlKey, before: sysctlValue, ours: sysctlValue }),
   z.strictObject({ kind: z.literal("resolv-conf"), original: resolvConfOriginal, oursSha256: sha256 }),
   z.strictObject({ kind: z.literal("resolved-link") }),
+  z.strictObject({ kind: z.literal("pf-anchor") }),
+  z.strictObject({ kind: z.literal("pf-enable"), token: z.nullable(z.string().regex(/^\d{1,20}$/)) }),
+  z.strictObject({ kind: z.literal("marked-routes") }),
+  z.strictObject({ kind: z.literal("scutil-dns") }),
 ]);
 const journalSchema = z.strictObject({
   version: z.literal(VERSION),

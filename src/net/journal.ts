@@ -15,7 +15,9 @@ export type ResolvConfOriginal =
   | { readonly kind: "symlink"; readonly target: string }
   | { readonly kind: "absent" };
 
-export type UndoEntry =
+export type UndoEntry = LinuxUndoEntry | MacUndoEntry;
+
+export type LinuxUndoEntry =
   | { readonly kind: "wireguard-device" }
   | { readonly kind: "nft-table" }
   | { readonly kind: "egress-table" }
@@ -28,6 +30,14 @@ export type UndoEntry =
   | { readonly kind: "sysctl"; readonly key: SysctlKey; readonly before: string; readonly ours: string }
   | { readonly kind: "resolv-conf"; readonly original: ResolvConfOriginal; readonly oursSha256: string }
   | { readonly kind: "resolved-link" };
+
+export type MacUndoEntry =
+  | { readonly kind: "wireguard-device" }
+  | { readonly kind: "pf-anchor" }
+  /** The reference by which pf is on for us; null from before it is asked for until its token is known. */
+  | { readonly kind: "pf-enable"; readonly token: string | null }
+  | { readonly kind: "marked-routes" }
+  | { readonly kind: "scutil-dns" };
 
 /** What an entry is about: a second one about the same takes its place. */
 export function entryKey(entry: UndoEntry): string {

@@ -49,6 +49,12 @@ export async function readLocalNetworks(exec: Exec, signal: AbortSignal): Promis
 export function localNetworksFrom(links: Links, listed: unknown): LocalNetworks {
   const uplinks = links.uplinks.map((uplink) => uplink.interface);
   const bridges = bridgesWithoutUplink(listed, { uplinks });
+  return networksOf(links, { bridges, outward: outwardInterfaces(listed, { uplinks, bridges }) });
+}
+
+/** Pure, on any platform, once it is known which interfaces are bridges of this machine's own, and which lead outward. */
+export function networksOf(links: Links, known: Pick<LocalNetworks, "bridges" | "outward">): LocalNetworks {
+  const { bridges, outward } = known;
   const ofBridge = (name: string): boolean => bridges.includes(name);
   const prefixesWhere = (wanted: (name: string) => boolean): readonly Cidr[] => [
     ...new Set(links.connected.filter((one) => wanted(one.interface)).map((one) => one.prefix)),
@@ -57,7 +63,7 @@ export function localNetworksFrom(links: Links, listed: unknown): LocalNetworks 
     bridges,
     bridgePrefixes: prefixesWhere(ofBridge),
     lan: prefixesWhere((name) => !ofBridge(name)).filter(isPrivate),
-    outward: outwardInterfaces(listed, { uplinks, bridges }),
+    outward,
     routers: [...new Set(links.uplinks.flatMap(({ gateway }) => gateway ?? []))].filter((one) =>
       PRIVATE.some((range) => cidrContains(range, one)),
     ),

@@ -1,6 +1,7 @@
 // Which platform this machine has: the choice of every capability's mechanism is made here, once.
 import type { Role } from "../proto/role.ts";
 import { linuxSystems } from "./os-linux.ts";
+import { macSystems } from "./os-macos.ts";
 import { type Platform, platformOf, requireAskedFor } from "./platform.ts";
 import {
   type ClientSystem,
@@ -12,7 +13,7 @@ import {
   type Systems,
 } from "./system.ts";
 
-const SYSTEMS: Readonly<Partial<Record<Platform, Systems>>> = { linux: linuxSystems };
+const SYSTEMS: Readonly<Partial<Record<Platform, Systems>>> = { linux: linuxSystems, macos: macSystems() };
 
 /** For what is neither a running role nor its clean-up. Throws PlatformUnsupported where no role can run. */
 export function systemsHere(platform: Platform | null = platformOf()): Systems {

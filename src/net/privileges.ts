@@ -19,6 +19,8 @@ const CAP_NET_ADMIN = 12n;
 const TUN_PATH = "/dev/net/tun";
 
 export async function readPrivileges(): Promise<PrivilegeFacts> {
+  // macOS has no capabilities: root may, nobody else.
+  if (process.platform === "darwin") return { netAdmin: process.getuid?.() === 0, tunProblem: null };
   return { netAdmin: hasNetAdmin(readFileSync("/proc/self/status", "utf8")), tunProblem: await tunProblem(TUN_PATH) };
 }
 
@@ -44,7 +46,9 @@ export async function tunProblem(path: string): Promise<"absent" | "refused" | n
 /** Throws PrivilegeMissing. `command` is what the person typed, to be typed again with sudo. */
 export function requireNetAdmin(facts: PrivilegeFacts, command: string): void {
   if (facts.netAdmin) return;
-  throw new PrivilegeMissing("Cannot change this machine's network: this process lacks the capability CAP_NET_ADMIN.", {
+  const lack =
+    process.platform === "darwin" ? "this process is not root's" : "this process lacks the capability CAP_NET_ADMIN";
+  throw new PrivilegeMissing(`Cannot change this machine's network: ${lack}.`, {
     code: "privilege-missing",
     remedy: `sudo ${command}`,
     detail: { capability: "CAP_NET_ADMIN" },

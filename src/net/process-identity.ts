@@ -1,9 +1,10 @@
 // Which process is meant: its pid with its start time and the machine's boot, so that a pid used again is not mistaken.
 import { readFileSync } from "node:fs";
+import { macBootId, macProcess } from "./process-macos.ts";
 
 export interface ProcessIdentity {
   readonly pid: number;
-  /** Clock ticks since boot, field 22 of /proc/PID/stat (proc_pid_stat(5)). */
+  /** Clock ticks since boot, field 22 of /proc/PID/stat (proc_pid_stat(5)); on macOS Unix seconds, as `ps` has no more. */
   readonly startTime: string;
   readonly bootId: string;
 }
@@ -19,6 +20,7 @@ export function processOf(pid: number): ProcessIdentity | null {
 }
 
 export function bootId(): string {
+  if (process.platform === "darwin") return macBootId();
   return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
 }
 
@@ -41,6 +43,7 @@ function startTimeOf(pid: number): string | null {
 }
 
 function readStat(pid: number): ProcessStat | null {
+  if (process.platform === "darwin") return macProcess(pid);
   try {
     return parseStat(readFileSync(`/proc/${pid}/stat`, "utf8"));
   } catch {

@@ -3,6 +3,7 @@ import { readdir, readFile, readlink } from "node:fs/promises";
 import { basename } from "node:path";
 import { sleep } from "../base/async.ts";
 import { isAlive, type ProcessIdentity, processOf } from "./process-identity.ts";
+import { macProcesses } from "./process-macos.ts";
 
 export interface FoundProcess {
   readonly identity: ProcessIdentity;
@@ -14,6 +15,7 @@ export interface FoundProcess {
  * have another machine's network to themselves.
  */
 export async function rolesRunning(): Promise<readonly FoundProcess[]> {
+  if (process.platform === "darwin") return rolesAmong(macProcesses());
   const own = await readlink("/proc/self/ns/net");
   const found: FoundProcess[] = [];
   for (const name of await readdir("/proc")) {
@@ -43,6 +45,13 @@ export async function killProcess(identity: ProcessIdentity, signal: AbortSignal
   const deadline = performance.now() + DEATH_MS;
   while (isAlive(identity) && performance.now() < deadline) await sleep(POLL_MS, signal);
   return !isAlive(identity);
+}
+
+function rolesAmong(all: readonly { readonly pid: number; readonly argv: readonly string[] }[]): FoundProcess[] {
+  return all.flatMap(({ pid, argv }) => {
+    const identity = pid === process.pid || !isRole(argv) ? null : processOf(pid);
+    return identity === null || !isAlive(identity) ? [] : [{ identity, argv }];
+  });
 }
 
 /** Empty for a process that is over, or hidden from this user. */

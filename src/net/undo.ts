@@ -10,15 +10,17 @@ import { removeTable } from "./firewall/nft.ts";
 import { removeChains } from "./firewall/iptables.ts";
 import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
-import type { Journal } from "./journal.ts";
+import type { Journal, LinuxUndoEntry } from "./journal.ts";
 import { readLocalNetworks } from "./local-networks.ts";
 import { loadBlocked } from "./lock.ts";
 import { type Lockdown, OPEN, readLockdown } from "./lockdown-file.ts";
 import { removeRulesAndRoutes } from "./routes/linux.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import type { WireGuardHost } from "./wg/host.ts";
-import { type Kind, runUndo, type Step, UndoIncomplete } from "./undo-steps.ts";
+import { runUndo, type Step, UndoIncomplete } from "./undo-steps.ts";
 import { removeWireGuardDevice } from "./wg/linux.ts";
+
+type LinuxKind = LinuxUndoEntry["kind"];
 
 export interface UndoDeps {
   readonly exec: Exec;
@@ -40,7 +42,7 @@ export interface UndoDeps {
  * The order of a way down when no journal tells the order of the way up: names stop being asked through the tunnel first,
  * and the rules that keep traffic from passing outside go last.
  */
-const ORDER: readonly Kind[] = [
+const ORDER: readonly LinuxKind[] = [
   "resolv-conf",
   "resolved-link",
   "wireguard-device",
@@ -73,7 +75,7 @@ export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly stri
 }
 
 /** What holds the kill switch. */
-const CLOSING: readonly Kind[] = ["nft-table", "egress-table", "iptables-chains"];
+const CLOSING: readonly LinuxKind[] = ["nft-table", "egress-table", "iptables-chains"];
 
 async function keepLocked(deps: UndoDeps, locked: Lockdown): Promise<string> {
   const firewall = nftClientFirewall({ ...deps, identifiers: IDENTIFIERS.client });
@@ -87,7 +89,7 @@ async function isNftUseless(thrown: unknown, { exec, signal }: UndoDeps): Promis
   return thrown instanceof ToolFailed && (await exec.run(["nft", "list", "tables"], { signal })).code !== 0;
 }
 
-function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
+function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<LinuxKind, Step>> {
   const { exec, journal, log, stateDir, signal } = deps;
   const identifiers = IDENTIFIERS[role];
   const forgetting = async (kind: SimpleKind, sentences: readonly string[]): Promise<readonly string[]> => {
@@ -157,4 +159,4 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<Kind, Step>> {
 const RESOLV_CONF = "/etc/resolv.conf";
 
 /** Entries that say nothing beyond their kind. */
-type SimpleKind = Exclude<Kind, "sysctl" | "resolv-conf">;
+type SimpleKind = Exclude<LinuxKind, "sysctl" | "resolv-conf">;

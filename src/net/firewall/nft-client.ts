@@ -1,11 +1,11 @@
 // The client's firewall as nft tables.
 import { SerialQueue } from "../../base/async.ts";
-import { formatEndpoint } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
-import type { ClientFirewall, ClientFirewallPolicy, Nearby } from "./client.ts";
+import type { ClientFirewall, ClientFirewallPolicy } from "./client.ts";
+import { clientSentence } from "./client-sentence.ts";
 import { rulesetFor } from "./client-table.ts";
 import { egressTable } from "./egress-table.ts";
 import { FirewallNotLoaded, FirewallNotVerified } from "./errors.ts";
@@ -98,29 +98,4 @@ function notVerified(differences: readonly string[]): FirewallNotVerified {
     code: "firewall-not-verified",
     remedy: "Another program may be changing the rules at the same time; see: nft monitor",
   });
-}
-
-/** The policy for a person, before it is put in place. */
-function clientSentence(policy: ClientFirewallPolicy): string {
-  switch (policy.kind) {
-    case "disconnected":
-      return "Nothing is closed.";
-    case "exitless":
-      return `Nothing is closed; the carrier reaches ${carrierText(policy)} past ${policy.tunnel.interface}.`;
-    case "connecting":
-    case "connected":
-      return `Nothing leaves but by ${policy.tunnel.interface}; the carrier reaches ${carrierText(policy)}; ${nearText(policy.near)}.`;
-    case "disconnecting":
-    case "blocked":
-      return `Nothing leaves; ${nearText(policy.near)}.`;
-  }
-}
-
-function carrierText({ own }: Extract<ClientFirewallPolicy, { own: unknown }>): string {
-  return own.carrier.map(formatEndpoint).join(", ") || "nothing";
-}
-
-function nearText({ bridges, lan }: Nearby): string {
-  const local = bridges.length === 0 ? "" : ` and ${bridges.join(", ")}`;
-  return lan === null ? `the LAN is closed${local === "" ? "" : `,${local} open`}` : `the LAN${local} open`;
 }

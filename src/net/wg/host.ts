@@ -56,18 +56,21 @@ export function linuxWireGuardHost(): WireGuardHost {
   };
 }
 
-function socketPath(interfaceName: string): string {
+export function socketPath(interfaceName: string): string {
   return join(SOCKET_DIR, `${interfaceName}.sock`);
 }
 
 /** A session of its own, so that neither Ctrl-C nor the end of our terminal reaches the daemon; no pipe outlives the first process. */
-async function launch(argv: readonly [string, ...string[]]): Promise<{ readonly code: number; readonly said: string }> {
+export async function launch(
+  argv: readonly [string, ...string[]],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<{ readonly code: number; readonly said: string }> {
   const child = Bun.spawn([...argv], {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
     cwd: "/",
-    env: DAEMON_ENVIRONMENT,
+    env: { ...DAEMON_ENVIRONMENT, ...environment },
     detached: true,
     timeout: LAUNCH_TIMEOUT_MS,
     killSignal: "SIGKILL",
@@ -80,7 +83,7 @@ async function launch(argv: readonly [string, ...string[]]): Promise<{ readonly 
   return { code, said: `${errors}\n${messages}` };
 }
 
-function socketState(path: string): Promise<"absent" | "stale" | "answers"> {
+export function socketState(path: string): Promise<"absent" | "stale" | "answers"> {
   if (!existsSync(path)) return Promise.resolve("absent");
   return new Promise((resolve) => {
     const socket = connect(path);
@@ -118,7 +121,7 @@ function isOursOrRoots(processDir: string): boolean {
   }
 }
 
-async function isPortFree(port: number): Promise<boolean> {
+export async function isPortFree(port: number): Promise<boolean> {
   const taken = await Promise.all([isTaken("udp4", port), isTaken("udp6", port)]);
   return !taken.includes(true);
 }

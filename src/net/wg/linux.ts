@@ -2,9 +2,7 @@
 import { carried as carriedHere, type CarriedWireguardGo } from "higgs:carried-wireguard-go";
 import { SerialQueue, sleep } from "../../base/async.ts";
 import { errorText } from "../../base/errors.ts";
-import { type Endpoint, formatEndpoint } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
-import type { WireGuardKey } from "../../proto/keys.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
@@ -17,14 +15,14 @@ import {
   type WireGuardConfig,
   type WireGuardDevice,
   WireGuardFailed,
-  type WireGuardPeer,
 } from "./device.ts";
 import { linuxWireGuardHost, type WireGuardHost } from "./host.ts";
 import { type ImplementationKind, livingImplementation, makeInterface, type Makers } from "./implementations.ts";
 import { applyLines, linkLines, type LinkState, readLink, readRoutes, routeLines } from "./link.ts";
 import { readDump, runWg, showTransfers } from "./run-wg.ts";
 import { parseUapiTransfers, parseWgTransfers } from "./transfers.ts";
-import { changesFor, peerChange, peerRemoval } from "./wg.ts";
+import { wgPeers } from "./peers.ts";
+import { changesFor } from "./wg.ts";
 
 export interface LinuxWireGuardDeps {
   readonly exec: Exec;
@@ -148,36 +146,14 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
     log.info({ interface: name, ...current }, "made the WireGuard device");
   };
 
-  const setPeer = async (peer: WireGuardPeer, signal: AbortSignal): Promise<void> => {
-    const now = await readDump(exec, name, signal);
-    const known = now.peers.find((one) => one.publicKey === peer.publicKey);
-    const args = peerChange(known, peer, Date.now());
-    if (args.length > 0) await runWg(exec, { name, change: { args, stdin: null }, signal });
-  };
-
-  const setEndpoint = async (publicKey: WireGuardKey, endpoint: Endpoint, signal: AbortSignal): Promise<void> => {
-    const now = await readDump(exec, name, signal);
-    const known = now.peers.find((one) => one.publicKey === publicKey);
-    // "wg set" would make a peer that is not there.
-    if (known === undefined || (known.endpoint !== null && formatEndpoint(known.endpoint) === formatEndpoint(endpoint)))
-      return;
-    const args = ["peer", publicKey, "endpoint", formatEndpoint(endpoint)];
-    await runWg(exec, { name, change: { args, stdin: null }, signal });
-  };
+  const peers = wgPeers(exec, () => Promise.resolve(name));
 
   return {
     apply: (config, signal) => queue.run(() => apply(config, signal)),
-    setPeer: (peer, signal) => queue.run(() => setPeer(peer, signal)),
-    setEndpoint: (publicKey, endpoint, signal) => queue.run(() => setEndpoint(publicKey, endpoint, signal)),
-    removePeer: (publicKey: WireGuardKey, signal) =>
-      queue.run(() => runWg(exec, { name, change: { args: peerRemoval(publicKey), stdin: null }, signal })),
-    async stats(signal) {
-      return (await readDump(exec, name, signal)).peers.map(
-        ({ publicKey, endpoint, lastHandshakeMs, rxBytes, txBytes }) => {
-          return { publicKey, endpoint, lastHandshakeMs, rxBytes, txBytes };
-        },
-      );
-    },
+    setPeer: (peer, signal) => queue.run(() => peers.setPeer(peer, signal)),
+    setEndpoint: (publicKey, endpoint, signal) => queue.run(() => peers.setEndpoint(publicKey, endpoint, signal)),
+    removePeer: (publicKey, signal) => queue.run(() => peers.removePeer(publicKey, signal)),
+    stats: (signal) => peers.stats(signal),
     async transfers(signal) {
       if (current !== null && current.kind !== "kernel") return parseUapiTransfers(await host.askSocket(name));
       return parseWgTransfers(await showTransfers(exec, name, signal));

@@ -95,12 +95,16 @@ const PEERS_AT_ONCE = 100;
 /** Empty when the device is as wanted. Peers that stay as they are do not occur, so nothing of theirs is disturbed. */
 export function changesFor(
   now: DeviceDump,
-  wanted: Pick<WireGuardConfig, "privateKey" | "listenPort" | "peers"> & { readonly mark: number },
+  wanted: Pick<WireGuardConfig, "privateKey" | "listenPort" | "peers"> & {
+    readonly mark: number;
+    /** What names standard input there; default: Linux' own. */
+    readonly keyPath?: string;
+  },
   nowMs: number,
 ): readonly WgChange[] {
   const own: string[] = [];
   // Not /dev/stdin, which a bare /dev of a container does not have.
-  if (now.privateKey !== wanted.privateKey) own.push("private-key", "/proc/self/fd/0");
+  if (now.privateKey !== wanted.privateKey) own.push("private-key", wanted.keyPath ?? "/proc/self/fd/0");
   if (now.listenPort !== wanted.listenPort) own.push("listen-port", String(wanted.listenPort));
   if (now.mark !== wanted.mark) own.push("fwmark", `0x${wanted.mark.toString(16)}`);
   const peers = wanted.peers === "as-they-are" ? [] : peerChanges(now, wanted.peers, nowMs);

@@ -208,7 +208,7 @@ export class FakeMachine implements Exec {
       const word = args[at] ?? "";
       const value = (): string => args[++at] ?? "";
       const peer = link.peers.get(key);
-      if (word === "private-key" && value() === "/proc/self/fd/0") link.privateKey = (stdin ?? "").trim();
+      if (word === "private-key" && STDIN.has(value())) link.privateKey = (stdin ?? "").trim();
       else if (word === "listen-port") link.listenPort = Number(value());
       else if (word === "fwmark") link.mark = Number(value());
       else if (word === "peer") {
@@ -235,6 +235,9 @@ export class FakeMachine implements Exec {
     return success("");
   }
 }
+
+/** What names standard input on Linux, and on macOS. */
+const STDIN: ReadonlySet<string> = new Set(["/proc/self/fd/0", "/dev/stdin"]);
 
 function offForZero(text: string): string {
   return text === "0" ? "off" : text;

@@ -1,0 +1,224 @@
+// macOS, written from its manuals and never run on it: a client by pf, route, ifconfig, scutil and a wireguard-go.
+import { join } from "node:path";
+import { z } from "zod";
+import { repeat, Stopped } from "../base/async.ts";
+import type { HiggsError } from "../base/errors.ts";
+import { familyOf, type IpAddress } from "../base/ip.ts";
+import type { Logger } from "../base/log.ts";
+import type { Service } from "../base/service.ts";
+import type { Role } from "../proto/role.ts";
+import { MAC_CLOSING, macChanges } from "./changes-macos.ts";
+import { scutilDns } from "./dns/scutil.ts";
+import { type Exec, findTool, systemExec, ToolMissing, ToolTimeout } from "./exec.ts";
+import { hasPfRules, pfClientFirewall, pfTrouble } from "./firewall/pf-client.ts";
+import { noRedirect, unfilteredClient } from "./firewall/unfiltered.ts";
+import { forgivingJournal } from "./forgiving-journal.ts";
+import { IDENTIFIERS } from "./identifiers.ts";
+import { openJournal } from "./journal-file.ts";
+import { macLinks, macNetworks, readShown } from "./links-macos.ts";
+import { loadBlocked } from "./lock.ts";
+import { watchMonitor } from "./monitor.ts";
+import { portMapper } from "./port-mapping/mapper.ts";
+import { readPrivileges, requireNetAdmin } from "./privileges.ts";
+import { macClientRoutes } from "./routes/macos.ts";
+import { checkMtus } from "./routes/peer-mtu.ts";
+import {
+  type ClientSystem,
+  type MachineSystem,
+  PlatformUnsupported,
+  type SystemOptions,
+  type Systems,
+} from "./system.ts";
+import { blockMac, undoMac } from "./undo-macos.ts";
+import { macWireGuardHost, type MacWireGuardHost, tunnelName } from "./wg/host-macos.ts";
+import { macWireGuard } from "./wg/macos.ts";
+
+/** What the adapters are of: the machine itself, or one that stands for it. */
+export interface MacParts {
+  readonly exec: Exec;
+  readonly host: MacWireGuardHost;
+  /** Throws PrivilegeMissing. */
+  readonly requireRoot: (command: string) => Promise<void>;
+  readonly hasTool: (tool: string) => boolean;
+}
+
+/** Each is a part of macOS but `wg`. */
+const TOOLS = ["pfctl", "route", "netstat", "ifconfig", "scutil", "wg"] as const;
+const PF_TIMEOUT_MS = 10_000;
+/** Neither pf nor configd tells a program like this one what changed; they are looked at. */
+const LOOK_MS = 5_000;
+
+export function macSystems(parts: MacParts = realParts()): Systems {
+  const { exec, host } = parts;
+  return {
+    node: () => Promise.reject(noNode()),
+    client: (options) => client(parts, options),
+    machine: async (role, options) => (await machine(parts, role, options)).machine,
+    clientLock: ({ stateDir, log }) => ({
+      isLoaded: (signal) => hasPfRules(exec, signal),
+      async block(lockdown, signal) {
+        const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role: "client", log });
+        await journal.open();
+        await blockMac({ exec, host, journal, log }, lockdown, signal);
+      },
+    }),
+    changesByName: (role, stateDir, signal) =>
+      role === "client"
+        ? macChanges({ exec, host, stateDir, signal, journal: { entries: () => [] } })
+        : Promise.resolve([]),
+    async removeAll(role, { stateDir, log }, signal) {
+      const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role, log });
+      await journal.open();
+      return await undoMac(role, { exec, host, journal, log, stateDir, signal, unlock: true });
+    },
+    closing: MAC_CLOSING,
+  };
+}
+
+function realParts(): MacParts {
+  return {
+    exec: systemExec(),
+    host: macWireGuardHost(),
+    requireRoot: async (command) => requireNetAdmin(await readPrivileges(), command),
+    hasTool: (tool) => findTool(tool) !== null,
+  };
+}
+
+/** pf has nothing that ends by itself, so that what an exit permits would outlive a node that was killed, for ever. */
+function noNode(): PlatformUnsupported {
+  return new PlatformUnsupported(
+    "Cannot run a node on macOS: an exit whose process was killed could not be made to close by itself there.",
+    { code: "platform-unsupported", remedy: "Run the node on a Linux machine." },
+  );
+}
+
+async function client(
+  parts: MacParts,
+  options: SystemOptions & { readonly withoutFirewall: boolean },
+): Promise<ClientSystem> {
+  for (const tool of TOOLS) if (!parts.hasTool(tool)) throw macToolMissing(tool);
+  const { machine: common, deps, firewallTrouble } = await machine(parts, "client", options);
+  if (firewallTrouble !== null && !options.withoutFirewall) throw firewallTrouble;
+  const { exec, host, log } = deps;
+  const device = () => tunnelName(host);
+  const clientFirewall =
+    firewallTrouble === null ? pfClientFirewall({ ...deps, device }) : unfilteredClient(firewallTrouble);
+  const systemDns = scutilDns(deps);
+  const localNetworks = async (signal: AbortSignal) =>
+    macNetworks(macLinks(await readShown(exec, signal), await device()));
+  return {
+    ...common,
+    clientFirewall,
+    clientRoutes: macClientRoutes({ ...deps, device }),
+    systemDns,
+    watchRules: (onChange) =>
+      looking(async (signal) => (await clientFirewall.verify(signal)).length > 0, { onChange, log }),
+    watchDns: (onChange) => looking((signal) => systemDns.differs(signal), { onChange, log }),
+    resetDnsOfEarlierBoot: () => Promise.resolve(), // configd keeps it in memory
+    localNetworks,
+    block: (lockdown, signal) =>
+      loadBlocked({ networks: localNetworks, firewall: clientFirewall, log }, lockdown, signal),
+  };
+}
+
+async function machine({ exec, host, requireRoot, hasTool }: MacParts, role: Role, options: SystemOptions) {
+  await requireRoot(options.command);
+  const { log, stateDir } = options;
+  const identifiers = IDENTIFIERS[role];
+  const journal = await openJournal({ path: join(stateDir, "journal.json"), role, log });
+  const deps = { exec, host, journal, log };
+  const firewallTrouble = hasTool("pfctl")
+    ? await pfTrouble(exec, AbortSignal.timeout(PF_TIMEOUT_MS))
+    : macToolMissing("pfctl");
+  const common: MachineSystem = {
+    identifiers,
+    log,
+    // There is none to share a port by: nothing but the WebSocket is a path here, and nobody is told to install nft.
+    nftTrouble: null,
+    firewallTrouble,
+    wireGuard: macWireGuard({
+      ...deps,
+      libexecDir: options.libexecDir,
+      ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
+    }),
+    // A route past the tunnel is one host's for every program, and candidates are many: the carrier alone goes past it.
+    discovery: () => Promise.resolve(null),
+    redirect: noRedirect(),
+    peerMtus: {
+      apply(peers) {
+        checkMtus(peers);
+        return Promise.resolve(); // the WebSocket takes every size
+      },
+    },
+    mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
+    readLinks: async (signal) => macLinks(await readShown(exec, signal), await tunnelName(host)),
+    watchLinks: (onChange) => watchRouting({ onChange, log }),
+    watchRules: nothingToWatch,
+    watchSettings: nothingToWatch,
+    verifySettings: () => Promise.resolve([]),
+    changes: (signal) =>
+      role === "client" ? macChanges({ exec, host, journal, stateDir, signal }) : Promise.resolve([]),
+    hasIpv6: () => Promise.resolve(true),
+    ping: (address, signal) => ping(exec, address, signal),
+    undoAll: (signal, how) =>
+      undoMac(role, { exec, host, journal, log, stateDir, signal, unlock: how?.unlock ?? false }),
+  };
+  return { machine: common, deps, firewallTrouble };
+}
+
+/** route(8), "monitor": prints each change of routes, addresses and interfaces. */
+function watchRouting(options: { readonly onChange: () => void; readonly log: Logger }): Service {
+  return watchMonitor({ argv: ["route", "-n", "monitor"], of: "links", burstMs: 200 }, options);
+}
+
+function nothingToWatch(): Service {
+  return { [Symbol.asyncDispose]: () => Promise.resolve() };
+}
+
+/** Calls `onChange` when `hasChanged` says so, and again as long as it does. */
+function looking(
+  hasChanged: (signal: AbortSignal) => Promise<boolean>,
+  { onChange, log }: { readonly onChange: () => void; readonly log: Logger },
+): Service {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const look = async (): Promise<void> => {
+    if (await hasChanged(signal)) onChange();
+  };
+  const onError = (thrown: unknown): void => log.debug({ reason: String(thrown) }, "cannot look at this machine"); // the next look may
+  const loop = repeat(look, { everyMs: LOOK_MS, signal, onError });
+  return {
+    async [Symbol.asyncDispose]() {
+      controller.abort(new Stopped());
+      await loop;
+    },
+  };
+}
+
+const PING_MS = 3_000;
+const PING_REPLY = /time[=<]([\d.]+) ms/;
+
+async function ping(exec: Exec, address: IpAddress, signal: AbortSignal): Promise<number | null> {
+  // ping(8): -n numbers, -c how many, -W milliseconds to wait; ping6(8) has no -W, and is ended.
+  const argv =
+    familyOf(address) === 4
+      ? (["ping", "-n", "-c", "1", "-W", "2000", address] as const)
+      : (["ping6", "-n", "-c", "1", address] as const);
+  try {
+    const match = PING_REPLY.exec((await exec.run(argv, { signal, timeoutMs: PING_MS })).stdout);
+    const rttMs = z.coerce.number().safeParse(match?.[1]);
+    return rttMs.success ? rttMs.data : null;
+  } catch (thrown) {
+    if (thrown instanceof ToolTimeout) return null;
+    throw thrown;
+  }
+}
+
+function macToolMissing(tool: string): HiggsError {
+  return new ToolMissing(`Cannot find the tool "${tool}" on this machine.`, {
+    code: "tool-missing",
+    remedy:
+      tool === "wg" ? "brew install wireguard-tools" : `"${tool}" is a part of macOS; is /sbin or /usr/sbin gone?`,
+    detail: { tool },
+  });
+}
