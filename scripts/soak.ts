@@ -1,10 +1,11 @@
 // Random trouble for a network of the lab, minute after minute: after each piece of it the page must come through the exit again.
 //
 //   npm run soak -- --minutes 10 --seed 7
+//   npm run soak -- --minutes 15 --herd 50 --without 'kill -9 the (server|node|client),|end the server|power|client down'
 //
-// Fails when traffic did not come back, when a packet of the laptop passed outside the tunnel while it was connected, or when a
+// With --herd so many more machines hold on to the server meanwhile; the second line's troubles leave every process alive, so that its
+// memory can be followed. Fails when traffic did not come back, when a packet of the laptop passed outside the tunnel while it was connected, or when a
 // process said something that no process should say. Prints what it did, how long each recovery took, and what the processes hold.
-import { readdirSync, readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import type { LabHost } from "../src/lab/host.ts";
 import type { LabProcess } from "../src/lab/process.ts";
@@ -24,6 +25,9 @@ import {
   wireGuardPids,
 } from "../test/lab/client-lab.ts";
 import { until } from "../test/lab/harness.ts";
+import { HERD_HOST, startHerd, untilOnline } from "../test/lab/herd.ts";
+import { randomFrom } from "../test/lab/random.ts";
+import { growthOf, type Holding, holdingOf } from "../test/lab/holdings.ts";
 
 type RoleName = "server" | "node" | "client";
 
@@ -34,11 +38,14 @@ const { values } = parseArgs({
     hold: { type: "string", default: "0" },
     /** Troubles whose names match are left out, to look for what else there is. */
     without: { type: "string", default: "^$" },
+    herd: { type: "string", default: "0" },
     seed: { type: "string", default: String(Date.now() % 100_000) },
   },
 });
 const minutes = Number(values.minutes);
-const random = generator(Number(values.seed));
+const herdSize = Number(values.herd);
+/** The same troubles for the same seed, as far as the moments of a real machine allow. */
+const random = randomFrom(Number(values.seed));
 
 /** Nothing may take longer: the server's reconnects back off to some seconds, and WireGuard's own timers to fifteen. */
 const RECOVERY_MS = 30_000;
@@ -49,10 +56,13 @@ const ARGS: Readonly<Record<RoleName, readonly string[]>> = {
   node: ["node", "run"],
   client: ["client", "run"],
 };
+const SAMPLE_MS = 5_000;
+/** A process of the runtime grows until its heap has been collected some times. */
+const WARM_UP_MS = 4 * 60_000;
 /** What is never a sentence for people: a fault of ours. */
 const FAULT = /unhandled|TypeError|RangeError|ReferenceError|AssertionError|"level":60|panic:/i;
 
-await using lab = await startClientLab(smallInternet());
+await using lab = await startClientLab(smallInternet({ extraHosts: [HERD_HOST] }));
 const processes = new Map<RoleName, LabProcess>();
 const faults: string[] = [];
 const lost: string[] = [];
@@ -70,7 +80,13 @@ for (const [role, invite] of [
 }
 await untilPage("the start");
 await using sniffer = await lab.host("cafe-router").sniff("lan", "host 203.0.113.80 or host 2001:db8:80::80");
-const before = holdings();
+const herd = herdSize === 0 ? null : await startHerd(lab, herdSize);
+const samples = new Map<RoleName, Holding[]>([
+  ["server", []],
+  ["node", []],
+  ["client", []],
+]);
+const sampling = setInterval(sample, SAMPLE_MS);
 console.log(`seed ${values.seed}, ${minutes} minutes`);
 
 interface Trouble {
@@ -184,12 +200,24 @@ while (performance.now() < endAt) {
   await Bun.sleep(between(0, 3_000));
 }
 
-const after = holdings();
-for (const role of ["server", "node", "client"] as const) {
-  const [was, is] = [before.get(role), after.get(role)];
-  console.log(
-    `${role}: ${was?.mebibytes ?? 0} MiB and ${was?.files ?? 0} files at first, ${is?.mebibytes ?? 0} MiB and ${is?.files ?? 0} files now`,
+clearInterval(sampling);
+for (const line of firstServer.lines) note("server", line);
+for (const [role, taken] of samples) {
+  const growth = growthOf(taken, WARM_UP_MS);
+  if (growth === null) {
+    console.log(`${role}: no process lived long enough to be followed; ${taken.length} looks`);
+    continue;
+  }
+  const { first, last, minutes: span, mebibytesPerHour: slope } = growth;
+  const text = [first, last].map(
+    (one) => `${mebibytes(one.ownKiB)} of ${mebibytes(one.residentKiB)} MiB, ${one.files} files`,
   );
+  console.log(`${role}: ${text.join(" -> ")} in ${span.toFixed(1)} min, ${slope.toFixed(1)} MiB/h by least squares`);
+}
+if (herd !== null) {
+  await untilOnline(lab, herd).catch((thrown: unknown) => lost.push(`the herd: ${String(thrown)}`));
+  for (const line of herd.said) faults.push(`the herd said: ${line}`);
+  console.log(`the herd: ${herd.count} machines, ${herd.welcomes.length} welcomes`);
 }
 const worst = recoveries.toSorted((a, b) => b.ms - a.ms).slice(0, 3);
 console.log(`slowest: ${worst.map(({ what, ms }) => `${(ms / 1000).toFixed(1)} s (${what})`).join(", ")}`);
@@ -247,30 +275,15 @@ async function untilPage(what: string): Promise<void> {
   }
 }
 
-interface Holding {
-  readonly mebibytes: number;
-  readonly files: number;
+function sample(): void {
+  for (const [role, taken] of samples) {
+    const found = holdingOf(host(role), [HIGGS, role]);
+    if (found !== null) taken.push(found);
+  }
 }
 
-/** What belongs to the process alone, and what it has open. */
-function holdings(): ReadonlyMap<RoleName, Holding> {
-  const found = new Map<RoleName, Holding>();
-  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-      const role =
-        argv[0] === HIGGS ? (["server", "node", "client"] as const).find((one) => argv[1] === one) : undefined;
-      if (role === undefined) continue;
-      const anonymous = /RssAnon:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "0";
-      found.set(role, {
-        mebibytes: Math.round(Number(anonymous) / 1024),
-        files: readdirSync(`/proc/${pid}/fd`).length,
-      });
-    } catch {
-      // over since it was listed
-    }
-  }
-  return found;
+function mebibytes(kibibytes: number): string {
+  return (kibibytes / 1024).toFixed(1);
 }
 
 function choose(from: readonly Trouble[]): Trouble {
@@ -284,15 +297,4 @@ function choose(from: readonly Trouble[]): Trouble {
 
 function between(least: number, most: number): number {
   return least + random() * (most - least);
-}
-
-/** Mulberry32: the same troubles for the same seed, as far as the moments of a real machine allow. */
-function generator(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
-  };
 }

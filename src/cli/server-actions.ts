@@ -1,4 +1,4 @@
-// What the one who runs a server asks of it and changes about its machines: sessions, audit, rename, tag and backup.
+// What the one who runs a server asks of it and changes about its machines: sessions, audit, rename, tag, backup and restore.
 import { resolve } from "node:path";
 import { Command } from "commander";
 import { z } from "zod";
@@ -116,6 +116,23 @@ export function backupCommand({ term }: Context): Command {
       term.out(`Copied the database to ${path}.`);
       term.err(
         "It is of use only together with network.key from the server's state folder: keep both, and keep both secret.",
+      );
+    });
+}
+
+export function restoreCommand({ term }: Context): Command {
+  return verb("restore")
+    .argument("<file>")
+    .description("puts a backup in the place of the database, while the server does not run")
+    .action(async (file: string, _options, self: Command) => {
+      const config = await configOf("server", self);
+      const { restoreServer } = await import("../roles/server-restore.ts"); // the database is loaded by whoever has one
+      const { machines, asOf, asidePath } = await restoreServer(config, file);
+      const when = asOf === null ? "" : `, as of ${new Date(asOf).toISOString()}`;
+      term.out(`Restored the database from ${resolve(file)}: ${machines} machine${machines === 1 ? "" : "s"}${when}.`);
+      if (asidePath !== null) term.out(`The one before is kept as ${asidePath}.`);
+      term.err(
+        "Machines that joined since then join anew, those that were removed since are back (higgs server revoke NAME), and no invite of before is good.",
       );
     });
 }

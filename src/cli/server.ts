@@ -7,7 +7,14 @@ import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { type Context, jsonOption } from "./context.ts";
-import { auditCommand, backupCommand, renameCommand, sessionsCommand, tagCommand } from "./server-actions.ts";
+import {
+  auditCommand,
+  backupCommand,
+  renameCommand,
+  restoreCommand,
+  sessionsCommand,
+  tagCommand,
+} from "./server-actions.ts";
 import { durationMs } from "./duration.ts";
 import { UsageError } from "../roles/config.ts";
 
@@ -55,7 +62,7 @@ export function serverCommand(context: Context): Command {
   command.addCommand(inviteCommand(context));
   command.addCommand(statusCommand(context));
   command.addCommand(machinesCommand(context));
-  for (const make of [sessionsCommand, auditCommand, renameCommand, tagCommand, backupCommand])
+  for (const make of [sessionsCommand, auditCommand, renameCommand, tagCommand, backupCommand, restoreCommand])
     command.addCommand(make(context));
   command.addCommand(installCommand("server", context));
   command.addCommand(uninstallCommand("server", context));

@@ -5,6 +5,7 @@ import type { Database, Queries } from "./db/open.ts";
 import { audit } from "./db/schema.ts";
 
 export type AuditEvent =
+  | "database-restored"
   | "invite-created"
   | "invite-revoked"
   | "machine-enrolled"

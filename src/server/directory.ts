@@ -5,6 +5,7 @@ import type { IpAddress } from "../base/ip.ts";
 import type { IdentityKey, MachineId, WireGuardKey } from "../proto/keys.ts";
 import { type MachineRecord, openRecord, type SignedRecord } from "../proto/record.ts";
 import type { Role } from "../proto/role.ts";
+import { databaseCorrupt } from "./db/errors.ts";
 import type { Database, Queries } from "./db/open.ts";
 import { machines, records } from "./db/schema.ts";
 
@@ -76,7 +77,10 @@ export class Directory {
   }
 }
 
-/** A stored record that does not open any more is left out: its machine sends a new one when it connects. */
+/**
+ * A stored record that does not open any more is left out: its machine sends a new one when it connects. One that opens was signed by
+ * the machine whose row it is; throws DatabaseError `database-corrupt` where that row says something else.
+ */
 export async function loadDirectory(database: Database, onBadRecord: (machine: MachineId) => void): Promise<Directory> {
   const directory = new Directory();
   const rows = await database.read((queries: Queries) =>
@@ -95,8 +99,17 @@ export async function loadDirectory(database: Database, onBadRecord: (machine: M
       } catch {
         onBadRecord(row.machines.id);
       }
+      if (record !== null && !isOf(record.opened, row.machines)) throw databaseCorrupt(database.path);
     }
     directory.set(machineFromRow(row.machines, record));
   }
   return directory;
+}
+
+/** By what never changes about a machine. */
+function isOf(record: MachineRecord, row: MachineRow): boolean {
+  const addresses = [row.ipv4, row.ipv6].sort().join();
+  return (
+    record.identity === row.identity && record.role === row.role && [...record.addresses].sort().join() === addresses
+  );
 }

@@ -6,7 +6,7 @@ import { HiggsError } from "../base/errors.ts";
 import type { Cidr } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import { ensurePrivateDir, readSecretFile, syncDir, writeSecretFile } from "../net/secret-file.ts";
-import { type IdentitySecret, identityKeyOf, newIdentity } from "../proto/keys.ts";
+import { type IdentityKey, type IdentitySecret, identityKeyOf, newIdentity } from "../proto/keys.ts";
 import { CertificateError, makeSelfSigned, type ServerTls, spkiOf } from "./certificate.ts";
 import { type Database, openDatabase } from "./db/open.ts";
 import { createNetwork } from "./network.ts";
@@ -57,7 +57,7 @@ export async function openServerState(options: StateOptions): Promise<ServerStat
   const tls = await loadTls(options);
   if (known === null) await writeSecretFile(pendingPath, utf8(`${toBase64Url(identity)}\n`));
   const database = await openDatabase({
-    url: options.databaseUrl ?? `file:${join(options.stateDir, NAMES.database)}`,
+    url: options.databaseUrl ?? `file:${databaseFile(options.stateDir)}`,
     mayCreate: known === null,
     log: options.log,
     ...(options.databaseToken === undefined ? {} : { authToken: options.databaseToken }),
@@ -74,6 +74,22 @@ export async function openServerState(options: StateOptions): Promise<ServerStat
     throw thrown;
   }
   return { identity, tls, database, isFirstStart: known === null };
+}
+
+export function databaseFile(stateDir: string): string {
+  return join(stateDir, NAMES.database);
+}
+
+/** Of a server that has started before. Throws StateError `identity-missing` or `identity-damaged`, or SecretFileError. */
+export async function knownIdentity(stateDir: string): Promise<IdentityKey> {
+  const path = join(stateDir, NAMES.identity);
+  const secret = await readIdentity(path);
+  if (secret !== null) return identityKeyOf(secret);
+  throw new StateError(`Cannot restore: "${path}" is missing, and no machine trusts a server without it.`, {
+    code: "identity-missing",
+    remedy: "Put the network.key that was kept with the backup in its place, for its owner only: chmod 600",
+    detail: { path },
+  });
 }
 
 async function readIdentity(path: string): Promise<IdentitySecret | null> {

@@ -89,19 +89,24 @@ export async function createNetwork(
 export async function startNetwork(database: Database, secret: IdentitySecret): Promise<Network> {
   const identity = identityKeyOf(secret);
   return database.write(async (queries) => {
-    const row = await networkRow(queries);
-    if (row.identity !== identity) {
-      throw new NetworkError(
-        `Cannot start: the database "${database.path}" belongs to another identity than network.key.`,
-        {
-          code: "identity-mismatch",
-          remedy: "Put the network.key and the database of the same server together, from one backup.",
-        },
-      );
-    }
+    const row = await rowOf(queries, identity, database.path);
     const epoch = Math.max(row.epoch + 1, Date.now());
     await queries.update(network).set({ epoch }).where(eq(network.id, 1));
     return { identity, range4: row.range4, range6: row.range6, epoch };
+  });
+}
+
+/** Throws as startNetwork does. */
+export async function requireIdentity(database: Database, identity: IdentityKey): Promise<void> {
+  await database.read((queries) => rowOf(queries, identity, database.path));
+}
+
+async function rowOf(queries: Queries, identity: IdentityKey, path: string): Promise<typeof network.$inferSelect> {
+  const row = await networkRow(queries);
+  if (row.identity === identity) return row;
+  throw new NetworkError(`Cannot use the database "${path}": it belongs to another identity than network.key.`, {
+    code: "identity-mismatch",
+    remedy: "Put the network.key and the database of the same server together, from one backup.",
   });
 }
 
@@ -110,7 +115,7 @@ export async function networkRow(queries: Queries): Promise<typeof network.$infe
   if (row === undefined) {
     throw new NetworkError("Cannot start: the database holds no network.", {
       code: "network-missing",
-      remedy: "Restore a backup: higgs server restore FILE",
+      remedy: "Restore a backup: sudo higgs server restore FILE",
     });
   }
   return row;

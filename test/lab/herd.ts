@@ -2,8 +2,8 @@
 import type { Lab } from "../../src/lab/lab.ts";
 import { internetHost } from "../../src/lab/small-internet.ts";
 import type { HostSpec } from "../../src/lab/topology.ts";
-import { invite } from "./client-lab.ts";
 import { bundleForHosts } from "./bundle.ts";
+import { higgsOrThrow, invite } from "./client-lab.ts";
 import { until } from "./harness.ts";
 import { join } from "node:path";
 
@@ -69,6 +69,16 @@ export async function untilWelcomed(herd: Herd, times: number): Promise<readonly
     what: `welcome number ${times} of ${herd.count} machines`,
   });
   return those();
+}
+
+/** Resolves when the server says that all of them are there. */
+export async function untilOnline(lab: Lab, herd: Herd): Promise<void> {
+  const online = async (): Promise<number> => {
+    const said = await higgsOrThrow(lab.host("vps"), "server", "machines", "--json");
+    const { machines } = JSON.parse(said) as { machines: { name: string; online: boolean }[] };
+    return machines.filter(({ name, online: is }) => is && name.startsWith("herd-")).length;
+  };
+  await until(async () => (await online()) === herd.count, { timeoutMs: 60_000, everyMs: 500, what: "the whole herd" });
 }
 
 export interface Spread {

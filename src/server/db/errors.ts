@@ -13,9 +13,18 @@ function driverCode(thrown: unknown): string {
   return "";
 }
 
+/** A list or an object in a column that cannot be read: this program writes none such. */
+function isBadJson(thrown: unknown): boolean {
+  for (let at = thrown, depth = 0; at instanceof Error && depth < 5; at = at.cause, depth++) {
+    if (at instanceof SyntaxError) return true;
+  }
+  return false;
+}
+
 /** Turns what the driver threw into ours; errors of ours go through as they are. */
 export function databaseError(thrown: unknown, path: string): HiggsError {
   if (thrown instanceof HiggsError) return thrown;
+  if (isBadJson(thrown)) return databaseCorrupt(path, thrown);
   const code = driverCode(thrown);
   const cause = { cause: thrown, detail: { path, driver: code } };
   if (code.startsWith("SQLITE_FULL")) {
@@ -52,7 +61,7 @@ export function databaseInUse(path: string, cause?: unknown): DatabaseError {
 export function databaseCorrupt(path: string, cause?: unknown): DatabaseError {
   return new DatabaseError(`Cannot use the database "${path}": it is damaged.`, {
     code: "database-corrupt",
-    remedy: "Keep the file aside and put a backup in its place: higgs server restore FILE",
+    remedy: "Put a backup in its place, which keeps the damaged file aside: sudo higgs server restore FILE",
     detail: { path },
     cause,
   });

@@ -1,6 +1,6 @@
 // Which schema a database file has, read from its bytes: so that a file that is not ours, or newer than this program, is never touched.
 //
-// SQLite's header, at the start of page 1:  | magic 16 | page size u16 | … | 60: user version u32 | 68: application id u32 | … |
+// SQLite's header, at the start of page 1:  | magic 16 | 16: page size u16, 1 for 65 536 | … | 60: user version u32 | 68: application id u32 | … |
 // Its log, the file beside it ending in -wal:
 //   | magic u32 | format u32 | page size u32 | sequence u32 | salt 8 | checksum 8 |  then frames:
 //   | page number u32 | pages after commit u32, 0 if this frame ends no transaction | salt 8 | checksum 8 | page |
@@ -8,6 +8,7 @@
 // All numbers big-endian. Source: sqlite.org, "Database File Format", 1.3 and 4.
 
 export interface FileHeader {
+  readonly pageBytes: number;
   readonly applicationId: number;
   readonly userVersion: number;
 }
@@ -25,7 +26,8 @@ function u32(bytes: Uint8Array, at: number): number {
 export function readHeader(page: Uint8Array): FileHeader | null {
   if (page.length < HEADER_BYTES) return null;
   for (let i = 0; i < MAGIC.length; i++) if (page[i] !== MAGIC.charCodeAt(i)) return null;
-  return { userVersion: u32(page, 60), applicationId: u32(page, 68) };
+  const size = ((page[16] ?? 0) << 8) | (page[17] ?? 0);
+  return { pageBytes: size === 1 ? 65_536 : size, userVersion: u32(page, 60), applicationId: u32(page, 68) };
 }
 
 /** The newest committed page 1 in a log, as a header; null when the log holds none. */

@@ -1,6 +1,6 @@
 // Opens the server's database: one connection, one writer at a time, and nothing touched that is not ours to touch.
 import { constants } from "node:fs";
-import { open as openFile, readFile } from "node:fs/promises";
+import { access, open as openFile, readFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { type Client, createClient } from "@libsql/client";
 import { drizzle } from "drizzle-orm/libsql";
@@ -8,6 +8,7 @@ import { SerialQueue } from "../../base/async.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Service } from "../../base/service.ts";
 import { syncDir } from "../../net/secret-file.ts";
+import { isDamaged } from "./damage.ts";
 import { DatabaseError, databaseCorrupt, databaseError, databaseInUse } from "./errors.ts";
 import { HEADER_BYTES, readHeader, readLogHeader } from "./file-header.ts";
 import { APPLICATION_ID, hasSchema, MIGRATIONS, migrate, newerSchema } from "./migrate.ts";
@@ -107,7 +108,7 @@ function databaseMissing(path: string): DatabaseError {
     `Cannot start: this server has an identity, but its database "${path}" is missing or empty.`,
     {
       code: "database-missing",
-      remedy: "Put the file back, or restore a backup: higgs server restore FILE",
+      remedy: "Put the file back, or restore a backup: sudo higgs server restore FILE",
       detail: { path },
     },
   );
@@ -116,12 +117,14 @@ function databaseMissing(path: string): DatabaseError {
 /** Looks at a file with plain reads only, and makes an absent one with mode 0600, which the log beside it inherits. */
 async function inspectFile(path: string, mayCreate: boolean): Promise<void> {
   let header: Uint8Array;
+  let size = 0;
   try {
     const file = await openFile(path, constants.O_RDONLY);
     try {
       const buffer = new Uint8Array(HEADER_BYTES);
       const { bytesRead } = await file.read(buffer, 0, HEADER_BYTES, 0);
       header = buffer.subarray(0, bytesRead);
+      ({ size } = await file.stat());
     } finally {
       await file.close();
     }
@@ -147,6 +150,10 @@ async function inspectFile(path: string, mayCreate: boolean): Promise<void> {
   });
   const inFile = readHeader(header);
   if (inFile === null) throw databaseCorrupt(path);
+  // SQLite takes what lacks of the last page for zeros; only a power cut leaves such an end, and then the log has that page.
+  if (log.length === 0 && !(await isThere(`${path}-journal`)) && size % inFile.pageBytes !== 0) {
+    throw databaseCorrupt(path);
+  }
   const found = readLogHeader(log) ?? inFile;
   if (found.userVersion > MIGRATIONS.length) throw newerSchema(path, found.userVersion, MIGRATIONS.length);
   // Zero: made here, and killed before its first migration was committed.
@@ -157,6 +164,13 @@ async function inspectFile(path: string, mayCreate: boolean): Promise<void> {
       detail: { path, applicationId: found.applicationId },
     });
   }
+}
+
+function isThere(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 function isAbsent(thrown: unknown): boolean {
@@ -170,11 +184,13 @@ async function createEmpty(path: string): Promise<void> {
   await syncDir(dirname(path));
 }
 
-/** EXCLUSIVE keeps every other connection out for as long as this one lives, and comes first, before the file is touched. */
+/**
+ * EXCLUSIVE keeps every other connection out for as long as this one lives, and comes first, before the file is touched. The driver's
+ * SQLite (3.45.1) can lose commits when a second connection makes a checkpoint (mended in 3.51.3): there must be none.
+ */
 async function prepareFile(client: Client, path: string): Promise<void> {
   await client.execute("PRAGMA locking_mode = EXCLUSIVE");
-  const check = await client.execute("PRAGMA quick_check(1)");
-  if (check.rows[0]?.quick_check !== "ok") throw databaseCorrupt(path);
+  if (await isDamaged(client)) throw databaseCorrupt(path);
   await client.execute("PRAGMA journal_mode = WAL");
   // With NORMAL a power cut may take the last commits back, and a used one-time secret with them.
   await client.execute("PRAGMA synchronous = FULL");
@@ -225,7 +241,20 @@ class OpenDatabase implements Database {
   }
 
   write<T>(task: (queries: Queries) => Promise<T>): Promise<T> {
-    return this.#alone(() => this.#queries.transaction((transaction) => task(transaction as unknown as Queries)));
+    return this.#alone(async () => {
+      const result = await this.#queries.transaction((transaction) => task(transaction as unknown as Queries));
+      if (this.#isFile) await this.#foldLog();
+      return result;
+    });
+  }
+
+  /** What was acknowledged is then in the file itself: nothing is lost with the log, by whoever takes that for a leftover. */
+  async #foldLog(): Promise<void> {
+    try {
+      await this.#client.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    } catch {
+      // A full disk, most likely: it is in the log all the same, and goes from there to the file with a later write or start.
+    }
   }
 
   copyTo(path: string): Promise<void> {

@@ -10,6 +10,7 @@ function page(userVersion: number): Uint8Array {
   const bytes = new Uint8Array(PAGE);
   bytes.set(new TextEncoder().encode("SQLite format 3\0"));
   const view = new DataView(bytes.buffer);
+  view.setUint16(16, PAGE);
   view.setUint32(60, userVersion);
   view.setUint32(68, 0x68696767);
   return bytes;
@@ -37,8 +38,11 @@ function log(frames: readonly (readonly [number, number, Uint8Array])[], staleFr
 const other = new Uint8Array(PAGE);
 
 describe("readHeader()", () => {
-  test("reads version and application id of a database, and null of anything else", () => {
-    expect(readHeader(page(3))).toEqual({ userVersion: 3, applicationId: 0x68696767 });
+  test("reads page size, version and application id of a database, and null of anything else", () => {
+    expect(readHeader(page(3))).toEqual({ pageBytes: PAGE, userVersion: 3, applicationId: 0x68696767 });
+    const widest = page(3);
+    widest.set([0, 1], 16);
+    expect(readHeader(widest)?.pageBytes).toBe(65_536);
     expect(readHeader(page(3).subarray(0, 99))).toBeNull();
     expect(readHeader(other)).toBeNull();
   });
