@@ -208,11 +208,13 @@ for (const [role, taken] of samples) {
     console.log(`${role}: no process lived long enough to be followed; ${taken.length} looks`);
     continue;
   }
-  const { first, last, minutes: span, mebibytesPerHour: slope } = growth;
+  const { first, last, minutes: span, mebibytesPerHour: slope, laterPerHour } = growth;
   const text = [first, last].map(
     (one) => `${mebibytes(one.ownKiB)} of ${mebibytes(one.residentKiB)} MiB, ${one.files} files`,
   );
-  console.log(`${role}: ${text.join(" -> ")} in ${span.toFixed(1)} min, ${slope.toFixed(1)} MiB/h by least squares`);
+  console.log(
+    `${role}: ${text.join(" -> ")} in ${span.toFixed(1)} min, ${slope.toFixed(1)} MiB/h by least squares, ${laterPerHour.toFixed(1)} in the later half`,
+  );
 }
 if (herd !== null) {
   await untilOnline(lab, herd).catch((thrown: unknown) => lost.push(`the herd: ${String(thrown)}`));

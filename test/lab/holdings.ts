@@ -36,8 +36,9 @@ export function holdingOf(host: LabHost, argv: readonly string[]): Holding | nul
 
 export interface Growth {
   readonly minutes: number;
-  /** By least squares, of what belongs to the process alone. */
+  /** By least squares, of what belongs to the process alone: of the whole time, and of its later half, in which a leak grows on. */
   readonly mebibytesPerHour: number;
+  readonly laterPerHour: number;
   readonly first: Holding;
   readonly last: Holding;
 }
@@ -51,13 +52,18 @@ export function growthOf(samples: readonly Holding[], warmUpMs: number): Growth 
   }
   const [first, last] = [longest[0], longest.at(-1)];
   if (first === undefined || last === undefined || longest.length < 3) return null;
+  const later = longest.slice(Math.floor(longest.length / 2));
+  const minutes = spanMs(longest) / 60_000;
+  return { minutes, mebibytesPerHour: slopeOf(longest), laterPerHour: slopeOf(later), first, last };
+}
+
+function slopeOf(samples: readonly Holding[]): number {
   const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const hours = longest.map(({ atMs }) => atMs / 3_600_000);
-  const mebibytes = longest.map(({ ownKiB }) => ownKiB / 1024);
+  const hours = samples.map(({ atMs }) => atMs / 3_600_000);
+  const mebibytes = samples.map(({ ownKiB }) => ownKiB / 1024);
   const [middle, level] = [mean(hours), mean(mebibytes)];
   const above = hours.reduce((sum, hour, i) => sum + (hour - middle) * ((mebibytes[i] ?? level) - level), 0);
-  const below = hours.reduce((sum, hour) => sum + (hour - middle) ** 2, 0);
-  return { minutes: spanMs(longest) / 60_000, mebibytesPerHour: above / below, first, last };
+  return above / hours.reduce((sum, hour) => sum + (hour - middle) ** 2, 0);
 }
 
 function spanMs(samples: readonly Holding[]): number {
