@@ -1,5 +1,6 @@
 // Running the platform's own tools: argv only, never a shell, always with a deadline.
 import { HiggsError } from "../base/errors.ts";
+import { windowsToolDirs, windowsToolEnvironment } from "./windows-names.ts";
 
 export interface ExecResult {
   readonly code: number;
@@ -47,7 +48,17 @@ const PACKAGES: Readonly<Record<string, string>> = {
 const SEARCH = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 const DEFAULT_TIMEOUT_MS = 10_000;
 
+const IS_WINDOWS = process.platform === "win32";
+
 export function toolMissing(tool: string): ToolMissing {
+  if (IS_WINDOWS) {
+    return new ToolMissing(`Cannot find the tool "${tool}" on this machine.`, {
+      code: "tool-missing",
+      remedy:
+        "wg and wireguard come with WireGuard for Windows, 0.5 or newer, from wireguard.com; the others with Windows.",
+      detail: { tool },
+    });
+  }
   const known = PACKAGES[tool];
   return new ToolMissing(`Cannot find the tool "${tool}" on this machine.`, {
     code: "tool-missing",
@@ -58,6 +69,7 @@ export function toolMissing(tool: string): ToolMissing {
 
 /** The absolute path of a tool, or null. */
 export function findTool(tool: string): string | null {
+  if (IS_WINDOWS) return Bun.which(tool, { PATH: windowsToolDirs(process.env).join(";") });
   return Bun.which(tool, { PATH: [process.env.PATH ?? "", ...SEARCH].filter((part) => part !== "").join(":") });
 }
 
@@ -73,7 +85,7 @@ export function systemExec(): Exec {
         stdout: "pipe",
         stderr: "pipe",
         // Messages and number formats that are parsed must not follow the user's language.
-        env: { PATH: SEARCH.join(":"), LC_ALL: "C" },
+        env: IS_WINDOWS ? windowsToolEnvironment(process.env) : { PATH: SEARCH.join(":"), LC_ALL: "C" },
         timeout: timeoutMs,
         killSignal: "SIGKILL",
         ...(options.signal === undefined ? {} : { signal: options.signal }),

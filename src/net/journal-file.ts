@@ -70,6 +70,15 @@ const undoEntry = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("pf-enable"), token: z.nullable(z.string().regex(/^\d{1,20}$/)) }),
   z.strictObject({ kind: z.literal("marked-routes") }),
   z.strictObject({ kind: z.literal("scutil-dns") }),
+  z.strictObject({ kind: z.enum(["windows-tunnel", "windows-routes", "windows-dns", "windows-firewall"]) }),
+  z.strictObject({
+    kind: z.literal("windows-profile"),
+    profile: z.enum(["Domain", "Private", "Public"]),
+    before: z.strictObject({
+      enabled: z.enum(["True", "False", "NotConfigured"]),
+      outbound: z.enum(["Allow", "Block", "NotConfigured"]),
+    }),
+  }),
 ]);
 const journalSchema = z.strictObject({
   version: z.literal(VERSION),
@@ -99,9 +108,8 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
           sameBoot: found.bootId === me.bootId,
           alive: isAlive(found),
         };
-  // A boot takes everything with it that is not a file.
   let undo: readonly UndoEntry[] = (found?.undo ?? []).filter(
-    (entry) => owner?.sameBoot === true || entry.kind === "resolv-conf",
+    (entry) => owner?.sameBoot === true || outlivesBoot(entry),
   );
   let isOurs = false; // the file names this process
   const queue = new SerialQueue();
@@ -137,6 +145,11 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
   };
 }
 
+/** A boot takes everything with it that is not a file; Windows keeps its firewall, its names and its services in the registry. */
+function outlivesBoot({ kind }: UndoEntry): boolean {
+  return kind === "resolv-conf" || kind.startsWith("windows-");
+}
+
 function isSame(a: UndoEntry, b: UndoEntry): boolean {
   return entryKey(a) === entryKey(b);
 }
@@ -144,6 +157,7 @@ function isSame(a: UndoEntry, b: UndoEntry): boolean {
 /** What was there before we came is what the older entry says; what we made of it is what the newer one says. */
 function merge(older: UndoEntry, newer: UndoEntry): UndoEntry {
   if (older.kind === "sysctl" && newer.kind === "sysctl") return { ...newer, before: older.before };
+  if (older.kind === "windows-profile" && newer.kind === "windows-profile") return older;
   if (older.kind === "resolv-conf" && newer.kind === "resolv-conf") return { ...newer, original: older.original };
   return newer;
 }

@@ -15,7 +15,17 @@ export type ResolvConfOriginal =
   | { readonly kind: "symlink"; readonly target: string }
   | { readonly kind: "absent" };
 
-export type UndoEntry = LinuxUndoEntry | MacUndoEntry;
+/** What one profile of Windows Firewall was before; what it was made is a constant of the program. */
+export interface WindowsProfileEntry {
+  readonly kind: "windows-profile";
+  readonly profile: "Domain" | "Private" | "Public";
+  readonly before: {
+    readonly enabled: "True" | "False" | "NotConfigured";
+    readonly outbound: "Allow" | "Block" | "NotConfigured";
+  };
+}
+
+export type UndoEntry = LinuxUndoEntry | MacUndoEntry | WindowsUndoEntry;
 
 export type LinuxUndoEntry =
   | { readonly kind: "wireguard-device" }
@@ -39,8 +49,16 @@ export type MacUndoEntry =
   | { readonly kind: "marked-routes" }
   | { readonly kind: "scutil-dns" };
 
+export type WindowsUndoEntry =
+  | { readonly kind: "windows-tunnel" }
+  | { readonly kind: "windows-routes" }
+  | { readonly kind: "windows-dns" }
+  | { readonly kind: "windows-firewall" }
+  | WindowsProfileEntry;
+
 /** What an entry is about: a second one about the same takes its place. */
 export function entryKey(entry: UndoEntry): string {
+  if (entry.kind === "windows-profile") return `${entry.kind} ${entry.profile}`;
   return entry.kind === "sysctl" ? entry.key : entry.kind;
 }
 

@@ -2,6 +2,7 @@
 import type { Role } from "../proto/role.ts";
 import { linuxSystems } from "./os-linux.ts";
 import { macSystems } from "./os-macos.ts";
+import { windowsSystems } from "./os-windows.ts";
 import { type Platform, platformOf, requireAskedFor } from "./platform.ts";
 import {
   type ClientSystem,
@@ -13,7 +14,11 @@ import {
   type Systems,
 } from "./system.ts";
 
-const SYSTEMS: Readonly<Partial<Record<Platform, Systems>>> = { linux: linuxSystems, macos: macSystems() };
+const SYSTEMS: Readonly<Record<Platform, Systems>> = {
+  linux: linuxSystems,
+  macos: macSystems(),
+  windows: windowsSystems,
+};
 
 /** For what is neither a running role nor its clean-up. Throws PlatformUnsupported where no role can run. */
 export function systemsHere(platform: Platform | null = platformOf()): Systems {

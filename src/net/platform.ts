@@ -13,6 +13,8 @@ export function platformOf(name: string = process.platform): Platform | null {
 
 /** Where a role's run folder and state folder are unless a person says otherwise; macOS has no /run, and its root takes no folders. */
 export function usualDirs(platform: Platform | null = platformOf()): { readonly run: string; readonly state: string } {
+  // Known Folders, FOLDERID_ProgramData: for the machine, and not for one account.
+  if (platform === "windows") return { run: "C:\\ProgramData\\higgs\\run", state: "C:\\ProgramData\\higgs" };
   return { run: platform === "macos" ? "/var/run/higgs" : "/run/higgs", state: "/var/lib/higgs" };
 }
 

@@ -1,7 +1,10 @@
 // Whether this process may change the machine's network, and what to type when it may not.
 import { constants, readFileSync } from "node:fs";
 import { open } from "node:fs/promises";
+import { z } from "zod";
 import { HiggsError } from "../base/errors.ts";
+import { type Exec, systemExec } from "./exec.ts";
+import { askScript } from "./powershell.ts";
 
 export class PrivilegeMissing extends HiggsError {
   override readonly name = "PrivilegeMissing";
@@ -21,7 +24,23 @@ const TUN_PATH = "/dev/net/tun";
 export async function readPrivileges(): Promise<PrivilegeFacts> {
   // macOS has no capabilities: root may, nobody else.
   if (process.platform === "darwin") return { netAdmin: process.getuid?.() === 0, tunProblem: null };
+  if (process.platform === "win32") return { netAdmin: await isElevated(systemExec()), tunProblem: null };
   return { netAdmin: hasNetAdmin(readFileSync("/proc/self/status", "utf8")), tunProblem: await tunProblem(TUN_PATH) };
+}
+
+/** Windows: whether this process has the rights that its person has (User Account Control). */
+export async function isElevated(exec: Exec): Promise<boolean> {
+  return (await askScript(exec, "read-privileges", { schema: z.object({ elevated: z.boolean() }) })).elevated;
+}
+
+/** Throws PrivilegeMissing. */
+export function requireElevated(elevated: boolean, command: string): void {
+  if (elevated) return;
+  throw new PrivilegeMissing("Cannot change this machine's network: this process is not elevated.", {
+    code: "privilege-missing",
+    remedy: `In a prompt that was started with "Run as administrator": ${command}`,
+    detail: { command },
+  });
 }
 
 /** From the text of /proc/PID/status. */
@@ -45,6 +64,7 @@ export async function tunProblem(path: string): Promise<"absent" | "refused" | n
 
 /** Throws PrivilegeMissing. `command` is what the person typed, to be typed again with sudo. */
 export function requireNetAdmin(facts: PrivilegeFacts, command: string): void {
+  if (process.platform === "win32") return requireElevated(facts.netAdmin, command);
   if (facts.netAdmin) return;
   const lack =
     process.platform === "darwin" ? "this process is not root's" : "this process lacks the capability CAP_NET_ADMIN";

@@ -1,6 +1,11 @@
 // Which process is meant: its pid with its start time and the machine's boot, so that a pid used again is not mistaken.
 import { readFileSync } from "node:fs";
 import { macBootId, macProcess } from "./process-macos.ts";
+import { windowsProcess } from "./windows-process.ts";
+
+const IS_WINDOWS = process.platform === "win32";
+/** Where nothing tells one boot from another: what a boot would have taken is looked at again. */
+const NO_BOOT = "00000000-0000-0000-0000-000000000000";
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -10,11 +15,13 @@ export interface ProcessIdentity {
 }
 
 export function thisProcess(): ProcessIdentity {
+  if (IS_WINDOWS) return windowsProcess(process.pid) ?? { pid: process.pid, startTime: "0", bootId: NO_BOOT };
   return { pid: process.pid, startTime: startTimeOf(process.pid) ?? "0", bootId: bootId() };
 }
 
 /** Another process of this machine; null when there is none, or it is hidden from this user. */
 export function processOf(pid: number): ProcessIdentity | null {
+  if (IS_WINDOWS) return windowsProcess(pid);
   const startTime = startTimeOf(pid);
   return startTime === null ? null : { pid, startTime, bootId: bootId() };
 }
@@ -26,13 +33,15 @@ export function bootId(): string {
 
 /** True for a process that this user may not look at, too: a lock must not be taken from it. */
 export function isAlive(identity: ProcessIdentity): boolean {
-  if (identity.bootId !== bootId()) return false;
+  // A boot's time moves with the clock on Windows; when a process began does not.
+  if (!IS_WINDOWS && identity.bootId !== bootId()) return false;
   try {
     process.kill(identity.pid, 0);
   } catch (thrown) {
     if (thrown instanceof Error && "code" in thrown && thrown.code === "ESRCH") return false;
     // EPERM: it is there and belongs to another user, whose /proc may be hidden (ProtectProc=invisible).
   }
+  if (IS_WINDOWS) return (windowsProcess(identity.pid)?.startTime ?? identity.startTime) === identity.startTime;
   const stat = readStat(identity.pid);
   if (stat === null) return true;
   return stat.startTime === identity.startTime && stat.state !== "Z" && stat.state !== "X";

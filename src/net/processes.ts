@@ -4,6 +4,7 @@ import { basename } from "node:path";
 import { sleep } from "../base/async.ts";
 import { isAlive, type ProcessIdentity, processOf } from "./process-identity.ts";
 import { macProcesses } from "./process-macos.ts";
+import { windowsProcesses } from "./windows-process.ts";
 
 export interface FoundProcess {
   readonly identity: ProcessIdentity;
@@ -16,6 +17,7 @@ export interface FoundProcess {
  */
 export async function rolesRunning(): Promise<readonly FoundProcess[]> {
   if (process.platform === "darwin") return rolesAmong(macProcesses());
+  if (process.platform === "win32") return rolesAmong(await windowsProcesses());
   const own = await readlink("/proc/self/ns/net");
   const found: FoundProcess[] = [];
   for (const name of await readdir("/proc")) {
@@ -64,7 +66,7 @@ const ROLES: ReadonlySet<string> = new Set(["server", "node", "client"]);
 
 /** The executable, or the runtime with the program's source. */
 export function isRole(argv: readonly string[]): boolean {
-  const at = argv.findIndex((word, i) => i < 3 && /^higgs(-|$)/.test(basename(word)));
+  const at = argv.findIndex((word, i) => i < 3 && /^higgs(-|\.exe$|$)/i.test(basename(word.replaceAll("\\", "/"))));
   const role = argv[at + 1] ?? "";
   if (at < 0 || !ROLES.has(role)) return false;
   const verb = argv[at + 2];

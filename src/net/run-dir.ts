@@ -2,6 +2,8 @@
 import { readFileSync } from "node:fs";
 import { lchown, lstat, mkdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
+import { systemExec } from "./exec.ts";
+import { protectFolder } from "./windows-folder.ts";
 
 const GROUP = "higgs";
 
@@ -26,6 +28,8 @@ export function higgsGroupId(): number | null {
 /** Makes the folder with mode 0750. What was made here, and a folder higgs/<role>, becomes the group's; another that a person named stays as it is. */
 export async function makeRunDir(runDir: string, groupId: number | null = higgsGroupId()): Promise<void> {
   const made = await mkdir(runDir, { recursive: true, mode: 0o750 });
+  // No group there: an elevated prompt alone reaches the sockets.
+  if (process.platform === "win32") await protectFolder(systemExec(), runDir);
   if (groupId === null) return;
   const parent = dirname(runDir);
   const isUsual = basename(parent) === GROUP;

@@ -3,13 +3,15 @@ import { constants } from "node:fs";
 import { type FileHandle, lstat, mkdir, open, readdir, rename, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { HiggsError } from "../base/errors.ts";
+import { systemExec } from "./exec.ts";
+import { protectFolder } from "./windows-folder.ts";
 
 export class SecretFileError extends HiggsError {
   override readonly name = "SecretFileError";
 }
 
 const OTHERS = 0o077;
-/** Windows has no such modes; there a folder of the account protects what lies in it. */
+/** Windows has no such modes; there the rights of the folder protect what lies in it. */
 const HAS_MODES = process.platform !== "win32";
 const NO_FOLLOW = constants.O_NOFOLLOW ?? 0;
 
@@ -156,6 +158,7 @@ export async function ensurePrivateDir(path: string): Promise<void> {
   } catch (thrown) {
     if (codeOf(thrown) !== "EEXIST") throw notWritten(path, thrown);
   }
+  if (!HAS_MODES) await protectFolder(systemExec(), path);
   const stat = await lstat(path);
   const { uid } = process.geteuid === undefined ? stat : { uid: process.geteuid() };
   if (HAS_MODES && uid !== 0 && uid !== stat.uid) {

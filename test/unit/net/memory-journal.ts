@@ -12,6 +12,7 @@ export function memoryJournal(start: readonly UndoEntry[] = []): MemoryJournal {
     entries: () => all,
     async add(entry) {
       const known = all.find((one) => entryKey(one) === entryKey(entry));
+      if (known?.kind === "windows-profile") return; // keeps what was before us
       const before =
         known?.kind === "resolv-conf" && entry.kind === "resolv-conf" ? { ...entry, original: known.original } : entry;
       all = [...all.filter((one) => one !== known), before];
