@@ -43,7 +43,7 @@ export interface MacParts {
 }
 
 /** Each is a part of macOS but `wg`. */
-const TOOLS = ["pfctl", "route", "netstat", "ifconfig", "scutil", "wg"] as const;
+export const MAC_TOOLS = ["pfctl", "route", "netstat", "ifconfig", "scutil", "wg"] as const;
 const PF_TIMEOUT_MS = 10_000;
 /** Neither pf nor configd tells a program like this one what changed; they are looked at. */
 const LOOK_MS = 5_000;
@@ -96,7 +96,7 @@ async function client(
   parts: MacParts,
   options: SystemOptions & { readonly withoutFirewall: boolean },
 ): Promise<ClientSystem> {
-  for (const tool of TOOLS) if (!parts.hasTool(tool)) throw macToolMissing(tool);
+  for (const tool of MAC_TOOLS) if (!parts.hasTool(tool)) throw macToolMissing(tool);
   const { machine: common, deps, firewallTrouble } = await machine(parts, "client", options);
   if (firewallTrouble !== null && !options.withoutFirewall) throw firewallTrouble;
   const { exec, host, log } = deps;
@@ -214,7 +214,7 @@ async function ping(exec: Exec, address: IpAddress, signal: AbortSignal): Promis
   }
 }
 
-function macToolMissing(tool: string): HiggsError {
+export function macToolMissing(tool: string): HiggsError {
   return new ToolMissing(`Cannot find the tool "${tool}" on this machine.`, {
     code: "tool-missing",
     remedy:

@@ -18,6 +18,12 @@ export function usualDirs(platform: Platform | null = platformOf()): { readonly 
   return { run: platform === "macos" ? "/var/run/higgs" : "/run/higgs", state: "/var/lib/higgs" };
 }
 
+/** What a person is told of a platform that higgs was written for and never tried on; null for Linux. */
+export function untestedText(platform: Platform | null): string | null {
+  if (platform === null || platform === "linux") return null;
+  return `higgs was written for ${SPOKEN[platform]} from its manuals, and has never run on a real one: nothing that it says of safety was ever seen there.`;
+}
+
 /** What was written for this system from its manuals, and never ran on it. */
 export class PlatformUntested extends HiggsError {
   override readonly name = "PlatformUntested";

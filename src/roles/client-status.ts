@@ -8,7 +8,7 @@ import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
-import { type HealthEntry, healthOf, membershipHealth, nftHealth, relayHealth } from "./health.ts";
+import { type HealthEntry, healthOf, membershipHealth, nftHealth, platformHealth, relayHealth } from "./health.ts";
 import { LOCKDOWN_OFF } from "./lockdown.ts";
 import { isoOf } from "./node-status.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
@@ -59,6 +59,7 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
       ...lockdownHealth(lockdown, connection),
       ...clientHealth(connection),
       ...nftHealth(view.os, CLIENT_WITHOUT_NFT),
+      ...platformHealth(),
     ],
   };
 }

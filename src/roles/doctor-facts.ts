@@ -12,6 +12,8 @@ import { IDENTIFIERS } from "../net/identifiers.ts";
 import { readPrefixes } from "../net/links.ts";
 import { callLocal } from "../net/local-api.ts";
 import { readNeighbours } from "../net/neighbours.ts";
+import { MAC_TOOLS, macToolMissing } from "../net/os-macos.ts";
+import { type Platform, platformOf } from "../net/platform.ts";
 import { readPrivileges } from "../net/privileges.ts";
 import { type Enrolment, readEnrolment } from "../peer/enrolment.ts";
 import { openDoor } from "../peer/server-door.ts";
@@ -33,7 +35,13 @@ export interface RolePlace {
   readonly proxy: ProxySetting | null;
 }
 
-const TOOLS = ["ip", "wg", "nft", "ping"] as const;
+const TOOLS: Readonly<Record<Platform, readonly string[]>> = {
+  linux: ["ip", "wg", "nft", "ping"],
+  macos: [...MAC_TOOLS, "ping"],
+  windows: [],
+};
+/** What is seen of a machine without them. */
+const OPTIONAL: ReadonlySet<string> = new Set(["wg", "ping", "conntrack"]);
 /** One server that does not answer must not keep the rest from being told. */
 const SERVER_TIMEOUT_MS = 5_000;
 const LOCAL_TIMEOUT_MS = 5_000;
@@ -41,20 +49,26 @@ const LOCAL_TIMEOUT_MS = 5_000;
 export async function doctorFacts(places: readonly RolePlace[], signal: AbortSignal): Promise<DoctorFacts> {
   const exec = systemExec();
   const here = places.filter(({ stateDir, runDir }) => existsSync(stateDir) || existsSync(runDir));
-  const wanted = here.some(({ role }) => role === "server") ? [...TOOLS, "conntrack"] : TOOLS;
+  const platform = platformOf();
+  const isLinux = platform === "linux";
+  const tools = platform === null ? [] : TOOLS[platform];
+  const wanted = isLinux && here.some(({ role }) => role === "server") ? [...tools, "conntrack"] : tools;
+  const missing = platform === "macos" ? macToolMissing : toolMissing;
   const missingTools = wanted.flatMap((tool) =>
-    findTool(tool) === null ? [{ tool, remedy: toolMissing(tool).remedy ?? "" }] : [],
+    findTool(tool) === null ? [{ tool, remedy: missing(tool).remedy ?? "" }] : [],
   );
   const has = (tool: string): boolean => missingTools.every((one) => one.tool !== tool);
   const privileges = await readPrivileges();
-  const canSee = privileges.netAdmin && has("ip") && has("nft");
+  const canSee = privileges.netAdmin && missingTools.every(({ tool }) => OPTIONAL.has(tool));
   const [neighbours, forwardDrops, prefixes, roles] = await Promise.all([
-    canSee ? readNeighbours(exec, Object.values(IDENTIFIERS), signal) : null,
-    canSee ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
-    has("ip") ? readPrefixes(exec, signal) : [],
+    // Those of Linux are known; of what else filters on another platform nothing is looked for.
+    isLinux ? (canSee ? readNeighbours(exec, Object.values(IDENTIFIERS), signal) : null) : [],
+    isLinux && canSee ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
+    isLinux && has("ip") ? readPrefixes(exec, signal) : [],
     Promise.all(here.map((place) => roleFacts(place, { canSee, signal }))),
   ]);
   return {
+    platform,
     missingTools,
     privileges,
     isRoot: process.getuid?.() === 0,

@@ -1,9 +1,10 @@
 // What `higgs doctor` makes of this machine: each fact with its consequence and its remedy. Pure.
 import { type Cidr, cidrsOverlap } from "../base/ip.ts";
 import type { Neighbour } from "../net/neighbours.ts";
+import type { Platform } from "../net/platform.ts";
 import type { PrivilegeFacts } from "../net/privileges.ts";
 import type { AnyRole } from "./config.ts";
-import type { HealthEntry } from "./health.ts";
+import { type HealthEntry, platformHealth } from "./health.ts";
 
 export const DOCTOR_AREAS = [
   "tools",
@@ -37,6 +38,7 @@ export interface RoleFacts {
 }
 
 export interface DoctorFacts {
+  readonly platform: Platform | null;
   readonly missingTools: readonly { readonly tool: string; readonly remedy: string }[];
   readonly privileges: PrivilegeFacts;
   readonly isRoot: boolean;
@@ -52,12 +54,7 @@ export interface DoctorFacts {
 /** In the order of the areas, the worst of each first. */
 export function doctorFindings(facts: DoctorFacts): readonly DoctorFinding[] {
   const found: Readonly<Record<DoctorArea, readonly HealthEntry[]>> = {
-    tools: facts.missingTools.map(({ tool, remedy }) => ({
-      code: "tool-missing",
-      severity: NEEDED.has(tool) ? "high" : "low",
-      text: `The tool "${tool}" is missing: ${USES[tool] ?? "a part of higgs needs it"}.`,
-      remedy,
-    })),
+    tools: toolsOf(facts),
     privileges: privilegesOf(facts),
     wireguard: wireGuardOf(facts),
     firewall: firewallOf(facts),
@@ -70,6 +67,17 @@ export function doctorFindings(facts: DoctorFacts): readonly DoctorFinding[] {
       .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
       .map((finding) => ({ ...finding, area })),
   );
+}
+
+function toolsOf({ platform, missingTools }: DoctorFacts): HealthEntry[] {
+  const missing = missingTools.map(({ tool, remedy }) => ({
+    code: "tool-missing",
+    severity: NEEDED.has(tool) ? ("high" as const) : ("low" as const),
+    text: `The tool "${tool}" is missing: ${USES[tool] ?? "a part of higgs needs it"}.`,
+    remedy,
+  }));
+  // A person who asks what is in the way hears of this first.
+  return [...platformHealth(platform).map((entry) => ({ ...entry, severity: "high" as const })), ...missing];
 }
 
 const RANK: readonly HealthEntry["severity"][] = ["high", "medium", "low"];

@@ -1,5 +1,6 @@
 // Health entries: what a person should know, with a stable code, how bad it is, and what mends it.
 import type { HiggsError } from "../base/errors.ts";
+import { type Platform, platformOf, untestedText } from "../net/platform.ts";
 import type { MachineSystem } from "../net/system.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { MachineId } from "../proto/keys.ts";
@@ -35,6 +36,12 @@ export function membershipHealth(membership: Membership): HealthEntry[] {
     });
   }
   return entries;
+}
+
+/** As long as nobody has seen higgs at work on this platform, it says so itself. */
+export function platformHealth(platform: Platform | null = platformOf()): HealthEntry[] {
+  const text = untestedText(platform);
+  return text === null ? [] : [{ code: "platform-untested", severity: "low", text, remedy: null }];
 }
 
 /** What is not there where nft does no work. */

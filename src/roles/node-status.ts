@@ -9,7 +9,7 @@ import type { EnrolmentStore } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
 import type { Config } from "./config.ts";
-import { type HealthEntry, membershipHealth, nftHealth, relayHealth } from "./health.ts";
+import { type HealthEntry, membershipHealth, nftHealth, platformHealth, relayHealth } from "./health.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
 import { VERSION } from "./version.ts";
 
@@ -86,7 +86,7 @@ function nodeHealth(view: NodeView): HealthEntry[] {
     const remedy = letPass(text, view.os.identifiers.interface);
     entries.push({ code: "exit-not-ready", severity: "high", text, remedy });
   }
-  entries.push(...nftHealth(view.os, NODE_WITHOUT_NFT));
+  entries.push(...nftHealth(view.os, NODE_WITHOUT_NFT), ...platformHealth());
   return entries;
 }
 

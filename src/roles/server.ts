@@ -8,6 +8,7 @@ import { parseNetworkRange } from "../server/network.ts";
 import { type HiggsServer, higgsServer } from "../server/server.ts";
 import { type Config, UsageError } from "./config.ts";
 import { bodyOf } from "./machine-verbs.ts";
+import { requireLinux } from "../net/os.ts";
 import { startRuntime } from "./runtime.ts";
 import { listenAddress, publicNames, stunHost, trustedProxies } from "./server-addresses.ts";
 import { openServerRelay } from "./server-relay.ts";
@@ -29,6 +30,7 @@ export interface ServerCallbacks {
 
 /** Runs until a signal. Throws UsageError, AlreadyRunning, or what the server's parts throw. */
 export async function runServer(config: Config<"server">, callbacks: ServerCallbacks): Promise<void> {
+  requireLinux("server");
   const listen = listenAddress(config);
   const interfaces = Object.values(networkInterfaces()).flatMap((entries) => entries ?? []);
   const names = publicNames(config, listen.port, interfaces);

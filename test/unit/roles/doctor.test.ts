@@ -3,6 +3,7 @@ import type { Cidr } from "../../../src/base/ip.ts";
 import { type DoctorFacts, doctorFindings, type RoleFacts } from "../../../src/roles/doctor.ts";
 
 const WELL: DoctorFacts = {
+  platform: "linux",
   missingTools: [],
   privileges: { netAdmin: true, tunProblem: null },
   isRoot: true,
@@ -32,6 +33,11 @@ describe("doctorFindings()", () => {
     expect(
       doctorFindings({ ...WELL, wireGuard: ["kernel"], privileges: { netAdmin: true, tunProblem: "absent" } }),
     ).toEqual([]);
+  });
+
+  test("says first of all that higgs was never run on this platform, where it was not", () => {
+    expect(codes({ ...WELL, platform: "macos" })).toEqual(["tools high platform-untested"]);
+    expect(doctorFindings({ ...WELL, platform: "windows" })[0]?.text).toContain("never run on a real one");
   });
 
   test("names a missing tool with what it is for and how it comes", () => {

@@ -4,7 +4,7 @@ import type { Membership } from "../../../src/peer/membership.ts";
 import type { Refusal } from "../../../src/peer/netmap.ts";
 import { UsageError } from "../../../src/roles/config.ts";
 import type { Session } from "../../../src/proto/control.ts";
-import { healthOf, membershipHealth, relayHealth } from "../../../src/roles/health.ts";
+import { healthOf, membershipHealth, platformHealth, relayHealth } from "../../../src/roles/health.ts";
 
 interface Said {
   readonly trouble?: HiggsError;
@@ -71,4 +71,9 @@ test("relayHealth() tells of sessions whose relay is withheld, unless they go di
       remedy: "The relay is back at 2026-12-01T00:00:00.000Z; what would make a direct path: higgs why home",
     },
   ]);
+});
+
+test("platformHealth() says what was never tried, and nothing on Linux", () => {
+  expect(platformHealth("linux")).toEqual([]);
+  expect(platformHealth("macos")).toMatchObject([{ code: "platform-untested", severity: "low" }]);
 });

@@ -288,12 +288,15 @@ export class FakeMac implements Exec {
   }
 
   #netstat(args: readonly string[]): ExecResult {
-    const family = args.at(-1) === "inet6" ? "inet6" : "inet";
     if (args[0] !== "-rn") throw new Error(`the fake Mac does not know: netstat ${args.join(" ")}`);
+    return success(this.netstat(args.at(-1) === "inet6" ? "inet6" : "inet"));
+  }
+
+  /** As `netstat -rn -f` prints it. */
+  netstat(family: "inet" | "inet6"): string {
     const head = "Destination        Gateway            Flags               Netif Expire";
-    return success(
-      `Routing tables\n\nInternet:\n${head}\n${this.routes[family].map((one) => `${routeLine(one)}\n`).join("")}`,
-    );
+    const lines = this.routes[family].map((one) => `${routeLine(one)}\n`);
+    return `Routing tables\n\nInternet:\n${head}\n${lines.join("")}`;
   }
 
   #scutil(stdin: string): ExecResult {
