@@ -39,60 +39,59 @@ async function cleaned(mac: FakeMac) {
   return { printed: mac.printed(), said, again, left };
 }
 
+/** Each of some hundred lives writes its journal to a disk that others use too. */
+const TIMEOUT_MS = 60_000;
+
 describe("after any call on macOS", () => {
-  test("that was refused, everything is as it was once it is put back", async () => {
-    const calls = await callsOfALife();
-    expect(calls.length).toBeGreaterThan(100);
-    for (const [at, call] of calls.entries()) {
-      const mac = new FakeMac();
-      mac.trouble = { kind: "refused", at: at + 1 };
-      await live(mac).catch(() => undefined); // told to a person; here only what is left counts
-      const { printed, again, left } = await cleaned(mac);
-      expect({ call, printed, again, left }).toEqual({
-        call,
-        printed: withoutLostToken(mac, call),
-        again: [],
-        left: [],
-      });
-    }
-  });
-
-  test("whose process was killed with it, everything is as it was once another has put it back", async () => {
-    const calls = await callsOfALife();
-    for (const [at, call] of calls.entries()) {
-      const mac = new FakeMac();
-      mac.trouble = { kind: "killed", at: at + 1 };
-      await live(mac).catch(() => undefined); // it is dead
-      const { printed, said, again, left } = await cleaned(mac);
-      expect({ call, printed, again, left }).toEqual({
-        call,
-        printed: withoutLostToken(mac, call),
-        again: [],
-        left: [],
-      });
-      // That a reference is left is said, by the process that finds it so.
-      if (mac.tokens.size > 0) expect(said.join("\n")).toContain("Left pf switched on until the next boot");
-    }
-  });
-
-  test("the reverse of every change is among the commands that put it back", async () => {
-    const calls = await callsOfALife();
-    for (const at of calls.keys()) {
-      const mac = new FakeMac();
-      mac.trouble = { kind: "killed", at: at + 1 };
-      const before = await live(mac).then(
-        () => [],
-        () => [...mac.calls],
-      );
-      await cleaned(mac);
-      for (const change of before.slice(0, firstOfWayDown(before))) {
-        const reverse = reverseOf(change, mac);
-        if (reverse === null) continue;
-        const isUndone = [...before, ...mac.calls].some((call) => call.includes(reverse));
-        expect({ change, reverse, isUndone }).toEqual({ change, reverse, isUndone: true });
+  test(
+    "that was refused, everything is as it was once it is put back",
+    async () => {
+      const calls = await callsOfALife();
+      expect(calls.length).toBeGreaterThan(100);
+      for (const [at, call] of calls.entries()) {
+        const mac = new FakeMac();
+        mac.trouble = { kind: "refused", at: at + 1 };
+        await live(mac).catch(() => undefined); // told to a person; here only what is left counts
+        const { printed, again, left } = await cleaned(mac);
+        expect({ call, printed, again, left }).toEqual({
+          call,
+          printed: withoutLostToken(mac, call),
+          again: [],
+          left: [],
+        });
       }
-    }
-  });
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    "whose process was killed with it, everything is as it was once another has put it back, by the reverse of each change",
+    async () => {
+      const calls = await callsOfALife();
+      for (const [at, call] of calls.entries()) {
+        const mac = new FakeMac();
+        mac.trouble = { kind: "killed", at: at + 1 };
+        await live(mac).catch(() => undefined); // it is dead
+        const before = [...mac.calls];
+        const { printed, said, again, left } = await cleaned(mac);
+        expect({ call, printed, again, left }).toEqual({
+          call,
+          printed: withoutLostToken(mac, call),
+          again: [],
+          left: [],
+        });
+        // That a reference is left is said, by the process that finds it so.
+        if (mac.tokens.size > 0) expect(said.join("\n")).toContain("Left pf switched on until the next boot");
+        const after = [...before, ...mac.calls];
+        for (const change of before.slice(0, firstOfWayDown(before))) {
+          const reverse = reverseOf(change, mac);
+          const isUndone = reverse === null || after.some((one) => one.includes(reverse));
+          expect({ change, reverse, isUndone }).toEqual({ change, reverse, isUndone: true });
+        }
+      }
+    },
+    TIMEOUT_MS,
+  );
 });
 
 /** A process that is killed between "pfctl -E" and the journal's line of its token leaves a reference that nobody can name. */
