@@ -131,9 +131,15 @@ async function localNetworks(exec: Exec, signal: AbortSignal): Promise<LocalNetw
   return windowsLocalNetworks(windowsLinks(await readWindowsNetwork(exec, signal)));
 }
 
-const TOOLS = ["powershell", "netsh", "icacls", "sc", "wg", "wireguard"] as const;
+/** The last two come with WireGuard for Windows. */
+export const WINDOWS_TOOLS = ["powershell", "netsh", "icacls", "sc", "wg", "wireguard"] as const;
 
-async function windows(role: Role, options: SystemOptions, parts: WindowsParts, tools: readonly string[] = TOOLS) {
+async function windows(
+  role: Role,
+  options: SystemOptions,
+  parts: WindowsParts,
+  tools: readonly string[] = WINDOWS_TOOLS,
+) {
   if (parts.exec === undefined) for (const tool of tools) if (findTool(tool) === null) throw toolMissing(tool);
   const { log, stateDir } = options;
   const exec = parts.exec ?? systemExec();

@@ -13,6 +13,7 @@ import { readPrefixes } from "../net/links.ts";
 import { callLocal } from "../net/local-api.ts";
 import { readNeighbours } from "../net/neighbours.ts";
 import { MAC_TOOLS, macToolMissing } from "../net/os-macos.ts";
+import { WINDOWS_TOOLS } from "../net/os-windows.ts";
 import { type Platform, platformOf } from "../net/platform.ts";
 import { readPrivileges } from "../net/privileges.ts";
 import { type Enrolment, readEnrolment } from "../peer/enrolment.ts";
@@ -38,10 +39,10 @@ export interface RolePlace {
 const TOOLS: Readonly<Record<Platform, readonly string[]>> = {
   linux: ["ip", "wg", "nft", "ping"],
   macos: [...MAC_TOOLS, "ping"],
-  windows: [],
+  windows: [...WINDOWS_TOOLS, "ping"],
 };
 /** What is seen of a machine without them. */
-const OPTIONAL: ReadonlySet<string> = new Set(["wg", "ping", "conntrack"]);
+const OPTIONAL: ReadonlySet<string> = new Set(["wg", "wireguard", "ping", "conntrack"]);
 /** One server that does not answer must not keep the rest from being told. */
 const SERVER_TIMEOUT_MS = 5_000;
 const LOCAL_TIMEOUT_MS = 5_000;
@@ -71,7 +72,8 @@ export async function doctorFacts(places: readonly RolePlace[], signal: AbortSig
     platform,
     missingTools,
     privileges,
-    isRoot: process.getuid?.() === 0,
+    // An elevated process of Windows is what root is elsewhere.
+    isRoot: platform === "windows" ? privileges.netAdmin : process.getuid?.() === 0,
     wireGuard: wireGuardHere(),
     neighbours,
     forwardDrops,

@@ -87,12 +87,20 @@ const USES: Readonly<Record<string, string>> = {
   wg: "node and client set up WireGuard with it",
   nft: "node and client keep out with it whom they must",
   ping: "higgs ping and higgs client wait use it",
+  wireguard: "node and client make their tunnel with it",
   conntrack: "a server's relay in the kernel forgets old addresses with it",
 };
 
-function privilegesOf({ privileges, isRoot }: DoctorFacts): HealthEntry[] {
+function privilegesOf({ platform, privileges, isRoot }: DoctorFacts): HealthEntry[] {
   const found: HealthEntry[] = [];
-  if (!privileges.netAdmin) {
+  if (platform === "windows" && !privileges.netAdmin) {
+    found.push({
+      code: "privilege-missing",
+      severity: "medium",
+      text: "This process is not elevated: it sees less than a role will, which needs it.",
+      remedy: 'In a prompt that was started with "Run as administrator": higgs doctor',
+    });
+  } else if (!privileges.netAdmin) {
     found.push({
       code: "privilege-missing",
       severity: "medium",
@@ -110,7 +118,8 @@ function privilegesOf({ privileges, isRoot }: DoctorFacts): HealthEntry[] {
   return found;
 }
 
-function wireGuardOf({ wireGuard, privileges }: DoctorFacts): HealthEntry[] {
+function wireGuardOf({ platform, wireGuard, privileges }: DoctorFacts): HealthEntry[] {
+  if (platform === "windows") return []; // it is among the tools
   if (wireGuard.includes("kernel")) return [];
   const tun = "sudo modprobe tun; in a container: --device /dev/net/tun --cap-add NET_ADMIN";
   if (wireGuard.length > 0 && privileges.tunProblem === null) return [];

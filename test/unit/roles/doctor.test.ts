@@ -40,6 +40,13 @@ describe("doctorFindings()", () => {
     expect(doctorFindings({ ...WELL, platform: "windows" })[0]?.text).toContain("never run on a real one");
   });
 
+  test("asks for an elevated prompt on Windows, and for no WireGuard of Linux' kinds", () => {
+    const privileges = { netAdmin: false, tunProblem: null };
+    const windows: DoctorFacts = { ...WELL, platform: "windows", wireGuard: [], isRoot: false, privileges };
+    expect(codes(windows)).toEqual(["tools high platform-untested", "privileges medium privilege-missing"]);
+    expect(doctorFindings(windows)[1]?.remedy).toContain("Run as administrator");
+  });
+
   test("names a missing tool with what it is for and how it comes", () => {
     const missingTools = [
       { tool: "ping", remedy: "sudo apt install ping" },

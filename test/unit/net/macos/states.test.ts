@@ -1,6 +1,6 @@
 // docs/security-states.md for macOS: each cell of its table, by the routes and rules that the client would have there. Never seen on a real Mac.
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "../../../../src/base/log.ts";
@@ -8,6 +8,7 @@ import type { ClientFirewallPolicy, Nearby } from "../../../../src/net/firewall/
 import { LAN_ALWAYS } from "../../../../src/net/local-networks.ts";
 import { TUNNEL } from "../firewall/client-policies.ts";
 import { cidr } from "../firewall/exit-policy.ts";
+import { documentedStates } from "../documented-states.ts";
 import { FakeMac } from "./fake-mac.ts";
 import { clientOf, comeUp, OWN_MAC, ROUTES, systemsOf, wanted } from "./mac-scene.ts";
 import { CLASSES, type Verdict, verdictOf } from "./verdicts.ts";
@@ -64,33 +65,8 @@ const ENTER: Readonly<Record<string, (mac: FakeMac) => Promise<void>>> = {
   "blocked, LAN": (mac) => blocked(mac, true),
 };
 
-interface Row {
-  readonly situation: string;
-  readonly verdicts: Readonly<Record<string, string>>;
-}
-
-/** The table below the heading of macOS. */
-function documented(): readonly Row[] {
-  const text = readFileSync(join(import.meta.dir, "../../../../docs/security-states.md"), "utf8");
-  const lines = text
-    .slice(text.indexOf("## macOS"))
-    .split("\n")
-    .filter((line) => line.startsWith("| "));
-  const cells = (line: string): readonly string[] =>
-    line
-      .split("|")
-      .slice(1, -1)
-      .map((cell) => cell.trim());
-  const [head = "", , ...rows] = lines;
-  const classes = cells(head).slice(1);
-  return rows.map((line) => {
-    const [situation = "", ...verdicts] = cells(line);
-    return { situation, verdicts: Object.fromEntries(classes.map((name, at) => [name, verdicts[at] ?? ""])) };
-  });
-}
-
 describe("docs/security-states.md, macOS", () => {
-  const rows = documented();
+  const rows = documentedStates("## macOS");
 
   test("has a row for each situation", () => {
     expect(rows.map(({ situation }) => situation).toSorted()).toEqual(Object.keys(ENTER).toSorted());

@@ -7,99 +7,30 @@ import {
   cidrParts,
   familyOf,
   type IpAddress,
-  ipBytes,
   parseCidr,
   parseIp,
 } from "../../../../src/base/ip.ts";
 import { rangesWithout } from "../../../../src/net/firewall/address-ranges.ts";
 import type { ClientFirewallPolicy } from "../../../../src/net/firewall/client.ts";
-import { type WindowsRule, windowsRules } from "../../../../src/net/firewall/windows-rules.ts";
+import { windowsRules } from "../../../../src/net/firewall/windows-rules.ts";
 import { LAN_ALWAYS } from "../../../../src/net/local-networks.ts";
 import { ALONE, OWN, POLICIES, TUNNEL } from "../firewall/client-policies.ts";
 import { PROGRAM } from "./client-scene.ts";
+import { hasAddress, type RulePacket, ruleVerdict } from "./verdicts.ts";
 
-interface Packet {
-  readonly direction: "Outbound" | "Inbound";
-  readonly protocol: "TCP" | "UDP" | "ICMPv4" | "ICMPv6";
-  readonly local: string;
-  readonly remote: string;
-  readonly localPort?: number;
-  readonly remotePort?: number;
-  readonly icmpType?: number;
-  readonly program?: string;
-}
-
-function numberOf(address: string): bigint {
-  return BigInt(`0x${ipBytes(parseIp(address) ?? ("" as IpAddress)).toHex()}`);
-}
-
-function hasAddress(texts: readonly string[] | undefined, address: string): boolean {
-  const wanted = parseIp(address) as IpAddress;
-  return (texts ?? [`${address}-${address}`]).some((text) => {
-    const prefix = parseCidr(text);
-    if (prefix !== null) return cidrContains(prefix, wanted);
-    const [first = "", last = first] = text.split("-");
-    if (first.includes(":") !== address.includes(":")) return false;
-    return numberOf(first) <= numberOf(address) && numberOf(address) <= numberOf(last);
-  });
-}
-
-function hasPort(texts: readonly string[] | undefined, port: number | undefined): boolean {
-  return (
-    texts === undefined ||
-    texts.some((text) => {
-      const [first = 0, last = first] = text.split("-").map(Number);
-      return port !== undefined && first <= port && port <= last;
-    })
-  );
-}
-
-function matches(rule: WindowsRule, packet: Packet): boolean {
-  return (
-    rule.Direction === packet.direction &&
-    (rule.Protocol === undefined || rule.Protocol === packet.protocol) &&
-    (rule.Program === undefined || rule.Program === packet.program) &&
-    hasAddress(rule.LocalAddress, packet.local) &&
-    hasAddress(rule.RemoteAddress, packet.remote) &&
-    hasPort(rule.LocalPort, packet.localPort) &&
-    hasPort(rule.RemotePort, packet.remotePort) &&
-    (rule.IcmpType === undefined || rule.IcmpType.includes(String(packet.icmpType)))
-  );
-}
-
-const OTHERS: WindowsRule = {
-  Name: "x",
-  DisplayName: "another program's own permission",
-  Direction: "Outbound",
-  Action: "Allow",
-  Program: "game.exe",
-};
-const FILE_SHARING: WindowsRule = {
-  Name: "y",
-  DisplayName: "File and Printer Sharing",
-  Direction: "Inbound",
-  Action: "Allow",
-  Protocol: "TCP",
-  LocalPort: ["445"],
-};
-
-function verdict(policy: ClientFirewallPolicy, packet: Packet): "open" | "closed" {
-  const { isClosed, rules } = windowsRules(policy, { group: "higgs-client", program: PROGRAM });
-  const hit = [...rules, OTHERS, FILE_SHARING].filter((rule) => matches(rule, packet));
-  if (hit.some(({ Action }) => Action === "Block")) return "closed";
-  if (hit.some(({ Action }) => Action === "Allow")) return "open";
-  return packet.direction === "Inbound" || isClosed ? "closed" : "open";
+function verdict(policy: ClientFirewallPolicy, packet: RulePacket): "open" | "closed" {
+  return ruleVerdict(windowsRules(policy, { group: "higgs-client", program: PROGRAM }), packet);
 }
 
 const AT = { 4: "192.168.7.20", 6: "fd66:1::20" } as const;
-const out = (rest: Omit<Packet, "direction" | "local"> & { readonly local?: string }): Packet => ({
+const out = (rest: Omit<RulePacket, "direction" | "local"> & { readonly local?: string }): RulePacket => ({
   direction: "Outbound",
   local: AT[rest.remote.includes(":") ? 6 : 4],
   ...rest,
 });
 
 /** As docs/security-states.md names them; each packet is tried. */
-const CLASSES: Readonly<Record<string, readonly Packet[]>> = {
+const CLASSES: Readonly<Record<string, readonly RulePacket[]>> = {
   internet: [
     out({ protocol: "TCP", remote: "198.51.100.1", remotePort: 443 }),
     out({ protocol: "UDP", remote: "198.51.100.1", remotePort: 443 }),
