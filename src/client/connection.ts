@@ -7,6 +7,7 @@ import type { ClientFirewall, ClientFirewallWanted } from "../net/firewall/clien
 import type { LocalNetworks } from "../net/local-networks.ts";
 import type { Lockdown } from "../net/lockdown-file.ts";
 import type { ClientRoutes } from "../net/routes/client-routes.ts";
+import type { Look } from "../net/watch-differences.ts";
 import type { SystemDns } from "../net/dns/system-dns.ts";
 import type { PeerStats } from "../net/wg/device.ts";
 import type { Enrolment } from "../peer/enrolment.ts";
@@ -60,6 +61,8 @@ export interface Connection {
   protect(signal: AbortSignal): Promise<void>;
   /** Puts back what somebody else changed about the tunnel. Resolves with what differed, as sentences. */
   mend(what: MendWhat, signal: AbortSignal): Promise<readonly string[]>;
+  /** As the tunnel's. */
+  lookAtDevice(signal: AbortSignal): Promise<Look>;
   /** Resolves when connected. Throws the signal's reason, or ConnectError `not-connected` when it is closed meanwhile. */
   connected(signal: AbortSignal): Promise<void>;
   /** Resolves when packets to the exit go directly. Throws as `connected`. */
@@ -348,6 +351,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
         settle.poke(); // the LAN's routes
       }),
     mend: (what, mendSignal) => tunnel.mend(what, AbortSignal.any([mendSignal, alive])),
+    lookAtDevice: (lookSignal) => tunnel.lookAtDevice(lookSignal),
     connected: (waitSignal) => until(() => state.kind === "connected", waitSignal),
     direct: (waitSignal) => until(() => state.kind === "connected" && isDirect(), waitSignal),
     async reach(peer, waitSignal) {

@@ -4,6 +4,7 @@ import type { Logger } from "../base/log.ts";
 import { type Cidr, type Endpoint, formatEndpoint, type IpAddress } from "../base/ip.ts";
 import { short } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
+import type { Look } from "../net/watch-differences.ts";
 import type { PeerStats, WireGuardDevice } from "../net/wg/device.ts";
 import type { Session } from "../proto/control.ts";
 import type { MachineId, WireGuardKey, WireGuardSecret } from "../proto/keys.ts";
@@ -59,6 +60,8 @@ export interface Tunnel extends Service {
    * differed, as sentences. `rules`: looks at the rules alone.
    */
   mend(what: MendWhat, signal: AbortSignal): Promise<readonly string[]>;
+  /** At the device's mark, port, key and peers: nothing tells when somebody changed them, or we did. A tenth of a millisecond. */
+  lookAtDevice(signal: AbortSignal): Promise<Look>;
   stats(signal: AbortSignal): Promise<readonly PeerStats[]>;
   peers(): readonly TunnelPeer[];
 }
@@ -84,6 +87,8 @@ export async function openTunnel(
   const queue = new SerialQueue();
   const live = new Map<MachineId, Live>();
   let pruned = false;
+  /** The device's settings when everything about it was right; null while nobody knows. */
+  let right: string | null = null;
   /** Where the peers of a device that was taken over are, by paths that need no process of ours. */
   const living = new Map<WireGuardKey, Endpoint>();
 
@@ -166,20 +171,31 @@ export async function openTunnel(
 
   async function mendDevice(mendSignal: AbortSignal): Promise<readonly string[]> {
     const wanted = { ...config, mtu: TUNNEL_MTU, peers: "as-they-are" as const };
+    // Read before all else: a change that comes in between is seen below, or with the next look.
+    const settings = await deps.device.settings(mendSignal);
     const differences = [...(await deps.device.verify(wanted, mendSignal))];
     if (differences.length > 0) {
       deps.log.warn({ differences }, "the WireGuard device was changed by others; putting it back");
       await revive(mendSignal);
       await deps.device.apply(wanted, mendSignal);
     }
-    const there = new Set((await deps.device.stats(mendSignal)).map((peer) => peer.publicKey));
+    const there = await deps.device.prefixes(mendSignal);
     for (const entry of live.values()) {
-      if (there.has(entry.peer.wireGuard)) continue;
-      differences.push(`The peer "${entry.peer.name}" is missing.`);
-      entry.living = null;
-      entry.onDevice = null;
-      await set(entry.peer, mendSignal);
+      const now = there.get(entry.peer.wireGuard);
+      if (now === undefined) {
+        differences.push(`The peer "${entry.peer.name}" is missing.`);
+        entry.living = null;
+        entry.onDevice = null;
+        await set(entry.peer, mendSignal);
+      } else if (entry.onDevice !== null && now.toSorted().join() !== entry.onDevice.toSorted().join()) {
+        differences.push(`The peer "${entry.peer.name}" has other prefixes.`);
+        const { onDevice: allowedIps, keepaliveS } = entry;
+        // Where it is stays as it is.
+        const publicKey = entry.peer.wireGuard;
+        await deps.device.setPeer({ publicKey, endpoint: null, allowedIps, keepaliveS }, mendSignal);
+      }
     }
+    right = differences.length === 0 ? settings : null;
     return differences;
   }
 
@@ -188,6 +204,7 @@ export async function openTunnel(
     mend: (what, mendSignal) =>
       queue.run(async () => {
         const ofDevice = what === "all" ? await mendDevice(mendSignal) : [];
+        if (ofDevice.length > 0) await mendDevice(mendSignal); // whether it is right now
         return [...ofDevice, ...((await paths?.mend(mendSignal)) ?? [])];
       }),
     sync: (peers, applySignal) =>
@@ -198,6 +215,12 @@ export async function openTunnel(
         for (const id of [...live.keys()]) if (!wanted.has(id)) await remove(id, applySignal);
         await setAll(peers, applySignal);
       }),
+    async lookAtDevice(lookSignal) {
+      const settings = await deps.device.settings(lookSignal);
+      // A device that is gone is a link that is gone: that is told.
+      if (settings === null || settings === right) return "right";
+      return right === null ? "wrong" : "changed";
+    },
     stats: (statsSignal) => deps.device.stats(statsSignal),
     peers: () => [...live.values()].map((entry) => entry.peer),
     async [Symbol.asyncDispose]() {

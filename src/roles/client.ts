@@ -7,6 +7,7 @@ import { connect, ConnectError, type Connection } from "../client/connection.ts"
 import type { LockdownChange } from "../net/lockdown-file.ts";
 import { clientSystem } from "../net/os.ts";
 import type { ClientSystem } from "../net/system.ts";
+import { watchDifferences } from "../net/watch-differences.ts";
 import { proxyName } from "../net/http-proxy.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
@@ -326,6 +327,11 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
       connection?.paths?.networkChanged();
     });
     await using _settings = os.watchSettings(() => connection?.poke());
+    await using _drift = watchDifferences({
+      look: async (lookSignal) =>
+        connection?.state.kind === "connected" ? await connection.lookAtDevice(lookSignal) : "right",
+      onChange: () => mender.poke("all"),
+    });
     await using _names = os.watchDns(() => connection?.poke());
     await using _watchRules = os.watchRules(() => {
       if (connection !== null) reconcile("rules");

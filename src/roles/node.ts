@@ -18,6 +18,7 @@ import { openResolver, type Resolver } from "../node/resolver.ts";
 import { SessionPeers } from "../node/session-peers.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
+import { watchDifferences } from "../net/watch-differences.ts";
 import { joinNetwork, type Membership } from "../peer/membership.ts";
 import { Mender } from "../peer/mender.ts";
 import { listenPort } from "../peer/settings.ts";
@@ -206,6 +207,12 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
       }),
     );
     stack.use(os.watchSettings(() => exit?.poke()));
+    stack.use(
+      watchDifferences({
+        look: async (lookSignal) => (await tunnel?.lookAtDevice(lookSignal)) ?? "right",
+        onChange: () => mender.poke("all"),
+      }),
+    );
     record = stack.use(
       openConnectionRecord(
         { seen: os.connectionLog, nameOf, log },

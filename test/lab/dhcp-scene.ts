@@ -8,7 +8,7 @@ import { until } from "./harness.ts";
 const DEBIAN_DIR = "/tmp/debian";
 const ROOT_DIR = `${DEBIAN_DIR}/root`;
 /** Configuration that the packages' own scripts of installation would have put there. */
-const ETC = ["dhcp", "dhcpcd.conf", "udhcpc", "rdnssd", "ufw", "default/ufw"];
+const ETC = ["dhcp", "udhcpc", "rdnssd", "ufw", "default/ufw"];
 
 /** Debian's programs over the host's own /etc, /run and /var/lib: they change the machine as they would where they are installed. */
 export async function installDebian(host: LabHost): Promise<void> {
@@ -19,6 +19,10 @@ export async function installDebian(host: LabHost): Promise<void> {
     cd ${ROOT_DIR}/etc
     for name in ${ETC.join(" ")}; do
       [ ! -e "$name" ] || { mkdir -p "/etc/$(dirname "$name")"; cp -a "$name" "/etc/$(dirname "$name")/"; }
+    done
+    cp ../usr/share/ufw/*.rules ../usr/share/ufw/*.init ../usr/share/ufw/ufw.conf /etc/ufw/
+    for name in iptables ip6tables; do
+      for tool in "" -restore -save; do ln -sf xtables-nft-multi "../usr/sbin/$name$tool"; done
     done
     mkdir -p /var/lib/dhcp /run/rdnssd
     : > /etc/fstab

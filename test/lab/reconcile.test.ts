@@ -22,11 +22,11 @@ const COMMON: readonly Deed[] = [
   { name: "the tunnel's IPv4 address deleted", commands: ["ip -4 addr flush dev DEV"] },
   { name: "the tunnel's IPv6 address deleted", commands: ["ip -6 addr flush dev DEV"] },
   { name: "the tunnel's size changed", commands: ["ip link set dev DEV mtu 1300"] },
-  // Nothing tells of the first by itself: it is seen with the next thing that happens, or within half a minute.
-  {
-    name: "the tunnel's mark taken away, and its size changed",
-    commands: ["wg set DEV fwmark 0", "ip link set dev DEV mtu 1400"],
-  },
+  // Nothing tells of these.
+  { name: "the tunnel's mark taken away", commands: ["wg set DEV fwmark 0"] },
+  { name: "its port changed", commands: ["wg set DEV listen-port 40404"] },
+  { name: "its peer removed", commands: ["wg set DEV peer $(wg show DEV peers) remove"] },
+  { name: "its peer's prefixes changed", commands: ["wg set DEV peer $(wg show DEV peers) allowed-ips 192.0.2.1/32"] },
 ];
 const NODE: readonly Deed[] = [
   { name: "its table deleted", commands: ["nft delete table inet higgs_node"] },
@@ -59,7 +59,9 @@ async function picture(host: LabHost): Promise<string> {
     .map((one) => one.trim())
     .toSorted()
     .join("\n")}${shown.slice(rulesEnd)}`;
-  const wg = (await host.exec(["sh", "-c", "wg show all fwmark; wg show all peers | sort"])).stdout;
+  const wg = (
+    await host.exec(["sh", "-c", "wg show all fwmark; wg show all listen-port; wg show all allowed-ips | sort"])
+  ).stdout;
   return `${text}\n${wg}`.replaceAll(/timeout \d+s( expires \S+)?|set seen[\s\S]*?\}/g, "");
 }
 

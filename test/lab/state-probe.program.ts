@@ -10,6 +10,7 @@ const { symbols: c } = dlopen("libc.so.6", {
   connect: { args: [i32, pointer, u32], returns: i32 },
   sendto: { args: [i32, pointer, u64, i32, pointer, u32], returns: i32 },
   recv: { args: [i32, pointer, u64, i32], returns: i32 },
+  close: { args: [i32], returns: i32 },
   if_nametoindex: { args: [pointer], returns: u32 },
   __errno_location: { args: [], returns: pointer },
 });
@@ -129,18 +130,41 @@ function isAnswered(order: Order, fd: number): boolean {
   return c.recv(fd, ptr(buffer), 2048, MSG_DONTWAIT) > 0;
 }
 
-/** One after the other; then the ids of those that were answered. What the kernel refuses to send is as good as not sent. */
-const { orders, waitMs } = JSON.parse(process.argv[2] ?? "{}") as { orders: readonly Order[]; waitMs: number };
-const errors: string[] = [];
-const open: { readonly order: Order; readonly fd: number }[] = [];
-for (const order of orders) {
-  try {
-    open.push({ order, fd: send(order) });
-  } catch (thrown) {
-    errors.push(`${order.id}: ${String(thrown)}`);
-  }
-  await Bun.sleep(1); // no burst that a limit of somebody's would cut
+interface Work {
+  readonly orders: readonly Order[];
+  /** Sends each once, and says after so long which were answered. */
+  readonly waitMs?: number;
+  /** Sends all of them again and again, so often, until it is ended. */
+  readonly everyMs?: number;
 }
-await Bun.sleep(waitMs);
-const answered = open.filter(({ order, fd }) => isAnswered(order, fd)).map(({ order }) => order.id);
-console.log(JSON.stringify({ answered, errors }));
+
+/** One after the other; then the ids of those that were answered. What the kernel refuses to send is as good as not sent. */
+async function sendOnce(orders: readonly Order[], waitMs: number): Promise<void> {
+  const errors: string[] = [];
+  const open: { readonly order: Order; readonly fd: number }[] = [];
+  for (const order of orders) {
+    try {
+      open.push({ order, fd: send(order) });
+    } catch (thrown) {
+      errors.push(`${order.id}: ${String(thrown)}`);
+    }
+    await Bun.sleep(1); // no burst that a limit of somebody's would cut
+  }
+  await Bun.sleep(waitMs);
+  const answered = open.filter(({ order, fd }) => isAnswered(order, fd)).map(({ order }) => order.id);
+  console.log(JSON.stringify({ answered, errors }));
+}
+
+/** A socket of its own for each, as an application that begins now has; late rounds are made up for. */
+async function sendOn(orders: readonly Order[], everyMs: number): Promise<void> {
+  const start = performance.now();
+  for (let round = 0; ; round++) {
+    for (const order of orders) c.close(send(order));
+    if (round % 10 === 0) console.log(`round ${round}`);
+    await Bun.sleep(Math.max(0, start + (round + 1) * everyMs - performance.now()));
+  }
+}
+
+const { orders, waitMs = 0, everyMs } = JSON.parse(process.argv[2] ?? "{}") as Work;
+if (everyMs === undefined) await sendOnce(orders, waitMs);
+else await sendOn(orders, everyMs);

@@ -154,7 +154,7 @@ export function probesTo(to: string, more: Partial<Order> = {}): readonly Probe[
     const order = { kind, to, port: kind === "icmp" ? 64 + (number % 1100) : 40_000 + number, ...more };
     return {
       className: "attack",
-      order: { ...order, id: `${kind} to ${to}` },
+      order: { ...order, id: `${kind} to ${to}${more.device === undefined ? "" : ` by ${more.device}`}` },
       as: "root",
       matches: targetMatch(order),
     };

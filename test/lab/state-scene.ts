@@ -130,6 +130,25 @@ export async function sendOrders(
   return said.answered;
 }
 
+export interface OrderStream extends AsyncDisposable {
+  /** How many rounds were sent, to the ten. */
+  rounds(): number;
+}
+
+/** All of them again and again until it is disposed of. Resolves after the first round. */
+export async function streamOrders(
+  host: LabHost,
+  orders: readonly Order[],
+  { everyMs }: { readonly everyMs: number },
+): Promise<OrderStream> {
+  const child = await host.spawn([...PROGRAM, JSON.stringify({ orders, everyMs })]);
+  await child.waitForLine(/^round /);
+  return {
+    rounds: () => child.lines.length * 10,
+    [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
+  };
+}
+
 /** Sentences, none where the row is as the document has it. */
 export function differences(row: Row, verdicts: ReadonlyMap<Probe, Verdict>): readonly string[] {
   return [...verdicts].flatMap(([{ className, order }, verdict]) => {

@@ -335,6 +335,8 @@ export class FakeMachine {
       verify: () => Promise.resolve([]),
       counters: () => Promise.resolve({ rxBytes: 0, txBytes: 0, rxPackets: this.#rx, txPackets: this.#tx }),
       transfers: () => Promise.resolve(new Map()),
+      settings: () => Promise.resolve(null),
+      prefixes: () => Promise.resolve(new Map()),
       implementation: () => null,
       reset: () => Promise.resolve(),
     };

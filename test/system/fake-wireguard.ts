@@ -3,7 +3,7 @@
 //   initiation (type 1, 148 bytes) and response (type 2, 92): | type u8 | 0 0 0 | sender's key 32 | receiver's key 32 | … |
 //   data (type 4):                                            | type u8 | 0 0 0 | sender's key 32 | receiver's key 32 | text |
 import { fromBase64, toBase64, utf8, utf8Text } from "../../src/base/bytes.ts";
-import type { Endpoint, IpAddress } from "../../src/base/ip.ts";
+import type { Cidr, Endpoint, IpAddress } from "../../src/base/ip.ts";
 import type { PeerStats, WireGuardConfig, WireGuardDevice, WireGuardPeer } from "../../src/net/wg/device.ts";
 import { type WireGuardKey, wireGuardKeyOf } from "../../src/proto/keys.ts";
 
@@ -90,6 +90,14 @@ export class FakeWireGuard implements WireGuardDevice, AsyncDisposable {
 
   transfers(): Promise<ReadonlyMap<WireGuardKey, { rxBytes: number; txBytes: number }>> {
     return Promise.resolve(new Map());
+  }
+
+  settings(): Promise<string | null> {
+    return Promise.resolve(null);
+  }
+
+  prefixes(): Promise<ReadonlyMap<WireGuardKey, readonly Cidr[]>> {
+    return Promise.resolve(new Map([...this.#peers].map(([key, { config }]) => [key, config.allowedIps])));
   }
 
   implementation(): null {

@@ -92,6 +92,13 @@ export interface WireGuardDevice {
   counters(): Promise<DeviceCounters | null>;
   /** By WireGuard's own count: a tenth of a millisecond of wireguard-go, and two for the kernel's, by the tool `wg`. */
   transfers(signal: AbortSignal): Promise<ReadonlyMap<WireGuardKey, PeerTransfer>>;
+  /**
+   * Mark, port, key and peers as one value to be compared, at the cost of `transfers`; null before `apply`, and where there is no
+   * device any more.
+   */
+  settings(signal: AbortSignal): Promise<string | null>;
+  /** Which prefixes lead to each peer. Starts the tool `wg`. */
+  prefixes(signal: AbortSignal): Promise<ReadonlyMap<WireGuardKey, readonly Cidr[]>>;
   /** How the device, its addresses and the routes to it differ from what is wanted, as sentences; of the peers nothing. */
   verify(config: WireGuardConfig, signal: AbortSignal): Promise<readonly string[]>;
   /** Null before `apply`, and after `reset`. */

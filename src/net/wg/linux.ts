@@ -20,6 +20,7 @@ import { linuxWireGuardHost, type WireGuardHost } from "./host.ts";
 import { type ImplementationKind, livingImplementation, makeInterface, type Makers } from "./implementations.ts";
 import { applyLines, linkLines, type LinkState, readLink, readRoutes, routeLines } from "./link.ts";
 import { readDump, runWg, showTransfers } from "./run-wg.ts";
+import { dumpSettings, uapiSettings } from "./settings.ts";
 import { parseUapiTransfers, parseWgTransfers } from "./transfers.ts";
 import { wgPeers } from "./peers.ts";
 import { changesFor } from "./wg.ts";
@@ -158,6 +159,12 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
       if (current !== null && current.kind !== "kernel") return parseUapiTransfers(await host.askSocket(name));
       return parseWgTransfers(await showTransfers(exec, name, signal));
     },
+    async settings(signal) {
+      if (current === null || parseNetDev(host.netDev(), name) === null) return null;
+      if (current.kind !== "kernel") return uapiSettings(await host.askSocket(name));
+      return dumpSettings(await readDump(exec, name, signal));
+    },
+    prefixes: (signal) => peers.prefixes(signal),
     verify: (config, signal) => queue.run(() => verify(config, signal)),
     counters: () => Promise.resolve(parseNetDev(host.netDev(), name)),
     implementation: () => current,

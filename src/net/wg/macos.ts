@@ -21,6 +21,7 @@ import {
 import { isTunnelName, macWireGuardHost, type MacWireGuardHost, tunnelName } from "./host-macos.ts";
 import { wgPeers } from "./peers.ts";
 import { readDump, runWg } from "./run-wg.ts";
+import { uapiSettings } from "./settings.ts";
 import { parseUapiTransfers } from "./transfers.ts";
 import { changesFor } from "./wg.ts";
 
@@ -115,6 +116,8 @@ export function macWireGuard(deps: MacWireGuardDeps): WireGuardDevice {
       return parseCounters((await exec.run(["netstat", "-I", name, "-bn"])).stdout, name);
     },
     transfers: async () => parseUapiTransfers(await host.askSocket(await living())),
+    settings: async () => (current === null ? null : uapiSettings(await host.askSocket(await living()))),
+    prefixes: (signal) => peers.prefixes(signal),
     implementation: () => current,
     reset: (signal) =>
       queue.run(async () => {

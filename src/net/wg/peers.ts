@@ -1,5 +1,5 @@
 // The peers of a WireGuard device that is there, by the tool `wg`: the same on every platform that has it.
-import { type Endpoint, formatEndpoint } from "../../base/ip.ts";
+import { type Cidr, type Endpoint, formatEndpoint } from "../../base/ip.ts";
 import type { WireGuardKey } from "../../proto/keys.ts";
 import type { Exec } from "../exec.ts";
 import type { PeerStats, WireGuardPeer } from "./device.ts";
@@ -28,6 +28,10 @@ export function wgPeers(exec: Exec, name: () => Promise<string>) {
     },
     async removePeer(publicKey: WireGuardKey, signal: AbortSignal): Promise<void> {
       await runWg(exec, { name: await name(), change: { args: peerRemoval(publicKey), stdin: null }, signal });
+    },
+    async prefixes(signal: AbortSignal): Promise<ReadonlyMap<WireGuardKey, readonly Cidr[]>> {
+      const { peers } = await readDump(exec, await name(), signal);
+      return new Map(peers.map(({ publicKey, allowedIps }) => [publicKey, allowedIps]));
     },
     async stats(signal: AbortSignal): Promise<readonly PeerStats[]> {
       return (await readDump(exec, await name(), signal)).peers.map(

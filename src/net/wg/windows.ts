@@ -191,6 +191,8 @@ export function windowsWireGuard(deps: WindowsWireGuardDeps): WireGuardDevice {
     removePeer: (publicKey, signal) => queue.run(() => peers.removePeer(publicKey, signal)),
     stats: (signal) => peers.stats(signal),
     transfers,
+    settings: () => Promise.resolve(null), // starting wg.exe twice a second would cost more than a prompt answer is worth
+    prefixes: (signal) => peers.prefixes(signal),
     async counters() {
       if (counted !== null && performance.now() - counted.at < COUNTERS_MS) return counted.counters;
       const counters = await transfers(AbortSignal.timeout(SERVICE_TIMEOUT_MS)).then(countersOf, () => null);

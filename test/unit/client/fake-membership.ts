@@ -63,6 +63,7 @@ export class FakeNetwork {
     return {
       paths: null,
       mend: () => Promise.resolve([]),
+      lookAtDevice: () => Promise.resolve("right"),
       sync: (peers) => {
         if (this.failSync !== null) return Promise.reject(this.failSync);
         this.wanted = peers;

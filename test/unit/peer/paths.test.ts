@@ -87,6 +87,8 @@ async function opened(
     verify: () => Promise.resolve([]),
     counters: () => state.counters(),
     transfers: () => Promise.resolve(new Map()),
+    settings: () => Promise.resolve(null),
+    prefixes: () => Promise.resolve(new Map()),
     implementation: () => null,
     reset: () => Promise.resolve(),
   };

@@ -65,6 +65,9 @@ class FakeDevice {
             txBytes: 0,
           })),
         ),
+      settings: () => Promise.resolve(null),
+      prefixes: () =>
+        Promise.resolve(new Map([...this.peers].map(([key, text]) => [key, text.split(",") as unknown as Cidr[]]))),
       counters: () => Promise.resolve(this.isGone ? null : { rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0 }),
       transfers: () => Promise.resolve(new Map()),
       implementation: () => ({ kind: "kernel" }),
@@ -193,6 +196,9 @@ test("mend() puts the device and its peers back that somebody else changed, and 
   expect([await tunnel.mend("rules", signal), device.applied]).toEqual([[], 1]); // of the rules alone
   expect(await tunnel.mend("all", signal)).toEqual(["An address is missing.", 'The peer "two" is missing.']);
   expect([device.applied, [...device.peers.keys()]]).toEqual([2, [one.wireGuard, two.wireGuard]]);
+  device.peers.set(one.wireGuard, "192.0.2.1/32");
+  expect(await tunnel.mend("all", signal)).toContain('The peer "one" has other prefixes.');
+  expect(device.peers.get(one.wireGuard)).toBe("10.77.0.2/32");
   device.isGone = true;
   device.peers.clear();
   expect(await tunnel.mend("all", signal)).toHaveLength(3);
