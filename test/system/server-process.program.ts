@@ -1,4 +1,5 @@
 // A server as a process of its own, which a test can kill: `STATE_DIR=… bun server-process.program.ts`; it prints one line of JSON when it listens.
+// Over IPC it takes { name, tags } and answers with the name once the change is made.
 import { silentLogger } from "../../src/base/log.ts";
 import { openServerState } from "../../src/server/first-start.ts";
 import { higgsServer } from "../../src/server/server.ts";
@@ -24,4 +25,8 @@ const server = await higgsServer(
 const invites: string[] = [];
 for (let i = 0; i < Number(process.env["INVITES"] ?? 0); i++)
   invites.push((await server.invite({ role: "node" })).text);
-console.log(JSON.stringify({ port: server.port, certPem: state.tls.certPem, spki: state.tls.spki, invites }));
+process.on("message", (order: { readonly name: string; readonly tags: readonly string[] }) => {
+  void server.tag(order.name, order.tags).then(() => process.send?.(order.name));
+});
+const machines = server.machines().map(({ id, name, ipv4, tags }) => ({ id, name, ipv4, tags }));
+console.log(JSON.stringify({ port: server.port, certPem: state.tls.certPem, spki: state.tls.spki, invites, machines }));
