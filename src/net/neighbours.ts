@@ -1,7 +1,7 @@
 // What else has a say in this machine's packets: host firewalls, containers and other VPNs, read and never touched.
-import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { type Exec, findTool } from "./exec.ts";
+import { readLegacyFilter } from "./firewall/legacy.ts";
 import type { Identifiers } from "./identifiers.ts";
 
 /** One that was found, by what it shows of itself in the kernel: a program that is installed and off is none. */
@@ -123,8 +123,8 @@ export async function readNeighbours(
   };
   const [ruleset, legacy4, legacy6, links, rules4, rules6] = await Promise.all([
     json(["nft", "-j", "list", "ruleset"]),
-    legacyTables(exec, 4, signal),
-    legacyTables(exec, 6, signal),
+    readLegacyFilter(exec, 4, signal),
+    readLegacyFilter(exec, 6, signal),
     json(["ip", "-j", "-d", "link"]),
     json(["ip", "-N", "-j", "-4", "rule"]),
     json(["ip", "-N", "-j", "-6", "rule"]),
@@ -136,14 +136,4 @@ export async function readNeighbours(
     rules: [rules4 ?? [], rules6 ?? []],
   };
   return neighboursIn(evidence, ours);
-}
-
-/** Asked for only where they are loaded: the tool would load them. */
-async function legacyTables(exec: Exec, family: 4 | 6, signal: AbortSignal): Promise<string | null> {
-  const [names, tool] =
-    family === 4 ? ["ip_tables_names", "iptables-legacy-save"] : ["ip6_tables_names", "ip6tables-legacy-save"];
-  const loaded = await readFile(`/proc/net/${names}`, "utf8").catch(() => ""); // not loaded, or not for us
-  if (!loaded.split("\n").includes("filter") || findTool(tool) === null) return null;
-  const { code, stdout } = await exec.run([tool, "-t", "filter"], { signal });
-  return code === 0 ? stdout : null;
 }

@@ -14,6 +14,9 @@ const DOCKER = [
   "iptables -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
   "iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
 ];
+/** As an older Docker, or a router's script, leaves it: nft shows nothing of it. */
+const LEGACY =
+  "iptables-legacy -P FORWARD DROP && iptables-legacy -A INPUT -i lo -j ACCEPT && iptables-legacy -A INPUT -j REJECT";
 /** As ufw's rules do it: what is not asked for does not come in, and nothing is forwarded. */
 const UFW = `table inet wall {
   chain in {
@@ -49,7 +52,8 @@ describe("the exit beside others' firewalls", () => {
   let lab: Lab;
   const pc = () => lab.host("home-pc");
   const others = async () =>
-    (await pc().execOrThrow(["nft", "list", "ruleset"]))
+    [await pc().execOrThrow(["nft", "list", "ruleset"]), await pc().execOrThrow(["iptables-legacy", "-S"])]
+      .join("")
       .split(/^(?=table )/m)
       .filter((table) => !table.startsWith("table inet higgs"))
       .join("")
@@ -73,6 +77,15 @@ describe("the exit beside others' firewalls", () => {
       DOCKER.join(" && "),
       "iptables -P FORWARD ACCEPT; iptables -F; iptables -X; iptables -t nat -F",
       ['The chain "FORWARD" of the nft table "ip filter" drops what this machine forwards.'],
+    ],
+    [
+      "the old iptables",
+      LEGACY,
+      "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F",
+      [
+        'The chain "FORWARD" of the old iptables (legacy, IPv4) drops what this machine forwards.',
+        'The chain "INPUT" of the old iptables (legacy, IPv4) drops what clients ask its resolver.',
+      ],
     ],
     [
       "a table like ufw's",

@@ -2,19 +2,31 @@
 import { z } from "zod";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
+import { type LegacyDrop, legacyDropsIn, readLegacyFilter } from "./legacy.ts";
 
 /**
  * One sentence for each base chain of another table that drops forwarded packets, or those to this machine, by policy or by a rule
- * without a condition, unless a rule of that table accepts our interface. Chains of the old iptables (legacy) are invisible to nft.
+ * without a condition, unless a rule of that table accepts our interface; and the same of the old iptables, which root alone can read.
  */
 export async function foreignDrops(
   exec: Exec,
   identifiers: Identifiers,
   signal: AbortSignal,
 ): Promise<readonly string[]> {
+  const tunnel = identifiers.interface;
   const result = await exec.run(["nft", "-j", "list", "ruleset"], { signal });
   // Rules of iptables' own extensions make some versions of nft fail here; then nothing can be said.
-  return result.code === 0 ? exitDropsIn(JSON.parse(result.stdout), identifiers.interface) : [];
+  const sentences = result.code === 0 ? [...exitDropsIn(JSON.parse(result.stdout), tunnel)] : [];
+  for (const family of [4, 6] as const) {
+    const saved = await readLegacyFilter(exec, family, signal);
+    if (saved !== null) sentences.push(...legacyDropsIn(saved, { family, tunnel }).map(legacySentence));
+  }
+  return sentences;
+}
+
+function legacySentence({ chain, family }: LegacyDrop): string {
+  const what = DROPS[chain === "FORWARD" ? "forward" : "input"];
+  return `The chain "${chain}" of the old iptables (legacy, IPv${family}) ${what}`;
 }
 
 const TABLE = { family: z.string(), table: z.string() };
@@ -72,19 +84,26 @@ const CONDITIONS: readonly string[] = ["match", "vmap", "limit", "xt", "quota", 
 
 /** What to type so that they let the exit's packets pass; null for a sentence that is not of here. Our own table isolates all the same. */
 export function letPass(sentence: string, tunnel: string): string | null {
+  const legacy = /^The chain "(FORWARD|INPUT)" of the old iptables \(legacy, IPv([46])\) drops/.exec(sentence);
+  if (legacy !== null) {
+    return byIptables(legacy[2] === "4" ? "iptables-legacy" : "ip6tables-legacy", legacy[1] ?? "", tunnel);
+  }
   const found = /^The chain "([^"]+)" of the nft table "(ip6?|inet) ([^"]+)" drops/.exec(sentence);
   if (found === null) return null;
   const [, chain = "", family = "", table = ""] = found;
   if (family !== "inet" && table === "filter" && ["FORWARD", "INPUT"].includes(chain)) {
-    const tool = family === "ip" ? "iptables" : "ip6tables";
-    const inwards = `sudo ${tool} -I ${chain} -i ${tunnel} -j ACCEPT`;
-    const answers = `sudo ${tool} -I ${chain} -o ${tunnel} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT`;
-    return chain === "INPUT" ? inwards : `${inwards} && ${answers}`;
+    return byIptables(family === "ip" ? "iptables" : "ip6tables", chain, tunnel);
   }
   const insert = `sudo nft insert rule ${family} ${table} ${chain}`;
   const inwards = `${insert} iifname ${tunnel} accept`;
   const isForward = sentence.endsWith(DROPS.forward);
   return isForward ? `${inwards} && ${insert} oifname ${tunnel} ct state established,related accept` : inwards;
+}
+
+function byIptables(tool: string, chain: string, tunnel: string): string {
+  const inwards = `sudo ${tool} -I ${chain} -i ${tunnel} -j ACCEPT`;
+  const answers = `sudo ${tool} -I ${chain} -o ${tunnel} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT`;
+  return chain === "INPUT" ? inwards : `${inwards} && ${answers}`;
 }
 
 function acceptsInterface(expressions: readonly unknown[], tunnel: string): boolean {
