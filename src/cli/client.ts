@@ -15,6 +15,7 @@ import { decide, lockdownCommand } from "./lockdown.ts";
 import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
+import { requireRole } from "../net/os.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { UsageError } from "../roles/config.ts";
 import { type Context, jsonOption } from "./context.ts";
@@ -89,6 +90,7 @@ export function clientCommand(context: Context): Command {
 async function run(term: Terminal, self: Command, background: boolean): Promise<void> {
   const resolved = await readConfig("client", self);
   const { config } = resolved;
+  requireRole("client", config);
   warnOfPassword(resolved, term);
   await joinIfAsked("client", config, term);
   const { runClient } = await import("../roles/client.ts");
@@ -107,6 +109,7 @@ function upCommand({ term, setExitCode }: Context): Command {
       const timeoutMs = durationMs(flags.timeout, MOST_UP_MS);
       const resolved = await readConfig("client", self);
       const { config } = resolved;
+      requireRole("client", config);
       warnOfPassword(resolved, term);
       await joinIfAsked("client", config, term);
       const signal = interruptSignal();

@@ -18,7 +18,7 @@ const HIGGS = "/usr/local/bin/higgs";
 
 /** Runs the demo here, or in a user namespace of its own. Throws DemoError where neither may be. */
 export async function runDemo({ term, setExitCode }: Context): Promise<void> {
-  requireLinux("demo");
+  requireLinux("run the demo");
   const privilege = await labPrivilege("higgs demo");
   switch (privilege.kind) {
     case "refused":

@@ -10,6 +10,7 @@ import { installCommand, uninstallCommand } from "./install.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
+import { requireRole } from "../net/os.ts";
 import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
@@ -84,6 +85,7 @@ async function run(term: Terminal, self: Command): Promise<void> {
   const again = () => readConfig("node", self);
   const resolved = await again();
   const { config } = resolved;
+  requireRole("node", config);
   warnOfPassword(resolved, term);
   await joinIfAsked("node", config, term);
   const { runNode } = await import("../roles/node.ts");

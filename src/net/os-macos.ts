@@ -51,7 +51,7 @@ const LOOK_MS = 5_000;
 export function macSystems(parts: MacParts = realParts()): Systems {
   const { exec, host } = parts;
   return {
-    node: () => Promise.reject(noNode()),
+    node: () => Promise.reject(noMacNode()),
     client: (options) => client(parts, options),
     machine: async (role, options) => (await machine(parts, role, options)).machine,
     clientLock: ({ stateDir, log }) => ({
@@ -85,7 +85,7 @@ function realParts(): MacParts {
 }
 
 /** pf has nothing that ends by itself, so that what an exit permits would outlive a node that was killed, for ever. */
-function noNode(): PlatformUnsupported {
+export function noMacNode(): PlatformUnsupported {
   return new PlatformUnsupported(
     "Cannot run a node on macOS: an exit whose process was killed could not be made to close by itself there.",
     { code: "platform-unsupported", remedy: "Run the node on a Linux machine." },

@@ -1,9 +1,9 @@
 // Which platform this machine has: the choice of every capability's mechanism is made here, once.
 import type { Role } from "../proto/role.ts";
 import { linuxSystems } from "./os-linux.ts";
-import { macSystems } from "./os-macos.ts";
+import { macSystems, noMacNode } from "./os-macos.ts";
 import { windowsSystems } from "./os-windows.ts";
-import { type Platform, platformOf, requireAskedFor } from "./platform.ts";
+import { type Platform, platformName, platformOf, requireAskedFor } from "./platform.ts";
 import {
   type ClientSystem,
   type Consent,
@@ -23,8 +23,14 @@ const SYSTEMS: Readonly<Record<Platform, Systems>> = {
 /** For what is neither a running role nor its clean-up. Throws PlatformUnsupported where no role can run. */
 export function systemsHere(platform: Platform | null = platformOf()): Systems {
   const systems = platform === null ? undefined : SYSTEMS[platform];
-  if (systems === undefined) throw unsupported("client");
+  if (systems === undefined) throw unsupported("change the network of this machine");
   return systems;
+}
+
+/** Before anything else, an invite that would be used up included. Throws PlatformUnsupported, PlatformUntested. */
+export function requireRole(role: Role, { untestedPlatform }: Consent, platform: Platform | null = platformOf()): void {
+  if (platform === "macos" && role === "node") throw noMacNode();
+  requireAskedFor(platform, untestedPlatform, `run a ${role}`);
 }
 
 /**
@@ -35,7 +41,7 @@ export async function nodeSystem(
   options: SystemOptions & Consent,
   platform: Platform | null = platformOf(),
 ): Promise<NodeSystem> {
-  requireAskedFor(platform, options.untestedPlatform, "run a node");
+  requireRole("node", options, platform);
   return await systemsHere(platform).node(options);
 }
 
@@ -47,7 +53,7 @@ export async function clientSystem(
   options: SystemOptions & Consent & { readonly withoutFirewall: boolean },
   platform: Platform | null = platformOf(),
 ): Promise<ClientSystem> {
-  requireAskedFor(platform, options.untestedPlatform, "run a client");
+  requireRole("client", options, platform);
   return await systemsHere(platform).client(options);
 }
 
@@ -63,17 +69,14 @@ export async function machineSystem(
   return await systemsHere(platform).machine(role, options);
 }
 
-/** Throws PlatformUnsupported for what is there on Linux alone. */
-export function requireLinux(what: Role | "server" | "demo"): void {
+/** Throws PlatformUnsupported for what is there on Linux alone. `what` follows "Cannot". */
+export function requireLinux(what: string): void {
   if (platformOf() !== "linux") throw unsupported(what);
 }
 
-function unsupported(what: Role | "server" | "demo"): PlatformUnsupported {
-  return new PlatformUnsupported(
-    `Cannot run ${what === "demo" ? "the demo" : `a ${what}`} on ${process.platform}: only Linux is supported so far.`,
-    {
-      code: "platform-unsupported",
-      remedy: "Run it on a Linux machine.",
-    },
-  );
+function unsupported(what: string): PlatformUnsupported {
+  return new PlatformUnsupported(`Cannot ${what} on ${platformName()}: only Linux is supported so far.`, {
+    code: "platform-unsupported",
+    remedy: "Run it on a Linux machine.",
+  });
 }

@@ -18,6 +18,11 @@ export function usualDirs(platform: Platform | null = platformOf()): { readonly 
   return { run: platform === "macos" ? "/var/run/higgs" : "/run/higgs", state: "/var/lib/higgs" };
 }
 
+/** As a person writes it. */
+export function platformName(platform: Platform | null = platformOf()): string {
+  return platform === null ? process.platform : SPOKEN[platform];
+}
+
 /** What a person is told of a platform that higgs was written for and never tried on; null for Linux. */
 export function untestedText(platform: Platform | null): string | null {
   if (platform === null || platform === "linux") return null;

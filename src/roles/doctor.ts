@@ -81,7 +81,7 @@ function toolsOf({ platform, missingTools }: DoctorFacts): HealthEntry[] {
 }
 
 const RANK: readonly HealthEntry["severity"][] = ["high", "medium", "low"];
-const NEEDED: ReadonlySet<string> = new Set(["ip", "wg", "nft"]);
+const NEEDED: ReadonlySet<string> = new Set(["ip", "wg", "nft", "pfctl", "route", "netstat", "ifconfig", "scutil"]);
 const USES: Readonly<Record<string, string>> = {
   ip: "node and client set addresses and routes with it",
   wg: "node and client set up WireGuard with it",

@@ -31,7 +31,7 @@ export interface InstallOptions {
 
 /** Before anything is changed, an invite used up included. Throws ServiceRefused, InstallRefused, PlatformUnsupported, ToolMissing. */
 export async function requireReady(role: AnyRole, options: InstallOptions): Promise<string> {
-  requireLinux(role);
+  requireLinux(`install a ${role} as a service`);
   requireSystemd(`higgs ${role} install`);
   const path = await requireExecutable(role, options.executablePath);
   for (const key of ["state", "run", "libexec", "logFormat"]) {
@@ -76,7 +76,7 @@ export async function uninstallRole(
   options: { readonly config: Pick<Config<AnyRole>, "state" | "run"> },
   signal: AbortSignal,
 ): Promise<readonly string[]> {
-  requireLinux(role);
+  requireLinux(`uninstall the service of a ${role}`);
   requireSystemd(`higgs ${role} uninstall`);
   const { state, run } = options.config;
   if (role === "client") await requireUnlocked("uninstall the client", state);

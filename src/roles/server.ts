@@ -30,7 +30,7 @@ export interface ServerCallbacks {
 
 /** Runs until a signal. Throws UsageError, AlreadyRunning, or what the server's parts throw. */
 export async function runServer(config: Config<"server">, callbacks: ServerCallbacks): Promise<void> {
-  requireLinux("server");
+  requireLinux("run a server");
   const listen = listenAddress(config);
   const interfaces = Object.values(networkInterfaces()).flatMap((entries) => entries ?? []);
   const names = publicNames(config, listen.port, interfaces);
