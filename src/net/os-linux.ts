@@ -6,16 +6,18 @@ import { linuxDns } from "./dns/linux.ts";
 import { watchResolved } from "./dns/watch-resolved.ts";
 import { bridgeDiscovery } from "./discovery/bridge.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
-import { type Exec, findTool, systemExec, toolMissing } from "./exec.ts";
+import { type Exec, findTool, systemExec, ToolFailed, ToolMissing, toolMissing } from "./exec.ts";
+import { clientFirewallBy, findClientFirewall } from "./firewall/client-mechanism.ts";
 import { foreignDrops } from "./firewall/foreign.ts";
-import type { ChainsOf } from "./firewall/iptables.ts";
-import { findMechanism } from "./firewall/mechanism.ts";
-import { nftClientFirewall } from "./firewall/nft-client.ts";
+import { type ChainsOf, hasIptables, listChains } from "./firewall/iptables.ts";
+import { rawFramesPass } from "./firewall/iptables-client.ts";
+import { clientTrial } from "./firewall/iptables-client-chains.ts";
+import { findMechanism, hasIpv6Packets, troubleOfNft } from "./firewall/mechanism.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "./firewall/nft-exit.ts";
 import { removingWithoutNft } from "./firewall/netlink-table.ts";
 import { readTable, removeTable } from "./firewall/nft.ts";
-import { noConnectionLog, noRedirect, unfilteredClient, unfilteredNode } from "./firewall/unfiltered.ts";
+import { noConnectionLog, noRedirect, unfilteredNode } from "./firewall/unfiltered.ts";
 import { forgivingJournal } from "./forgiving-journal.ts";
 import { listChanges } from "./changes.ts";
 import { enableForwarding, forwardingFence } from "./forwarding.ts";
@@ -31,6 +33,7 @@ import { hostMtus } from "./routes/host-mtus.ts";
 import { linuxClientRoutes } from "./routes/linux.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import { undoAll } from "./undo.ts";
+import { watchChains } from "./watch-chains.ts";
 import { watchLinks } from "./watch-links.ts";
 import { watchRules } from "./watch-rules.ts";
 import { watchSettings } from "./watch-settings.ts";
@@ -52,7 +55,10 @@ const TOOLS = ["ip", "wg"] as const;
 const FIREWALL_TIMEOUT_MS = 10_000;
 
 /** What a role's chains of iptables need of the kernel; null for one that has none. */
-const TRIALS: Readonly<Record<Role, ChainsOf | null>> = { client: null, node: null };
+const TRIALS: Readonly<Record<Role, ChainsOf | null>> = {
+  client: (family) => clientTrial(family, IDENTIFIERS.client),
+  node: null,
+};
 
 /** Throws PrivilegeMissing, or ToolMissing for `ip` or `wg`; nothing was changed then. */
 async function node(options: SystemOptions): Promise<NodeSystem> {
@@ -76,20 +82,21 @@ async function node(options: SystemOptions): Promise<NodeSystem> {
 }
 
 /**
- * Throws as `node`, for an nft that does no work too, unless a person said `withoutFirewall`: then what is bound to another
- * interface passes beside the tunnel.
+ * Throws as `node`, also where neither nft nor iptables does any work, unless a person said `withoutFirewall`: then what is bound to
+ * another interface passes beside the tunnel.
  */
 async function client(options: SystemOptions & { readonly withoutFirewall: boolean }): Promise<ClientSystem> {
   const { machine, mechanism, deps, sysctl } = await linux("client", options);
-  if (mechanism.kind !== "nft" && !options.withoutFirewall) throw mechanism.nftTrouble;
+  if (mechanism.kind === "none" && !options.withoutFirewall) throw mechanism.trouble;
   const clientRoutes = linuxClientRoutes({ ...deps, sysctl });
   const systemDns = linuxDns({ ...deps, stateDir: options.stateDir });
   const { owner } = deps.journal;
   const localNetworks = (signal: AbortSignal) => readLocalNetworks(deps.exec, signal);
-  const clientFirewall = mechanism.kind === "nft" ? nftClientFirewall(deps) : unfilteredClient(mechanism.nftTrouble);
+  const clientFirewall = clientFirewallBy(mechanism, deps);
   return {
     ...machine,
     clientFirewall,
+    ...(mechanism.kind === "iptables" ? { paranoidTrouble: rawFramesPass() } : {}),
     clientRoutes,
     peerMtus: clientRoutes.peerMtus,
     systemDns,
@@ -108,15 +115,33 @@ async function client(options: SystemOptions & { readonly withoutFirewall: boole
 function clientLock({ stateDir, log }: StoppedOptions): ClientLock {
   const exec = removingWithoutNft(systemExec());
   const identifiers = IDENTIFIERS.client;
+  const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role: "client", log });
+  const find = (signal: AbortSignal) => findClientFirewall({ exec, identifiers, log, journal }, signal);
   return {
-    isLoaded: async (signal) => (await readTable(exec, identifiers.table, signal)) !== null,
+    isLoaded: (signal) => isLockLoaded(exec, signal),
+    async trouble({ paranoid }, signal) {
+      const { mechanism } = await find(signal);
+      if (mechanism.kind === "none") return mechanism.trouble;
+      return mechanism.kind === "iptables" && paranoid ? rawFramesPass() : null;
+    },
     async block(lockdown, signal) {
-      const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role: "client", log });
       await journal.open();
-      const firewall = nftClientFirewall({ exec, identifiers, log, journal });
+      const { firewall } = await find(signal);
       await loadBlocked({ networks: (inner) => readLocalNetworks(exec, inner), firewall, log }, lockdown, signal);
     },
   };
+}
+
+/** By whichever mechanism. Throws where this user may not know. */
+async function isLockLoaded(exec: Exec, signal: AbortSignal): Promise<boolean> {
+  const { table, chainPrefix } = IDENTIFIERS.client;
+  try {
+    if ((await readTable(exec, table, signal)) !== null) return true;
+  } catch (thrown) {
+    const isUseless = thrown instanceof ToolMissing || thrown instanceof ToolFailed;
+    if (!isUseless || !(await readPrivileges()).netAdmin || !hasIptables()) throw thrown;
+  }
+  return (await listChains(exec, chainPrefix, signal)).length > 0;
 }
 
 export const linuxSystems: Systems = {
@@ -124,8 +149,13 @@ export const linuxSystems: Systems = {
   client,
   machine: async (role, options) => (await linux(role, options, [])).machine,
   clientLock,
-  changesByName: (role, stateDir, signal) =>
-    listChanges(role, { exec: systemExec(), journal: { entries: () => [] }, stateDir, signal }),
+  async changesByName(role, stateDir, signal) {
+    const exec = systemExec();
+    // Whoever may not ask is told so by the listing itself.
+    const { netAdmin } = await readPrivileges();
+    const hasNft = !netAdmin || (await troubleOfNft(exec, IDENTIFIERS[role], signal)) === null;
+    return await listChanges(role, { exec, journal: { entries: () => [] }, stateDir, signal, hasNft });
+  },
   async removeAll(role, { stateDir, log }, signal) {
     const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role, log });
     await journal.open();
@@ -133,6 +163,9 @@ export const linuxSystems: Systems = {
     return await undoAll(role, { exec, journal, log, stateDir, signal, unlock: true });
   },
   closing: [`nft table inet ${IDENTIFIERS.client.table}`, `nft table netdev ${IDENTIFIERS.client.egressTable}`],
+  closingInstead: ["iptables", ...(hasIpv6Packets() ? ["ip6tables"] : [])].map(
+    (command) => `${command} chains ${IDENTIFIERS.client.chainPrefix}* of filter`,
+  ),
 };
 
 async function linux(role: Role, options: SystemOptions, tools: readonly string[] = TOOLS) {
@@ -167,7 +200,10 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: (signal) => readLinks(exec, signal),
     watchLinks: (onChange) => watchLinks({ onChange, log }),
-    watchRules: (onChange) => (nftTrouble === null ? watchRules({ onChange, log }) : nothingToWatch()),
+    watchRules(onChange) {
+      if (mechanism.kind === "nft") return watchRules({ onChange, log });
+      return mechanism.kind === "none" ? nothingToWatch() : watchChains(exec, mechanism.commands, { onChange, log });
+    },
     watchSettings: (onChange) => watchSettings(sysctl, { onChange }),
     verifySettings: () => sysctl.verify(),
     changes: (signal) => listChanges(role, { exec, journal, stateDir, signal, hasNft: nftTrouble === null }),

@@ -42,7 +42,7 @@ export interface MachineSystem {
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
   /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
   readonly watchLinks: (onChange: () => void) => Service;
-  /** Calls `onChange` after each burst of changes to the nft rules, our own too. */
+  /** Calls `onChange` after each burst of changes to the firewall's rules, our own too. */
   readonly watchRules: (onChange: () => void) => Service;
   /** Calls `onChange` when somebody else changed a kernel setting that the role had changed. */
   readonly watchSettings: (onChange: () => void) => Service;
@@ -75,6 +75,8 @@ export interface NodeSystem extends MachineSystem {
 
 export interface ClientSystem extends MachineSystem {
   readonly clientFirewall: ClientFirewall;
+  /** Why frames that bypass the IP layer cannot be stopped here; not there where they can, or where nothing can be closed at all. */
+  readonly paranoidTrouble?: HiggsError;
   readonly clientRoutes: ClientRoutes;
   readonly systemDns: SystemDns;
   /** Calls `onChange` after each burst of changes to the servers that systemd-resolved asks, our own too. */
@@ -105,6 +107,8 @@ export interface Consent {
 export interface ClientLock {
   /** True when the rules that close are there, whoever loaded them. Throws where this user may not know. */
   isLoaded(signal: AbortSignal): Promise<boolean>;
+  /** Why what was decided cannot be held on this machine; not there where everything can. */
+  trouble?(lockdown: Lockdown, signal: AbortSignal): Promise<HiggsError | null>;
   /** Closes this machine, needing neither a readable journal nor a network. */
   block(lockdown: Lockdown, signal: AbortSignal): Promise<void>;
 }
@@ -126,6 +130,8 @@ export interface Systems {
   removeAll(role: Role, options: StoppedOptions, signal: AbortSignal): Promise<readonly string[]>;
   /** How `changes` names what the kill switch has loaded, the first of them always. */
   readonly closing: readonly string[];
+  /** What there is in place of that first one where its mechanism does no work: all of them. */
+  readonly closingInstead?: readonly string[];
 }
 
 export class PlatformUnsupported extends HiggsError {

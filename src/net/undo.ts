@@ -6,9 +6,9 @@ import { askHelper, needsHelper } from "./dns/resolv-conf-helper.ts";
 import { restoreForHelper } from "./dns/resolv-conf-request.ts";
 import { makeResolvedRead, revertResolved } from "./dns/resolved.ts";
 import { type Exec, ToolFailed, ToolMissing } from "./exec.ts";
+import { findClientFirewall } from "./firewall/client-mechanism.ts";
 import { removeTable } from "./firewall/nft.ts";
 import { removeChains } from "./firewall/iptables.ts";
-import { nftClientFirewall } from "./firewall/nft-client.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
 import type { Journal, LinuxUndoEntry } from "./journal.ts";
 import { readLocalNetworks } from "./local-networks.ts";
@@ -78,7 +78,7 @@ export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly stri
 const CLOSING: readonly LinuxKind[] = ["nft-table", "egress-table", "iptables-chains"];
 
 async function keepLocked(deps: UndoDeps, locked: Lockdown): Promise<string> {
-  const firewall = nftClientFirewall({ ...deps, identifiers: IDENTIFIERS.client });
+  const { firewall } = await findClientFirewall({ ...deps, identifiers: IDENTIFIERS.client }, deps.signal);
   const networks = (signal: AbortSignal) => readLocalNetworks(deps.exec, signal);
   await loadBlocked({ ...deps, networks, firewall }, locked, deps.signal);
   return "Kept the kill switch, which is on: nothing leaves this machine. Off: sudo higgs client lockdown off";

@@ -8,7 +8,7 @@ import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
 import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
-import { type HealthEntry, healthOf, membershipHealth, nftHealth, platformHealth, relayHealth } from "./health.ts";
+import { type HealthEntry, healthOf, membershipHealth, firewallHealth, platformHealth, relayHealth } from "./health.ts";
 import { LOCKDOWN_OFF } from "./lockdown.ts";
 import { isoOf } from "./node-status.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
@@ -58,7 +58,7 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
     health: [
       ...lockdownHealth(lockdown, connection),
       ...clientHealth(connection),
-      ...nftHealth(view.os, CLIENT_WITHOUT_NFT),
+      ...firewallHealth(view.os, WITHOUT_FIREWALL),
       ...platformHealth(),
     ],
   };
@@ -75,7 +75,7 @@ function pathOf(connection: Connection | null, exit: KnownPeer, connectedMs: num
   return { kind: "wss" as const, endpoint: carrier, since: isoOf(connectedMs), rttMs: null, reason };
 }
 
-const CLIENT_WITHOUT_NFT =
+const WITHOUT_FIREWALL =
   "what a program binds to another interface passes beside the tunnel, packets from neighbours to the tunnel's addresses are not dropped, and higgs itself passes every packet of a direct path on, which costs speed";
 
 function endpointText(endpoint: Endpoint | null): string | null {

@@ -251,7 +251,7 @@ const CLIENT = {
   firewall: {
     flags: "--no-firewall",
     about:
-      "connect also where nft does no work: what a program binds to another interface then passes beside the tunnel",
+      "connect also where neither nft nor iptables does any work: what a program binds to another interface then passes beside the tunnel",
     schema: toggle,
     default: true,
   },

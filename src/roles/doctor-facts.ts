@@ -7,6 +7,7 @@ import { z } from "zod";
 import { withDeadline } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
 import { findTool, systemExec, toolMissing } from "../net/exec.ts";
+import { hasIptables } from "../net/firewall/iptables.ts";
 import { foreignDrops } from "../net/firewall/foreign.ts";
 import { IDENTIFIERS } from "../net/identifiers.ts";
 import { readPrefixes } from "../net/links.ts";
@@ -60,17 +61,19 @@ export async function doctorFacts(places: readonly RolePlace[], signal: AbortSig
   );
   const has = (tool: string): boolean => missingTools.every((one) => one.tool !== tool);
   const privileges = await readPrivileges();
-  const canSee = privileges.netAdmin && missingTools.every(({ tool }) => OPTIONAL.has(tool));
+  const canSee =
+    privileges.netAdmin && missingTools.every(({ tool }) => OPTIONAL.has(tool) || (tool === "nft" && hasIptables()));
   const [neighbours, forwardDrops, prefixes, roles] = await Promise.all([
     // Those of Linux are known; of what else filters on another platform nothing is looked for.
     isLinux ? (canSee ? readNeighbours(exec, Object.values(IDENTIFIERS), signal) : null) : [],
-    isLinux && canSee ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
+    isLinux && canSee && has("nft") ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
     isLinux && has("ip") ? readPrefixes(exec, signal) : [],
     Promise.all(here.map((place) => roleFacts(place, { canSee, signal }))),
   ]);
   return {
     platform,
     missingTools,
+    hasIptables: hasIptables(),
     privileges,
     // An elevated process of Windows is what root is elsewhere.
     isRoot: platform === "windows" ? privileges.netAdmin : process.getuid?.() === 0,

@@ -40,6 +40,8 @@ export interface RoleFacts {
 export interface DoctorFacts {
   readonly platform: Platform | null;
   readonly missingTools: readonly { readonly tool: string; readonly remedy: string }[];
+  /** True where iptables can close what nft would. */
+  readonly hasIptables: boolean;
   readonly privileges: PrivilegeFacts;
   readonly isRoot: boolean;
   /** Which WireGuard could be used, best first. */
@@ -69,17 +71,22 @@ export function doctorFindings(facts: DoctorFacts): readonly DoctorFinding[] {
   );
 }
 
-function toolsOf({ platform, missingTools }: DoctorFacts): HealthEntry[] {
-  const missing = missingTools.map(({ tool, remedy }) => ({
-    code: "tool-missing",
-    severity: NEEDED.has(tool) ? ("high" as const) : ("low" as const),
-    text: `The tool "${tool}" is missing: ${USES[tool] ?? "a part of higgs needs it"}.`,
-    remedy,
-  }));
+function toolsOf({ platform, missingTools, hasIptables }: DoctorFacts): HealthEntry[] {
+  const missing = missingTools.map(({ tool, remedy }) => {
+    const isReplaced = tool === "nft" && hasIptables;
+    const uses = isReplaced ? BY_IPTABLES : USES[tool];
+    return {
+      code: "tool-missing",
+      severity: NEEDED.has(tool) && !isReplaced ? ("high" as const) : ("low" as const),
+      text: `The tool "${tool}" is missing: ${uses ?? "a part of higgs needs it"}.`,
+      remedy,
+    };
+  });
   // A person who asks what is in the way hears of this first.
   return [...platformHealth(platform).map((entry) => ({ ...entry, severity: "high" as const })), ...missing];
 }
 
+const BY_IPTABLES = "iptables does what it can instead, and higgs itself passes every packet of a direct path on";
 const RANK: readonly HealthEntry["severity"][] = ["high", "medium", "low"];
 const NEEDED: ReadonlySet<string> = new Set(["ip", "wg", "nft", "pfctl", "route", "netstat", "ifconfig", "scutil"]);
 const USES: Readonly<Record<string, string>> = {

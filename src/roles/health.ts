@@ -44,10 +44,13 @@ export function platformHealth(platform: Platform | null = platformOf()): Health
   return text === null ? [] : [{ code: "platform-untested", severity: "low", text, remedy: null }];
 }
 
-/** What is not there where nft does no work. */
-export function nftHealth({ nftTrouble }: Pick<MachineSystem, "nftTrouble">, without: string): HealthEntry[] {
-  if (nftTrouble === null) return [];
-  return [{ ...healthOf(nftTrouble, "medium"), text: `${nftTrouble.message} Without it ${without}.` }];
+/** What is not there where neither nft nor iptables does any work. */
+export function firewallHealth(
+  { firewallTrouble }: Pick<MachineSystem, "firewallTrouble">,
+  without: string,
+): HealthEntry[] {
+  if (firewallTrouble === null) return [];
+  return [{ ...healthOf(firewallTrouble, "medium"), text: `${firewallTrouble.message} Without it ${without}.` }];
 }
 
 /** Sessions that no relay of the server carries: a person notices those that have no direct path. */

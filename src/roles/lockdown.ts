@@ -71,7 +71,8 @@ export async function holdLockdown(deps: {
       const after = merged(before, change);
       if (isKept && before.damage === null && Bun.deepEquals(before, after)) return;
       // Where nothing can hold it, it must not be said to be on.
-      if (after.lockdown && os.firewallTrouble !== null) throw os.firewallTrouble;
+      const trouble = os.firewallTrouble ?? (after.paranoid ? os.paranoidTrouble : undefined);
+      if (after.lockdown && trouble !== undefined) throw trouble;
       log.info({ lockdown: after.lockdown, lan: after.lan, paranoid: after.paranoid }, "changing the kill switch");
       const unkept = await keep(stateDir, after, { opens: !after.lockdown });
       isKept = unkept === null;
@@ -157,10 +158,12 @@ export async function changeStopped(
   await using _lock = await acquireInstanceLock({ runDir: dirs.run, role: "client" });
   const before = await readLockdown(dirs.state);
   const after = merged(before, change);
-  const unkept = await keep(dirs.state, after, { opens: !after.lockdown });
   const systems = systemsHere();
   const deps = { stateDir: dirs.state, log: silentLogger };
   const lock = systems.clientLock(deps);
+  const trouble = after.lockdown ? ((await lock.trouble?.(after, signal)) ?? null) : null;
+  if (trouble !== null) throw trouble;
+  const unkept = await keep(dirs.state, after, { opens: !after.lockdown });
   if (after.lockdown) {
     await lock.block(after, signal);
     return { lockdown: after, undone: [] };

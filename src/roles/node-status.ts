@@ -9,7 +9,7 @@ import type { EnrolmentStore } from "../peer/enrolment.ts";
 import type { Membership } from "../peer/membership.ts";
 import type { Tunnel } from "../peer/tunnel.ts";
 import type { Config } from "./config.ts";
-import { type HealthEntry, membershipHealth, nftHealth, platformHealth, relayHealth } from "./health.ts";
+import { type HealthEntry, membershipHealth, firewallHealth, platformHealth, relayHealth } from "./health.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
 import { VERSION } from "./version.ts";
 
@@ -86,11 +86,11 @@ function nodeHealth(view: NodeView): HealthEntry[] {
     const remedy = letPass(text, view.os.identifiers.interface);
     entries.push({ code: "exit-not-ready", severity: "high", text, remedy });
   }
-  entries.push(...nftHealth(view.os, NODE_WITHOUT_NFT), ...platformHealth());
+  entries.push(...firewallHealth(view.os, WITHOUT_FIREWALL), ...platformHealth());
   return entries;
 }
 
-const NODE_WITHOUT_NFT =
+const WITHOUT_FIREWALL =
   "machines in session with this one reach its own services, and higgs itself passes every packet of a direct path on, which costs speed";
 
 export function isoOf(ms: number | null): string | null {

@@ -102,9 +102,11 @@ async function unwanted(
   const found = changes.filter((change) => change.kind !== "file");
   const isLocked = role === "client" && (await readLockdown(stateDir)).lockdown;
   if (!isLocked) return found.map((change) => change.what);
-  const { closing } = systemsHere();
-  const left = found.map((change) => change.what).filter((what) => !closing.includes(what));
-  const isClosed = found.some((change) => change.what === closing[0]);
+  const { closing, closingInstead = [] } = systemsHere();
+  const names = found.map((change) => change.what);
+  const left = names.filter((what) => !closing.includes(what) && !closingInstead.includes(what));
+  const isInstead = closingInstead.length > 0 && closingInstead.every((what) => names.includes(what));
+  const isClosed = isInstead || names.some((what) => what === closing[0]);
   return isClosed ? left : [...left, `The kill switch is on, and its ${closing[0]} is missing.`];
 }
 

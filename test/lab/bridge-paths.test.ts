@@ -1,4 +1,4 @@
-// Machines without a working nft: the userspace bridge finds the same paths, moves as well, and what is missing is said.
+// Machines without a working nft, and without iptables: the userspace bridge finds the same paths, moves as well, and what is missing is said.
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
@@ -20,6 +20,7 @@ import {
 } from "./client-lab.ts";
 import { cutUdp, mendUdp, startPinging } from "./cables.ts";
 import { snapshot, until } from "./harness.ts";
+import { hideIptables } from "./mechanisms.ts";
 
 const MINUTE = 60_000;
 /** As a kernel without nf_tables has nft say. */
@@ -74,6 +75,7 @@ beforeAll(async () => {
   await higgsOrThrow(laptop, "client", "down");
   before = await snapshot(laptop, { without: ["etc and run"] });
   await takeNft(laptop, "useless");
+  for (const host of [laptop, home]) await hideIptables(host);
 }, MINUTE);
 afterAll(async () => {
   await lab?.[Symbol.asyncDispose]();

@@ -4,6 +4,7 @@ import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { HOME4, HOME6, higgs, higgsOrThrow, PAGE4, PAGE6, page, startNetwork, untilBrowses } from "./client-lab.ts";
 import { snapshot, until } from "./harness.ts";
+import { leaveOnly, mechanismAsked } from "./mechanisms.ts";
 import { type Order, probesTo } from "./state-probes.ts";
 import { caughtUp, furnish, sendOrders, startStateLab, verdictsOf } from "./state-scene.ts";
 
@@ -20,6 +21,7 @@ beforeAll(async () => {
   [laptop, router] = [lab.host("laptop"), lab.host("cafe-router")];
   await startNetwork(lab);
   await furnish(lab);
+  await leaveOnly(laptop, mechanismAsked());
   await client("up");
   tunnelAddress = /inet (10\.[\d.]+)/.exec(await laptop.execOrThrow(["ip", "addr", "show", "higgs0"]))?.[1] ?? "";
   await client("down");

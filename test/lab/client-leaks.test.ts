@@ -22,8 +22,10 @@ import {
   wireGuardPort,
 } from "./client-lab.ts";
 import { snapshot, until } from "./harness.ts";
+import { leaveOnly, mechanismAsked } from "./mechanisms.ts";
 
 const MINUTE = 60_000;
+const mechanism = mechanismAsked();
 /** The kinds of probe, as the sniffer says them. */
 const KINDS: Readonly<Record<string, RegExp>> = {
   "udp 4": /udp 192\.168\.7\.2:\d+ > 203\.0\.113\.80:9999/,
@@ -47,6 +49,7 @@ beforeAll(async () => {
   lab = await startClientLab();
   await startNetwork(lab);
   laptop = lab.host("laptop");
+  await leaveOnly(laptop, mechanism);
   await higgsOrThrow(laptop, "client", "up");
   leaks = await leaksOf(laptop, await wireGuardPort(laptop));
   await higgsOrThrow(laptop, "client", "down");

@@ -4,12 +4,22 @@ import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { higgs, higgsOrThrow, killNow, pidOf, startNetwork, untilBrowses, wireGuardPids } from "./client-lab.ts";
 import { snapshot } from "./harness.ts";
+import {
+  flushAll,
+  leaveOnly,
+  mechanismAsked,
+  restoreRules,
+  rulesOf,
+  takeClientRules,
+  untilRules,
+} from "./mechanisms.ts";
 import { type Probe, probesTo } from "./state-probes.ts";
-import { startStateLab, untilRuleset, verdictsOf } from "./state-scene.ts";
+import { startStateLab, verdictsOf } from "./state-scene.ts";
 
 const MINUTE = 60_000;
 const EXIT_BLOCKED = 10;
 const WEB = ["203.0.113.80", "2001:db8:80::80"] as const;
+const mechanism = mechanismAsked();
 const LOCKDOWN_PATH = "/var/lib/higgs/client/lockdown.json";
 let lab: Lab;
 let laptop: LabHost;
@@ -19,6 +29,7 @@ beforeAll(async () => {
   lab = await startStateLab();
   laptop = lab.host("laptop");
   await startNetwork(lab);
+  await leaveOnly(laptop, mechanism);
   // Once up and down, so that every file of the role's own is there: they stay.
   await client("up", "--lockdown");
   await client("down");
@@ -54,11 +65,11 @@ test(
   async () => {
     // Positive control: the same rules, taken away and loaded again as two steps.
     await client("lockdown", "on");
-    const rules = await laptop.execOrThrow(["nft", "list", "table", "inet", "higgs_client"]);
+    const rules = await rulesOf(laptop, mechanism);
     const steps = async (): Promise<void> => {
       for (let i = 0; i < 10; i++) {
-        await laptop.execOrThrow(["nft", "delete", "table", "inet", "higgs_client"]);
-        await laptop.execOrThrow(["nft", "-f", "-"], { stdin: rules });
+        await takeClientRules(laptop, mechanism);
+        await restoreRules(laptop, mechanism, rules);
       }
     };
     expect(await seenWhile(steps)).toBeGreaterThan(0);
@@ -119,9 +130,9 @@ test(
     await client("up", "--lockdown");
     const times: number[] = [];
     for (let i = 0; i < 3; i++) {
-      await laptop.execOrThrow(["nft", "flush", "ruleset"]);
+      await flushAll(laptop, mechanism);
       const flushed = performance.now();
-      await untilRuleset(laptop, (rules) => rules.includes("chain output"), "the rules");
+      await untilRules(laptop, mechanism, "closing");
       times.push(Math.round(performance.now() - flushed));
     }
     console.log(`flushed rules were back after ${times.join(", ")} ms`);
@@ -140,6 +151,7 @@ describe("a boot", () => {
     await using sniffer = await lab.host("cafe-router").sniff("lan", `host ${WEB[0]} or host ${WEB[1]}`);
     await laptop.powerOff();
     await laptop.boot();
+    await leaveOnly(laptop, mechanism);
     await laptop.execOrThrow(["ip", "link", "set", "eth0", "down"]);
     await load();
     for (const command of [
@@ -236,7 +248,7 @@ describe("higgs panic", () => {
         "Ended the client",
         "Switched the kill switch off",
         "higgs0",
-        "higgs_client",
+        mechanism === "nft" ? "higgs_client" : "higgs-client-",
         "resolv.conf",
       ]) {
         expect(said).toContain(what);

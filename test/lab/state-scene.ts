@@ -156,8 +156,3 @@ export function differences(row: Row, verdicts: ReadonlyMap<Probe, Verdict>): re
     return wanted === verdict ? [] : [`${order.id} is ${verdict}, and the document says ${wanted ?? "nothing"}`];
   });
 }
-
-export async function untilRuleset(host: LabHost, isIt: (ruleset: string) => boolean, what: string): Promise<void> {
-  const list = async (): Promise<string> => (await host.exec(["nft", "list", "table", "inet", "higgs_client"])).stdout;
-  await until(async () => isIt(await list()), { what });
-}

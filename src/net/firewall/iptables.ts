@@ -1,7 +1,7 @@
 // Talks to iptables, where nft is missing: finds the commands that work here, loads a role's chains, reads them back and takes them away.
 import type { HiggsError } from "../../base/errors.ts";
 import type { Family } from "../../base/ip.ts";
-import { type Exec, type ExecResult, ToolFailed, ToolMissing, toolMissing } from "../exec.ts";
+import { type Exec, type ExecResult, findTool, ToolFailed, ToolMissing, toolMissing } from "../exec.ts";
 import {
   chainDifferences,
   type IptablesChain,
@@ -10,6 +10,9 @@ import {
   replacementOf,
   type SavedTables,
 } from "./iptables-chains.ts";
+
+/** "legacy" is the kernel's older mechanism, and needs root or CAP_NET_RAW; "nft" are the same commands over nf_tables. */
+export type IptablesVariant = "legacy" | "nft";
 
 /** The commands of one family. */
 export interface Iptables {
@@ -28,11 +31,13 @@ export interface IptablesNeeds {
   readonly trial: ChainsOf;
 }
 
-/**
- * By the machine's own choice first. "legacy" is the kernel's older mechanism, and needs root or CAP_NET_RAW; "nft" are the same
- * commands over nf_tables.
- */
+/** By the machine's own choice first. */
 const STEMS = ["iptables", "iptables-legacy", "iptables-nft"] as const;
+
+/** Whether some iptables is on this machine, whatever it can do. */
+export function hasIptables(): boolean {
+  return STEMS.some((stem) => findTool(`${stem}-save`) !== null);
+}
 
 /** The commands that do all that is needed, IPv4 first; or why there are none. */
 export async function findIptables(
@@ -91,11 +96,27 @@ export async function loadChains(
   return differences;
 }
 
-/** By whatever commands are there: the ones that loaded them may not be this machine's choice any more. True when there were some. */
-export async function removeChains(exec: Exec, prefix: string, signal: AbortSignal): Promise<boolean> {
+/** `but`: leaves what is there in this way. */
+export type RemoveOptions = AbortSignal | { readonly signal: AbortSignal; readonly but: IptablesVariant };
+
+/** Where the commands put what they load. */
+export async function variantOf(
+  exec: Exec,
+  { save }: Pick<Iptables, "save">,
+  signal: AbortSignal,
+): Promise<IptablesVariant> {
+  return (await exec.run([save, "--version"], { signal })).stdout.includes("nf_tables") ? "nft" : "legacy";
+}
+
+/**
+ * By whatever commands are there: the ones that loaded them may not be this machine's choice any more. True when there were some.
+ */
+export async function removeChains(exec: Exec, prefix: string, options: RemoveOptions): Promise<boolean> {
+  const { signal, but = null } = options instanceof AbortSignal ? { signal: options } : options;
   let wereThere = false;
   for (const iptables of STEMS.flatMap(commandsOf)) {
     const saved = await savedOrNothing(exec, iptables, signal);
+    if (saved.size === 0 || (but !== null && (await variantOf(exec, iptables, signal)) === but)) continue;
     const text = removalOf(saved, prefix);
     if (text === "") continue;
     await restore(exec, { iptables, text }, signal);
@@ -104,15 +125,22 @@ export async function removeChains(exec: Exec, prefix: string, signal: AbortSign
   return wereThere;
 }
 
-/** Every chain with the prefix and what leads to it, as `iptables-save` has them, by the command that shows them. */
+/**
+ * Every chain with the prefix and what leads to it, as `iptables-save` has them, by the command that shows them. `but`: as for
+ * `removeChains`.
+ */
 export async function listChains(
   exec: Exec,
   prefix: string,
-  signal: AbortSignal,
+  options: RemoveOptions,
 ): Promise<readonly { readonly what: string; readonly lines: readonly string[] }[]> {
+  const { signal, but = null } = options instanceof AbortSignal ? { signal: options } : options;
   const found = new Map<string, readonly string[]>();
-  for (const { save, family } of STEMS.flatMap(commandsOf)) {
-    for (const [table, chains] of await savedOrNothing(exec, { save, family }, signal)) {
+  for (const iptables of STEMS.flatMap(commandsOf)) {
+    const { save, family } = iptables;
+    const saved = await savedOrNothing(exec, iptables, signal);
+    if (saved.size === 0 || (but !== null && (await variantOf(exec, iptables, signal)) === but)) continue;
+    for (const [table, chains] of saved) {
       const lines = [...chains.values()].flat().filter((line) => line.includes(` ${prefix}`));
       const names = [...chains.keys()].filter((name) => name.startsWith(prefix));
       if (names.length === 0 && lines.length === 0) continue;

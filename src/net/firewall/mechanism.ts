@@ -1,7 +1,7 @@
 // Which mechanism closes and isolates on this machine: nft, iptables where nft does no work, or none, and why.
 import { existsSync } from "node:fs";
 import { HiggsError } from "../../base/errors.ts";
-import { type Exec, findTool, ToolFailed, toolMissing } from "../exec.ts";
+import { type Exec, ToolFailed, ToolMissing } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import { type ChainsOf, findIptables, type Iptables } from "./iptables.ts";
 
@@ -33,16 +33,21 @@ export async function findMechanism(
   return { kind: "none", nftTrouble, trouble };
 }
 
-/** A table that is made and taken away in one transaction: nothing of it is ever in place. */
-async function troubleOfNft(
+/** Null where it does its work. A table that is made and taken away in one transaction: nothing of it is ever in place. */
+export async function troubleOfNft(
   exec: Exec,
   { table }: Pick<Identifiers, "table">,
   signal: AbortSignal,
 ): Promise<HiggsError | null> {
-  if (findTool("nft") === null) return toolMissing("nft");
   const trial = `${table}_trial`;
   const stdin = `table inet ${trial} {\n}\ndelete table inet ${trial}\n`;
-  const { code, stderr } = await exec.run(["nft", "-f", "-"], { stdin, signal });
+  const running = exec.run(["nft", "-f", "-"], { stdin, signal });
+  const result = await running.catch((thrown: unknown) => {
+    if (thrown instanceof ToolMissing) return thrown;
+    throw thrown;
+  });
+  if (result instanceof ToolMissing) return result;
+  const { code, stderr } = result;
   if (code === 0) return null;
   return new ToolFailed(`Cannot use nft on this machine: ${stderr.trim().split("\n")[0] || `exit code ${code}`}.`, {
     code: "nft-unusable",
@@ -51,6 +56,6 @@ async function troubleOfNft(
 }
 
 /** Also where a setting keeps interfaces from having an address, as it may be changed at any time. */
-function hasIpv6Packets(): boolean {
+export function hasIpv6Packets(): boolean {
   return existsSync("/proc/net/if_inet6");
 }

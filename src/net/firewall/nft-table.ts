@@ -1,8 +1,7 @@
 // An nft table as data: its text for loading, and its differences from what nft lists.
 import { createHash } from "node:crypto";
 import { cidrContains, cidrParts, ipBytes, type Cidr, type IpAddress } from "../../base/ip.ts";
-import { isInterfaceName } from "../interface-name.ts";
-import { FirewallNameRefused } from "./errors.ts";
+import { checkedInterface } from "./checked-interface.ts";
 
 export interface NftRule {
   readonly text: string;
@@ -176,10 +175,5 @@ export function intervalElements(prefixes: readonly Cidr[]): readonly string[] {
 
 /** In quotes, as nft wants a name in a rule. Throws FirewallNameRefused for what the kernel would not take as an interface. */
 export function quotedInterface(name: string): string {
-  if (!isInterfaceName(name)) {
-    throw new FirewallNameRefused(`Cannot write firewall rules for "${name}": it is no interface name.`, {
-      code: "interface-name-invalid",
-    });
-  }
-  return `"${name}"`;
+  return `"${checkedInterface(name)}"`;
 }

@@ -5,6 +5,7 @@ import { type DoctorFacts, doctorFindings, type RoleFacts } from "../../../src/r
 const WELL: DoctorFacts = {
   platform: "linux",
   missingTools: [],
+  hasIptables: false,
   privileges: { netAdmin: true, tunProblem: null },
   isRoot: true,
   wireGuard: ["carried"],
@@ -53,6 +54,9 @@ describe("doctorFindings()", () => {
       { tool: "wg", remedy: "sudo apt install wg" },
     ];
     expect(codes({ ...WELL, missingTools })).toEqual(["tools high tool-missing", "tools low tool-missing"]);
+    const nft = [{ tool: "nft", remedy: "sudo apt install nftables" }];
+    expect(codes({ ...WELL, missingTools: nft })).toEqual(["tools high tool-missing"]);
+    expect(codes({ ...WELL, missingTools: nft, hasIptables: true })).toEqual(["tools low tool-missing"]);
     expect(doctorFindings({ ...WELL, missingTools })[0]).toMatchObject({ remedy: "sudo apt install wg" });
   });
 

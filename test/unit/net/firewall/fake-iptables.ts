@@ -28,6 +28,9 @@ export class FakeIptables implements Exec {
     const [, six, variant = "", verb] = /^ip(6?)tables(-legacy|-nft)?-(save|restore)$/.exec(command) ?? [];
     if (`iptables${variant}` !== this.#name || verb === undefined) throw toolMissing(command);
     const tables = this.families[six === "6" ? "ip6tables" : "iptables"];
+    if (verb === "save" && args.join() === "--version") {
+      return done(`${command} v1.8.9 (${this.#name === "iptables-legacy" ? "legacy" : "nf_tables"})\n`);
+    }
     if (verb === "save") return done(printed(tables));
     if (args.join(" ") !== "--noflush -w 5") throw new Error(`FakeIptables does not know "${argv.join(" ")}".`);
     this.loaded.push(`${command}\n${options.stdin ?? ""}`);
