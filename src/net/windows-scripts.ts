@@ -8,17 +8,20 @@ export type WindowsScript = keyof typeof WINDOWS_SCRIPTS;
 export const WINDOWS_SCRIPTS = {
   /** Get-NetIPInterface, Get-NetRoute, Get-NetIPAddress: `-PolicyStore ActiveStore` is what is in force (each one's -PolicyStore). */
   "read-network": `$interfaces = @(Get-NetIPInterface -PolicyStore ActiveStore | ForEach-Object { @{
-  index = [int]$_.ifIndex; alias = "$($_.InterfaceAlias)"; family = "$($_.AddressFamily)"; metric = [int]$_.InterfaceMetric
+  index = [int]$_.InterfaceIndex; alias = "$($_.InterfaceAlias)"; family = "$($_.AddressFamily)"; metric = [int]$_.InterfaceMetric
   mtu = [long]$_.NlMtu; forwarding = "$($_.Forwarding)"; connected = "$($_.ConnectionState)" } })
 $routes = @(Get-NetRoute -PolicyStore ActiveStore | ForEach-Object { @{
-  index = [int]$_.ifIndex; prefix = "$($_.DestinationPrefix)"; nextHop = "$($_.NextHop)"; metric = [int]$_.RouteMetric } })
+  index = [int]$_.InterfaceIndex; prefix = "$($_.DestinationPrefix)"; nextHop = "$($_.NextHop)"; metric = [int]$_.RouteMetric } })
 $addresses = @(Get-NetIPAddress -PolicyStore ActiveStore | ForEach-Object { @{
-  index = [int]$_.ifIndex; address = "$($_.IPAddress)"; prefixLength = [int]$_.PrefixLength
+  index = [int]$_.InterfaceIndex; address = "$($_.IPAddress)"; prefixLength = [int]$_.PrefixLength
   origin = "$($_.SuffixOrigin)"; state = "$($_.AddressState)" } })
 @{ interfaces = $interfaces; routes = $routes; addresses = $addresses } | ConvertTo-Json -Depth 4 -Compress`,
 
-  /** Get-NetFirewallRule (-Group, -PolicyStore ActiveStore: local rules and those of group policy as they apply), Get-NetFirewallProfile. */
-  "read-firewall": `$rules = @(Get-NetFirewallRule -PolicyStore ActiveStore -Group $p.group -ErrorAction SilentlyContinue | ForEach-Object { @{
+  /**
+   * Get-NetFirewallRule (-PolicyStore ActiveStore: local rules and those of group policy as they apply), Get-NetFirewallProfile. All rules
+   * are read and ours picked out: asked for a group that has none, the command fails, as it does when it may not read.
+   */
+  "read-firewall": `$rules = @(Get-NetFirewallRule -PolicyStore ActiveStore | Where-Object { $_.Group -eq $p.group } | ForEach-Object { @{
   name = "$($_.Name)"; enabled = "$($_.Enabled)"; direction = "$($_.Direction)"; action = "$($_.Action)" } })
 $own = @{}
 Get-NetFirewallProfile -PolicyStore PersistentStore | ForEach-Object { $own["$($_.Name)"] = $_ }
@@ -37,14 +40,17 @@ $profiles = @(Get-NetFirewallProfile -PolicyStore ActiveStore | ForEach-Object {
   New-NetFirewallRule @a | Out-Null
 }`,
 
-  /** Remove-NetFirewallRule -Name. */
-  "remove-firewall-rules": `foreach ($name in $p.names) {
-  Remove-NetFirewallRule -PolicyStore PersistentStore -Name $name
-}`,
+  /**
+   * Remove-NetFirewallRule -InputObject, each at a time: without a parameter it takes away every rule of the machine, and a -Name may be a
+   * pattern. Says how many there were.
+   */
+  "remove-firewall-rules": `$rules = @(Get-NetFirewallRule -PolicyStore PersistentStore | Where-Object { ($_.Group -eq $p.group) -and ($p.names -contains $_.Name) })
+foreach ($rule in $rules) { Remove-NetFirewallRule -InputObject $rule }
+@{ count = $rules.Count } | ConvertTo-Json -Compress`,
 
-  /** Remove-NetFirewallRule: by pipeline, so that a group without rules is no failure. Says how many there were. */
-  "remove-firewall-group": `$rules = @(Get-NetFirewallRule -PolicyStore PersistentStore -Group $p.group -ErrorAction SilentlyContinue)
-$rules | Remove-NetFirewallRule
+  /** As above, for all of a group. */
+  "remove-firewall-group": `$rules = @(Get-NetFirewallRule -PolicyStore PersistentStore | Where-Object { $_.Group -eq $p.group })
+foreach ($rule in $rules) { Remove-NetFirewallRule -InputObject $rule }
 @{ count = $rules.Count } | ConvertTo-Json -Compress`,
 
   /** Set-NetFirewallProfile: -Enabled True | False | NotConfigured, -DefaultOutboundAction Allow | Block | NotConfigured. */

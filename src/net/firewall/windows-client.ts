@@ -81,7 +81,7 @@ export function windowsClientFirewall(deps: WindowsClientDeps): ClientFirewall {
     }
   };
   const remove = async (names: readonly string[], signal: AbortSignal): Promise<void> => {
-    if (names.length > 0) await runScript(exec, "remove-firewall-rules", { parameters: { names }, signal });
+    if (names.length > 0) await runScript(exec, "remove-firewall-rules", { parameters: { group, names }, signal });
   };
 
   const close = async (policy: ClientFirewallPolicy, signal: AbortSignal): Promise<void> => {
@@ -239,12 +239,16 @@ function differences(now: WindowsFirewallState, wanted: WindowsRules): readonly 
   ];
 }
 
+/** As Get-NetFirewallProfile lists "DisabledInterfaceAliases" where nobody named one. */
+const NONE_EXEMPT = "NotConfigured";
+
 /** Where group policy ignores local rules, or an interface is exempt, ours would close nothing. */
 function refuseOverruled({ profiles }: WindowsFirewallState): void {
   for (const { name, localRules, without } of profiles) {
     if (localRules === "False")
       throw overruled(`group policy ignores this machine's own rules in the profile "${name}"`);
-    if (without.length > 0) throw overruled(`interfaces are exempt from the profile "${name}": ${without.join(", ")}`);
+    const exempt = without.filter((alias) => alias !== NONE_EXEMPT);
+    if (exempt.length > 0) throw overruled(`interfaces are exempt from the profile "${name}": ${exempt.join(", ")}`);
   }
 }
 

@@ -28,7 +28,8 @@ interface Tunnel {
   readonly peers: Map<string, Peer>;
 }
 
-export type Failure = "before" | "after";
+/** "killed": it does its work, and nobody is left who would see that, or give another command. */
+export type Failure = "before" | "after" | "killed";
 
 const READS = /^(?:powershell read-|powershell list-|wg show |ping )/;
 const TUNNEL_INDEX = 42;
@@ -50,17 +51,20 @@ export class FakeWindows implements Exec {
   /** The configuration that the tunnel service was given, whole. */
   conf = "";
   localRules = "True";
-  exempt: readonly string[] = [];
+  /** As machines that people recorded list it. */
+  exempt: readonly string[] = ["NotConfigured"];
   isElevated = true;
   /** Which of the commands that change something fails, counted from 1; "after": it has done its work all the same. */
   failure: { readonly at: number; readonly when: Failure } | null = null;
   changes = 0;
+  isKilled = false;
   /** Which of all commands fails without doing anything, reading ones too. */
   failingCall = 0;
   asked = 0;
 
   async run(argv: readonly [string, ...string[]], options: { readonly stdin?: string } = {}): Promise<ExecResult> {
     if (options.stdin !== undefined) throw new Error(`unexpected standard input for ${argv.join(" ")}`);
+    if (this.isKilled) throw new Error("killed");
     const shown = shownCall(argv);
     this.calls.push(shown);
     if (this.failingCall === ++this.asked) return result(1, "", "The RPC server is unavailable.");
@@ -69,6 +73,10 @@ export class FakeWindows implements Exec {
     const isFailing = this.failure?.at === this.changes;
     if (isFailing && this.failure?.when === "before") return result(1, "", "Access is denied.");
     const answer = this.#answer(argv);
+    if (isFailing && this.failure?.when === "killed") {
+      this.isKilled = true;
+      throw new Error("killed");
+    }
     return isFailing ? result(1, "", "The operation was canceled by the user.") : answer;
   }
 
@@ -145,12 +153,12 @@ export class FakeWindows implements Exec {
         }
         return result(0);
       }
-      case "remove-firewall-rules":
-        for (const name of z.array(z.string()).parse(p["names"])) {
-          if (!this.rules.delete(name))
-            return result(1, "", `No MSFT_NetFirewallRule objects found with property 'Name' equal to '${name}'.`);
-        }
-        return result(0);
+      case "remove-firewall-rules": {
+        const names = z.array(z.string()).parse(p["names"]);
+        const ours = [...this.rules.values()].filter(({ group, Name }) => group === p["group"] && names.includes(Name));
+        for (const { Name } of ours) this.rules.delete(Name);
+        return json({ count: ours.length });
+      }
       case "remove-firewall-group": {
         const ours = [...this.rules.values()].filter(({ group }) => group === p["group"]);
         for (const { Name } of ours) this.rules.delete(Name);

@@ -60,6 +60,27 @@ describe("scriptArgv()", () => {
   });
 });
 
+describe("WINDOWS_SCRIPTS", () => {
+  test("take a rule of the firewall away only as the one that was found, as the command alone would take all of them", () => {
+    const removals = Object.values(WINDOWS_SCRIPTS).flatMap(
+      (script) => script.match(/Remove-NetFirewallRule.*/g) ?? [],
+    );
+    expect(removals).toHaveLength(2);
+    for (const line of removals) expect(line).toBe("Remove-NetFirewallRule -InputObject $rule }");
+  });
+
+  test("hide a failure only where something that is not there is no failure", () => {
+    const hiding = Object.values(WINDOWS_SCRIPTS).flatMap(
+      (script) => script.match(/[\w-]+(?: -\w+ [$\w.]+)* -ErrorAction SilentlyContinue/g) ?? [],
+    );
+    expect(hiding.map((line) => line.split(" ")[0])).toEqual([
+      "Get-DnsClientServerAddress",
+      "Get-Service",
+      "Get-Process",
+    ]);
+  });
+});
+
 describe("runScript() and askScript()", () => {
   const said = (code: number, stdout: string, stderr = ""): Exec => ({
     run: () => Promise.resolve({ code, stdout, stderr }),

@@ -20,6 +20,11 @@ async function life({ systems, options }: Scene): Promise<void> {
 }
 
 const BEFORE = machine().printed();
+const WHEN: Readonly<Record<Failure, string>> = {
+  before: "that fails before its work",
+  after: "that fails after its work",
+  killed: "with which the process dies",
+};
 /** The journal of each life is synced to a disk that others may keep busy. */
 const DEADLINE_MS = 60_000;
 
@@ -55,9 +60,9 @@ describe("undoAll() on Windows", () => {
     DEADLINE_MS,
   );
 
-  for (const when of ["before", "after"] as const satisfies readonly Failure[]) {
+  for (const when of ["before", "after", "killed"] as const satisfies readonly Failure[]) {
     test(
-      `puts the machine back from every step of a client's life that fails ${when} its work`,
+      `puts the machine back from every step of a client's life ${WHEN[when]}`,
       async () => {
         const count = await changesOf(life);
         expect(count).toBeGreaterThan(20);
@@ -70,6 +75,7 @@ describe("undoAll() on Windows", () => {
           );
           expect(failed, `step ${at}: ${made.windows.calls.at(-1)}`).not.toBeNull();
           made.windows.failure = null;
+          made.windows.isKilled = false;
           await (await made.systems.machine("client", made.options)).undoAll(signal);
           expect(made.windows.printed(), `step ${at}`).toBe(BEFORE);
           rmSync(made.stateDir, { recursive: true });
@@ -79,7 +85,7 @@ describe("undoAll() on Windows", () => {
     );
 
     test(
-      `goes on from every step of its own that fails ${when} its work, and is whole at the next try`,
+      `goes on from every step of its own ${WHEN[when]}, and is whole at the next try`,
       async () => {
         const whole = scene(machine());
         await life(whole);
@@ -95,6 +101,7 @@ describe("undoAll() on Windows", () => {
           const undo = async () => await (await made.systems.machine("client", made.options)).undoAll(signal);
           expect(await failureOf(undo()), `step ${at}`).toMatchObject({ code: "undo-incomplete" });
           made.windows.failure = null;
+          made.windows.isKilled = false;
           await undo();
           expect(made.windows.printed(), `step ${at}`).toBe(BEFORE);
           rmSync(made.stateDir, { recursive: true });

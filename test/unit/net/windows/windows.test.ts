@@ -61,6 +61,19 @@ describe("a client on Windows", () => {
     expect(calls.indexOf("icacls")).toBeLessThan(calls.indexOf("/installtunnelservice"));
   });
 
+  test("takes away the file with the key that a process left which was killed meanwhile", async () => {
+    const { windows, systems, options, stateDir } = setUp();
+    windows.failure = { at: 3, when: "killed" }; // after both of the folder's rights: the installation
+    await failureOf((await systems.client(options)).wireGuard.apply(CONFIG, signal));
+    expect(windows.calls.at(-1)).toStartWith("wireguard /installtunnelservice");
+    const path = join(stateDir, "tunnel", "higgs0.conf");
+    writeFileSync(path, windows.conf, { mode: 0o600 }); // who is killed takes nothing away
+    windows.isKilled = false;
+    await (await systems.machine("client", options)).undoAll(signal);
+    expect(existsSync(path)).toBe(false);
+    expect(windows.services.size).toBe(0);
+  });
+
   test("takes a tunnel over that lives, and makes one anew whose key is another's", async () => {
     const { windows, systems, options } = setUp();
     await (await systems.client(options)).wireGuard.apply(CONFIG, signal);
