@@ -60,6 +60,7 @@ const BY_CODE: Readonly<Record<string, number>> = {
   "tun-missing": EXIT.missing,
   "platform-unsupported": EXIT.missing,
   "platform-untested": EXIT.refused,
+  "windows-no-exit": EXIT.missing,
 };
 
 export function exitCodeOf(thrown: unknown): number {

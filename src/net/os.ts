@@ -1,5 +1,6 @@
 // Which platform this machine has: the choice of every capability's mechanism is made here, once.
 import type { Role } from "../proto/role.ts";
+import { noExitOnWindows } from "./firewall/windows-node.ts";
 import { linuxSystems } from "./os-linux.ts";
 import { macSystems, noMacNode } from "./os-macos.ts";
 import { windowsSystems } from "./os-windows.ts";
@@ -27,9 +28,17 @@ export function systemsHere(platform: Platform | null = platformOf()): Systems {
   return systems;
 }
 
-/** Before anything else, an invite that would be used up included. Throws PlatformUnsupported, PlatformUntested. */
-export function requireRole(role: Role, { untestedPlatform }: Consent, platform: Platform | null = platformOf()): void {
+/**
+ * Before anything else, an invite that would be used up included; `exit`: a node that shall offer one. Throws PlatformUnsupported,
+ * PlatformUntested, and where there is no exit, why.
+ */
+export function requireRole(
+  role: Role,
+  { untestedPlatform, exit }: Consent & { readonly exit?: unknown },
+  platform: Platform | null = platformOf(),
+): void {
   if (platform === "macos" && role === "node") throw noMacNode();
+  if (platform === "windows" && role === "node" && exit === true) throw noExitOnWindows();
   requireAskedFor(platform, untestedPlatform, `run a ${role}`);
 }
 

@@ -27,7 +27,7 @@ export function noExitOnWindows(): HiggsError {
     "Cannot isolate an exit on Windows: its firewall does not see the packets that it passes on, and clients would reach the LAN.",
     {
       code: "windows-no-exit",
-      remedy: "Offer the exit from a Linux machine",
+      remedy: "Offer the exit from a Linux machine; this one takes part without: higgs node --no-exit",
     },
   );
 }
