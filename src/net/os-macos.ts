@@ -40,6 +40,8 @@ export interface MacParts {
   /** Throws PrivilegeMissing. */
   readonly requireRoot: (command: string) => Promise<void>;
   readonly hasTool: (tool: string) => boolean;
+  /** How often rules and names are looked at. */
+  readonly lookMs: number;
 }
 
 /** Each is a part of macOS but `wg`. */
@@ -81,6 +83,7 @@ function realParts(): MacParts {
     host: macWireGuardHost(),
     requireRoot: async (command) => requireNetAdmin(await readPrivileges(), command),
     hasTool: (tool) => findTool(tool) !== null,
+    lookMs: LOOK_MS,
   };
 }
 
@@ -104,6 +107,7 @@ async function client(
   const clientFirewall =
     firewallTrouble === null ? pfClientFirewall({ ...deps, device }) : unfilteredClient(firewallTrouble);
   const systemDns = scutilDns(deps);
+  const everyMs = parts.lookMs;
   const localNetworks = async (signal: AbortSignal) =>
     macNetworks(macLinks(await readShown(exec, signal), await device()));
   return {
@@ -112,8 +116,8 @@ async function client(
     clientRoutes: macClientRoutes({ ...deps, device }),
     systemDns,
     watchRules: (onChange) =>
-      looking(async (signal) => (await clientFirewall.verify(signal)).length > 0, { onChange, log }),
-    watchDns: (onChange) => looking((signal) => systemDns.differs(signal), { onChange, log }),
+      looking(async (signal) => (await clientFirewall.verify(signal)).length > 0, { onChange, log, everyMs }),
+    watchDns: (onChange) => looking((signal) => systemDns.differs(signal), { onChange, log, everyMs }),
     resetDnsOfEarlierBoot: () => Promise.resolve(), // configd keeps it in memory
     localNetworks,
     block: (lockdown, signal) =>
@@ -178,7 +182,7 @@ function nothingToWatch(): Service {
 /** Calls `onChange` when `hasChanged` says so, and again as long as it does. */
 function looking(
   hasChanged: (signal: AbortSignal) => Promise<boolean>,
-  { onChange, log }: { readonly onChange: () => void; readonly log: Logger },
+  { onChange, log, everyMs }: { readonly onChange: () => void; readonly log: Logger; readonly everyMs: number },
 ): Service {
   const controller = new AbortController();
   const { signal } = controller;
@@ -186,7 +190,7 @@ function looking(
     if (await hasChanged(signal)) onChange();
   };
   const onError = (thrown: unknown): void => log.debug({ reason: String(thrown) }, "cannot look at this machine"); // the next look may
-  const loop = repeat(look, { everyMs: LOOK_MS, signal, onError });
+  const loop = repeat(look, { everyMs, signal, onError });
   return {
     async [Symbol.asyncDispose]() {
       controller.abort(new Stopped());

@@ -136,6 +136,30 @@ describe("a client on macOS", () => {
     expect(mac.printed()).toBe(before);
   });
 
+  test("that was killed is taken over as it is by the next start", async () => {
+    await comeUp(await clientOf(mac, stateDir), false);
+    const before = mac.printed();
+    mac.startAnew();
+    await comeUp(await clientOf(mac, stateDir), false);
+    expect(mac.calls.filter((call) => /^(WG_TUN|route -n|ifconfig utun7 |wg set|pfctl.* -[fEF] )/.test(call))).toEqual(
+      [],
+    );
+    expect(mac.printed()).toBe(before);
+  });
+
+  test("hears of what others do to rules and names, by looking", async () => {
+    const os = await clientOf(mac, stateDir);
+    await comeUp(os, false);
+    const rules = Promise.withResolvers<void>();
+    const names = Promise.withResolvers<void>();
+    await using _rules = os.watchRules(rules.resolve);
+    await using _names = os.watchDns(names.resolve);
+    mac.anchors.clear();
+    await rules.promise;
+    mac.store.clear();
+    await names.promise;
+  });
+
   test("with a damaged journal is found by its fixed names; that pf is on for it is all that stays", async () => {
     const before = mac.printed();
     await comeUp(await clientOf(mac, stateDir), false);

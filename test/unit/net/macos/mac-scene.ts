@@ -48,7 +48,13 @@ export function wanted(kind: "connecting" | "connected", near = ALONE): ClientFi
 }
 
 export function systemsOf(mac: FakeMac): Systems {
-  return macSystems({ exec: mac, host: mac.host, requireRoot: () => Promise.resolve(), hasTool: () => true });
+  return macSystems({
+    exec: mac,
+    host: mac.host,
+    requireRoot: () => Promise.resolve(),
+    hasTool: () => true,
+    lookMs: 1,
+  });
 }
 
 export async function clientOf(mac: FakeMac, stateDir: string): Promise<ClientSystem> {
