@@ -6,6 +6,7 @@ import type { Role } from "../proto/role.ts";
 import { isJournaledByHelper } from "./dns/resolv-conf-helper.ts";
 import { isOurs } from "./dns/resolv-conf-text.ts";
 import { readIfAllowed } from "./dns/resolv-conf-file.ts";
+import { readRecord, recordName } from "./dns/resolvconf-record.ts";
 import { type Exec, type ExecResult, ToolMissing } from "./exec.ts";
 import { listChains } from "./firewall/iptables.ts";
 import { nftFailed } from "./firewall/nft.ts";
@@ -135,6 +136,12 @@ async function dns(role: Role, deps: ChangesDeps): Promise<readonly Change[]> {
     const lines = new TextDecoder().decode(file.bytes).split("\n").filter(Boolean);
     const isJournaled = has(journal, "resolv-conf") || (path === RESOLV_CONF && isJournaledByHelper());
     found.push({ kind: "dns", what: path, lines, isJournaled });
+  }
+  const record = await readRecord({ identifiers: IDENTIFIERS[role] });
+  if (record !== null) {
+    const what = `resolvconf record ${recordName(IDENTIFIERS[role])}`;
+    const lines = record.split("\n").filter(Boolean);
+    found.push({ kind: "dns", what, lines, isJournaled: has(journal, "resolvconf-record") || isJournaledByHelper() });
   }
   const link = IDENTIFIERS[role].interface;
   const said = await orMissing(exec.run(["resolvectl", "dns", link], { signal }));

@@ -65,6 +65,7 @@ const undoEntry = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("ip-routes") }),
   z.strictObject({ kind: z.literal("sysctl"), key: sysctlKey, before: sysctlValue, ours: sysctlValue }),
   z.strictObject({ kind: z.literal("resolv-conf"), original: resolvConfOriginal, oursSha256: sha256 }),
+  z.strictObject({ kind: z.literal("resolvconf-record") }),
   z.strictObject({ kind: z.literal("resolved-link") }),
   z.strictObject({ kind: z.literal("pf-anchor") }),
   z.strictObject({ kind: z.literal("pf-enable"), token: z.nullable(z.string().regex(/^\d{1,20}$/)) }),
@@ -145,9 +146,9 @@ export async function openJournal(options: JournalOptions): Promise<JournalFile>
   };
 }
 
-/** A boot takes everything with it that is not a file; Windows keeps its firewall, its names and its services in the registry. */
+/** A boot takes everything with it that is not a file, and what openresolv made of our record is one; Windows keeps its firewall, its names and its services in the registry. */
 function outlivesBoot({ kind }: UndoEntry): boolean {
-  return kind === "resolv-conf" || kind.startsWith("windows-");
+  return kind === "resolv-conf" || kind === "resolvconf-record" || kind.startsWith("windows-");
 }
 
 function isSame(a: UndoEntry, b: UndoEntry): boolean {

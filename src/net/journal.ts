@@ -39,6 +39,7 @@ export type LinuxUndoEntry =
   | { readonly kind: "ip-routes" }
   | { readonly kind: "sysctl"; readonly key: SysctlKey; readonly before: string; readonly ours: string }
   | { readonly kind: "resolv-conf"; readonly original: ResolvConfOriginal; readonly oursSha256: string }
+  | { readonly kind: "resolvconf-record" }
   | { readonly kind: "resolved-link" };
 
 export type MacUndoEntry =

@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { linuxDns } from "./dns/linux.ts";
-import { watchResolved } from "./dns/watch-resolved.ts";
+import { watchNames } from "./dns/watch-names.ts";
 import { bridgeDiscovery } from "./discovery/bridge.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
 import { type Exec, findTool, systemExec, ToolFailed, ToolMissing, toolMissing } from "./exec.ts";
@@ -100,7 +100,7 @@ async function client(options: SystemOptions & { readonly withoutFirewall: boole
     clientRoutes,
     peerMtus: clientRoutes.peerMtus,
     systemDns,
-    watchDns: (onChange) => watchResolved(onChange),
+    watchDns: (onChange) => watchNames(onChange),
     async resetDnsOfEarlierBoot(signal) {
       // In the same boot the tunnel's routes are there still, and its name servers belong to them.
       if (owner !== null && !owner.sameBoot) await systemDns.reset(signal);

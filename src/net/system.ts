@@ -9,7 +9,7 @@ import type { IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
-import type { SystemDns } from "./dns/system-dns.ts";
+import type { MachineDns } from "./dns/system-dns.ts";
 import type { DiscoveryPort } from "./discovery/discovery.ts";
 import type { ClientFirewall } from "./firewall/client.ts";
 import type { ConnectionLog } from "./firewall/connection-log.ts";
@@ -78,8 +78,8 @@ export interface ClientSystem extends MachineSystem {
   /** Why frames that bypass the IP layer cannot be stopped here; not there where they can, or where nothing can be closed at all. */
   readonly paranoidTrouble?: HiggsError;
   readonly clientRoutes: ClientRoutes;
-  readonly systemDns: SystemDns;
-  /** Calls `onChange` after each burst of changes to the servers that systemd-resolved asks, our own too. */
+  readonly systemDns: MachineDns;
+  /** Calls `onChange` after each burst of changes to whom this machine asks for names, our own too. */
   readonly watchDns: (onChange: () => void) => Service;
   /** After a boot nobody answers at the tunnel's name servers: puts the machine's own back that an earlier process replaced. */
   readonly resetDnsOfEarlierBoot: (signal: AbortSignal) => Promise<void>;

@@ -1,6 +1,7 @@
 // Puts everything back that a role changed on Linux: how each kind of change is undone, and in which order.
 import type { Logger } from "../base/log.ts";
 import type { Role } from "../proto/role.ts";
+import { RESOLV_CONF, type Restored, restoreNames } from "./dns/file-dns.ts";
 import { restoreResolvConf } from "./dns/resolv-conf.ts";
 import { askHelper, needsHelper } from "./dns/resolv-conf-helper.ts";
 import { restoreForHelper } from "./dns/resolv-conf-request.ts";
@@ -44,6 +45,7 @@ export interface UndoDeps {
  */
 const ORDER: readonly LinuxKind[] = [
   "resolv-conf",
+  "resolvconf-record",
   "resolved-link",
   "wireguard-device",
   "ip-rules",
@@ -102,6 +104,20 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<LinuxKind, Step>> 
     await journal.remove({ kind: "ip-rules" });
     return forgetting("ip-routes", wereThere ? [`Removed the routing rules and routes of the ${role}.`] : []);
   };
+  const names: Step = async () => {
+    const makeRead = (): Promise<void> => makeResolvedRead(exec, signal);
+    if (needsHelper()) return (await askHelper({ reset: true }, signal)) ? [`Put ${path} back.`] : [];
+    const nothing: Restored = { file: false, record: false };
+    const isOnlyOne = role === "client" && path === RESOLV_CONF; // what bears our fixed names belongs to this machine's file
+    const helpers = isOnlyOne ? await restoreForHelper({ exec, log, makeRead }, signal) : nothing;
+    const own = isOnlyOne || journal.entries().some(({ kind }) => kind === "resolvconf-record");
+    const at = { exec, stateDir, journal, log, path, makeRead, identifiers };
+    const ours = own ? await restoreNames(at, signal) : { file: await restoreResolvConf(at, signal), record: false };
+    return [
+      ...(helpers.file || ours.file ? [`Put ${path} back.`] : []),
+      ...(helpers.record || ours.record ? [`Took the DNS servers of ${identifiers.interface} out of resolvconf.`] : []),
+    ];
+  };
   const table =
     (kind: "demux-table" | "redirect-table" | "log-table", name: string): Step =>
     async () => {
@@ -109,13 +125,8 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<LinuxKind, Step>> 
       return forgetting(kind, wasThere ? [`Removed the table inet ${name}.`] : []);
     };
   return {
-    "resolv-conf": async () => {
-      const makeRead = (): Promise<void> => makeResolvedRead(exec, signal);
-      if (needsHelper()) return (await askHelper({ reset: true }, signal)) ? [`Put ${path} back.`] : [];
-      const byHelper = role === "client" && path === RESOLV_CONF && (await restoreForHelper({ log, makeRead }, signal));
-      const wasOurs = byHelper || (await restoreResolvConf({ stateDir, journal, log, path, makeRead }, signal));
-      return wasOurs ? [`Put ${path} back.`] : [];
-    },
+    "resolv-conf": names,
+    "resolvconf-record": names,
     "resolved-link": async (isJournaled) => {
       const reverted = await revertResolved(exec, identifiers, signal);
       const sentence = `Took the DNS servers off ${identifiers.interface} in systemd-resolved.`;
@@ -155,8 +166,6 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<LinuxKind, Step>> 
     },
   };
 }
-
-const RESOLV_CONF = "/etc/resolv.conf";
 
 /** Entries that say nothing beyond their kind. */
 type SimpleKind = Exclude<LinuxKind, "sysctl" | "resolv-conf">;

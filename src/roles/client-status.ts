@@ -2,7 +2,7 @@
 import { offersExit, termsOf } from "../client/exit-choice.ts";
 import { ConnectError, type Connection } from "../client/connection.ts";
 import type { KeptLockdown } from "../net/lockdown-file.ts";
-import type { MachineSystem } from "../net/system.ts";
+import type { ClientSystem } from "../net/system.ts";
 import { implementationText } from "../net/wg/device.ts";
 import { type Endpoint, formatEndpoint } from "../base/ip.ts";
 import type { KnownPeer } from "../peer/netmap.ts";
@@ -10,12 +10,13 @@ import type { EnrolmentStore } from "../peer/enrolment.ts";
 import { TUNNEL_MTU } from "../peer/tunnel.ts";
 import { type HealthEntry, healthOf, membershipHealth, firewallHealth, platformHealth, relayHealth } from "./health.ts";
 import { LOCKDOWN_OFF } from "./lockdown.ts";
+import { namesHealth } from "./names-health.ts";
 import { isoOf } from "./node-status.ts";
 import { portMappingOf } from "./port-mapping-status.ts";
 import { VERSION } from "./version.ts";
 
 export interface ClientView {
-  readonly os: MachineSystem;
+  readonly os: ClientSystem;
   readonly store: EnrolmentStore;
   readonly connection: Connection | null;
   readonly startedAt: Date;
@@ -58,6 +59,7 @@ export async function clientStatus(view: ClientView, signal: AbortSignal) {
     health: [
       ...lockdownHealth(lockdown, connection),
       ...clientHealth(connection),
+      ...(await namesOf(view, signal)),
       ...firewallHealth(view.os, WITHOUT_FIREWALL),
       ...platformHealth(),
     ],
@@ -140,6 +142,14 @@ function clientHealth(connection: Connection | null): HealthEntry[] {
     }
   }
   return entries;
+}
+
+/** The servers of a file that somebody else wrote, where they are closed. */
+async function namesOf({ os, connection, lockdown }: ClientView, signal: AbortSignal): Promise<HealthEntry[]> {
+  if (connection?.exit == null || connection.state.kind !== "connected") return [];
+  const servers = await os.systemDns.foreign({ servers: connection.exit.machine.addresses });
+  if (servers === null) return [];
+  return namesHealth(servers, { lan: lockdown.current.lan, networks: await os.localNetworks(signal) });
 }
 
 function withheldRelays({ membership, paths }: Connection): HealthEntry[] {

@@ -23,6 +23,7 @@ import type { Config } from "./config.ts";
 import { holdLockdown } from "./lockdown.ts";
 import { machinePaths, machinePorts, routerAccess } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
+import { foreignNamesText } from "./names-health.ts";
 import { openProxy } from "./proxy.ts";
 import { startRuntime } from "./runtime.ts";
 import { VERSION } from "./version.ts";
@@ -194,13 +195,17 @@ export async function runClient(config: Config<"client">, run: ClientRun, callba
 
   async function differences(current: Connection | null, askSignal: AbortSignal): Promise<readonly string[]> {
     if (current === null || current.state.kind !== "connected") return [];
-    const changes = current.exit === null ? [] : await os.changes(askSignal);
-    const isNamed = current.exit === null || changes.some((change) => change.kind === "dns");
+    const servers = current.exit?.machine.addresses;
+    const foreign = servers === undefined ? null : await os.systemDns.foreign({ servers });
+    const isSet = servers === undefined || (await os.changes(askSignal)).some((change) => change.kind === "dns");
     return [
       ...(await current.mend("all", askSignal)),
       ...(await os.clientRoutes.verify(askSignal)),
       ...(await os.clientFirewall.verify(askSignal)),
-      ...(isNamed ? [] : ["Names are not asked through the tunnel: somebody else set the name servers."]),
+      ...(foreign === null ? [] : [foreignNamesText(foreign)]),
+      ...(foreign === null && !isSet
+        ? ["Names are not asked through the tunnel: somebody took its servers away."]
+        : []),
       ...(await os.verifySettings()),
     ];
   }

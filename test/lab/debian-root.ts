@@ -19,7 +19,7 @@ const SYSTEMD: DebianPackages = {
   name: "systemd",
   packages: words(`
   systemd systemd-sysv systemd-resolved libnss-resolve dbus polkitd iproute2 nftables wireguard-tools iputils-ping conntrack
-  wireguard-go procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`),
+  network-manager dnsmasq-base wireguard-go procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`),
 };
 
 /** What a network hands out addresses with, and what machines take them by; and a host firewall of others. */
@@ -37,8 +37,11 @@ hosts: files resolve [!UNAVAIL=return] dns
 networks: files
 `;
 
+/** Programs that cannot be in one Debian with each other or with systemd-resolved: each is laid over the root by itself. */
+export type DebianLayer = "resolvconf" | "openresolv" | "isc-dhcp-client";
+
 /** To be changed with what is done to the unpacked packages. */
-const VERSION = 2;
+const VERSION = 3;
 const DOWNLOAD_MS = 300_000;
 const UNPACK_MS = 120_000;
 
@@ -68,6 +71,32 @@ export async function debianRoot({ name, packages }: DebianPackages = SYSTEMD): 
   return rootDir;
 }
 
+/** The package alone, unpacked into a folder of its own; what it needs is in the root. As `debianRoot`. */
+export async function debianLayer(name: DebianLayer): Promise<string> {
+  const layersDir = join(ROOT_DIR, "build/debian-layers");
+  const layerDir = join(layersDir, name);
+  if (existsSync(layerDir)) return layerDir;
+  await mkdir(layersDir, { recursive: true });
+  const workDir = await mkdtemp(join(layersDir, "making-"));
+  try {
+    const { code, stdout, stderr } = await runChild(
+      ["sh", "-c", 'cd "$1" && exec apt-get -q -o APT::Sandbox::User=root download "$2"', "download", workDir, name],
+      { timeoutMs: DOWNLOAD_MS, env: proxies() },
+    );
+    if (code !== 0) throw notFetched(name, `${stdout}\n${stderr}`);
+    const archives = (await readdir(workDir)).filter((file) => file.endsWith(".deb"));
+    const making = join(workDir, "layer");
+    await unpack(
+      archives.map((file) => join(workDir, file)),
+      making,
+    );
+    await rename(making, layerDir);
+  } finally {
+    await rm(workDir, { recursive: true, force: true });
+  }
+  return layerDir;
+}
+
 /** With nothing installed as far as apt knows, it brings everything that the packages need. */
 async function download(packages: readonly string[], workDir: string): Promise<readonly string[]> {
   const archivesDir = join(workDir, "archives");
@@ -83,15 +112,17 @@ async function download(packages: readonly string[], workDir: string): Promise<r
   ].flatMap((option) => ["-o", option]);
   const argv = ["apt-get", "-q", "-y", ...options, "--download-only", "install", ...packages];
   const { code, stdout, stderr } = await runChild(argv, { timeoutMs: DOWNLOAD_MS, env: proxies() });
-  if (code !== 0) {
-    const said = `${stdout}\n${stderr}`.trim().split("\n").slice(-5).join(" | ");
-    throw new LabRefused(`Cannot fetch the packages of a Debian: ${said}`, {
-      code: "lab-refused",
-      remedy: "apt-get update",
-    });
-  }
+  if (code !== 0) throw notFetched("a Debian", `${stdout}\n${stderr}`);
   const names = (await readdir(archivesDir)).filter((name) => name.endsWith(".deb"));
   return names.map((name) => join(archivesDir, name));
+}
+
+function notFetched(what: string, said: string): LabRefused {
+  const words = said.trim().split("\n").slice(-5).join(" | ");
+  return new LabRefused(`Cannot fetch the packages of ${what}: ${words}`, {
+    code: "lab-refused",
+    remedy: "apt-get update",
+  });
 }
 
 /** Children of the lab inherit nothing; how the network is reached is the caller's to know. */

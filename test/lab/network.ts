@@ -17,12 +17,15 @@ export const HIGGS = "/usr/local/bin/higgs";
 export const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-query`, "--dns-ca", LAB_CA_PATH];
 const START_MS = 20_000;
 
-/** A lab with the binary, and with the programs that send probes (net-hosts.ts) and ask DNS (dns-hosts.ts). */
-export async function startNetworkLab(topology: Topology, options: Pick<LabOptions, "visible"> = {}): Promise<Lab> {
+/** A lab with the binary, and with the programs that send probes (net-hosts.ts) and ask DNS (dns-hosts.ts), and `programs` of this folder. */
+export async function startNetworkLab(
+  topology: Topology,
+  { programs: more = [], ...options }: Pick<LabOptions, "visible"> & { readonly programs?: readonly string[] } = {},
+): Promise<Lab> {
   const dir = mkdtempSync(join(tmpdir(), "higgs-lab-programs-"));
   try {
     const programs: Record<string, string> = { higgs: higgsBinary(), bun: process.execPath };
-    for (const name of ["net-probe", "dns-probe"]) {
+    for (const name of ["net-probe", "dns-probe", ...more]) {
       const path = join(dir, `${name}.js`);
       const program = JSON.stringify(join(import.meta.dir, `${name}.program.ts`));
       await Bun.write(path, await bundleForHosts(`${name}-entry.ts`, `await import(${program});\n`));

@@ -146,13 +146,56 @@ describe("reconciling", () => {
     );
   }
 
-  test("leaves name servers to whoever wrote them meanwhile", async () => {
+  test("leaves name servers to the person who wrote them meanwhile, says so, and says where nobody answers", async () => {
     const laptop = host("laptop");
     const theirs = "# the café's own\nnameserver 192.168.7.1\n";
-    await laptop.writeFile("/etc/resolv.conf", theirs);
+    const file = (): Promise<string> => laptop.readFile("/etc/resolv.conf");
+    const verify = async (): Promise<string> => (await higgs(laptop, "state", "verify", "--role", "client")).stdout;
+    const health = async (): Promise<string> => (await higgs(laptop, "client", "status", "--json")).stdout;
+    const foreign = "Names are asked of 192.168.7.1: somebody else wrote /etc/resolv.conf, and it stays theirs.";
+    for (const flags of [[], ["--lan"]]) {
+      await higgs(laptop, "client", "down");
+      await higgs(laptop, "client", "up", ...flags);
+      expect(await file()).toContain("Written by higgs");
+      await laptop.writeFile("/etc/resolv.conf", theirs);
+      // Two things for which it looks at everything: a change of the tunnel's size is mended last.
+      await laptop.execOrThrow(["ip", "link", "set", "dev", "higgs0", "mtu", "1300"]);
+      const mended = async (): Promise<boolean> =>
+        (await laptop.execOrThrow(["ip", "link", "show", "dev", "higgs0"])).includes("mtu 1420");
+      await until(mended, { timeoutMs: MENDED_MS, what: "the tunnel's size" });
+      expect(await verify()).toContain(foreign);
+      expect(await file()).toBe(theirs);
+      const isOpen = flags.length === 0;
+      expect((await health()).includes("names-closed")).toBe(!isOpen);
+      // In the tunnel the exit answers, whoever is asked.
+      if (isOpen) await untilBrowses(laptop);
+    }
     await higgs(laptop, "client", "down");
-    expect(await laptop.readFile("/etc/resolv.conf")).toBe(theirs);
+    expect(await file()).toBe(theirs);
     await higgs(laptop, "client", "up");
+    expect(await file()).toContain("Written by higgs");
+    await untilBrowses(laptop);
+  });
+
+  // After a kill -9 the next process has nothing but the journal and the copy to tell them by.
+  test("leaves them also when it was killed, and takes up again what it had not set yet", async () => {
+    const laptop = host("laptop");
+    const file = (): Promise<string> => laptop.readFile("/etc/resolv.conf");
+    await higgs(laptop, "client", "down");
+    const before = await file();
+    await higgs(laptop, "client", "up");
+    await killNow(laptop, await pidOf(laptop, "client"));
+    await laptop.writeFile("/etc/resolv.conf", before); // as one that was killed just before its last step
+    await higgs(laptop, "client", "up");
+    expect(await file()).toContain("Written by higgs");
+    await killNow(laptop, await pidOf(laptop, "client"));
+    await laptop.writeFile("/etc/resolv.conf", "nameserver 203.0.113.53\n");
+    await higgs(laptop, "client", "up");
+    expect(await file()).toBe("nameserver 203.0.113.53\n");
+    await untilBrowses(laptop);
+    await higgs(laptop, "client", "down");
+    await laptop.writeFile("/etc/resolv.conf", before);
+    await higgs(laptop, "client", "up", "--no-lan");
     await untilBrowses(laptop);
   });
 

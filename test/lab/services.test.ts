@@ -153,6 +153,7 @@ describe("the roles as services", () => {
       [home, "higgs-node.service"],
       [laptop, "higgs-client.service"],
       [laptop, "higgs-resolv-conf@.service"],
+      [laptop, "higgs-resolv-conf-boot.service"],
       [laptop, "higgs-lock.service"],
     ];
     for (const [machine, unit] of units) {

@@ -24,6 +24,10 @@ export interface SystemdMachine extends AsyncDisposable {
 export interface SystemdOptions {
   /** `resolved`: /etc/resolv.conf leads to systemd-resolved's stub, and it runs from the boot on. Default: a plain file, no resolved. */
   readonly resolved?: boolean;
+  /** Laid over the root, the first on top. */
+  readonly layers?: readonly string[];
+  /** NetworkManager runs from the boot on, with these files below /etc/NetworkManager, which are root's alone. */
+  readonly networkManager?: Readonly<Record<string, string>>;
 }
 
 /** On the host's own disk, so that it outlives a power cut as one. */
@@ -83,7 +87,7 @@ let booted = 0;
 
 /** Resolves when systemd says that it is up. The host's programs are at /usr/local/bin. */
 export async function bootSystemd(host: LabHost, options: SystemdOptions = {}): Promise<SystemdMachine> {
-  const rootDir = await debianRoot();
+  const rootDirs = [...(options.layers ?? []), await debianRoot()].join(":");
   const cgroup = `higgs-lab-${process.pid}-${++booted}`;
   await prepareDisk(host, options);
   let first: LabProcess | null = null;
@@ -93,7 +97,7 @@ export async function bootSystemd(host: LabHost, options: SystemdOptions = {}): 
     ...argv,
   ];
   async function boot(): Promise<void> {
-    first = await host.spawn(["bash", "--norc", "--noprofile", "-c", FIRST, "first", rootDir, cgroup, SECOND]);
+    first = await host.spawn(["bash", "--norc", "--noprofile", "-c", FIRST, "first", rootDirs, cgroup, SECOND]);
     init = (await first.waitForLine(/^init \d+$/)).slice("init ".length);
     const isUp = async (): Promise<boolean> => {
       const { stdout } = await host.exec(enter(["systemctl", "is-system-running"]));
@@ -124,6 +128,12 @@ export async function bootSystemd(host: LabHost, options: SystemdOptions = {}): 
   };
 }
 
+/** Without udev, interfaces are there at once: NetworkManager takes it so where /sys is read-only, as in a container. */
+const WITH_NETWORK_MANAGER = `
+mkdir -p etc/systemd/system/NetworkManager.service.d
+ln -sf /lib/systemd/system/NetworkManager.service etc/systemd/system/multi-user.target.wants/
+printf '[Service]\\nReadOnlyPaths=/sys\\n' > etc/systemd/system/NetworkManager.service.d/lab.conf`;
+
 /** What a person who set this machine up would have decided. */
 async function prepareDisk(host: LabHost, options: SystemdOptions): Promise<void> {
   const stub = "../run/systemd/resolve/stub-resolv.conf";
@@ -140,8 +150,15 @@ async function prepareDisk(host: LabHost, options: SystemdOptions): Promise<void
          ln -sf /lib/systemd/system/systemd-resolved.service ${wants}/
          ln -sf /lib/systemd/system/systemd-resolved.service etc/systemd/system/dbus-org.freedesktop.resolve1.service`
       : "cp /etc/resolv.conf etc/",
+    ...(options.networkManager === undefined ? [] : [WITH_NETWORK_MANAGER]),
   ];
   await host.execOrThrow(["sh", "-c", script.join("\n")]);
+  for (const [name, content] of Object.entries(options.networkManager ?? {})) {
+    const path = `${DISK_DIR}/upper/etc/NetworkManager/${name}`;
+    await host.execOrThrow(["sh", "-c", 'umask 077; mkdir -p "${1%/*}"; cat > "$1"', "write", path], {
+      stdin: content,
+    });
+  }
 }
 
 /** Empty once its processes are gone, and nobody else's. */

@@ -1,14 +1,14 @@
 // Chooses between systemd-resolved and resolv.conf by what the machine's programs ask.
-import { utf8Text } from "../../base/bytes.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
+import { asksOnly, fileDns, RESOLV_CONF, see, writerAt } from "./file-dns.ts";
 import { helperDns, needsHelper } from "./resolv-conf-helper.ts";
-import { resolvConfDns } from "./resolv-conf.ts";
-import { readIfAllowed } from "./resolv-conf-file.ts";
+import { isOurs } from "./resolv-conf-text.ts";
+import { serversOf } from "./resolv-conf-writer.ts";
 import { makeResolvedRead, resolvedDns, resolvedRuns } from "./resolved.ts";
-import type { SystemDns } from "./system-dns.ts";
+import type { MachineDns } from "./system-dns.ts";
 
 export interface LinuxDnsDeps {
   readonly exec: Exec;
@@ -23,40 +23,46 @@ export interface LinuxDnsDeps {
 
 /**
  * Decided at each `apply`. Where systemd-resolved runs it is told, as programs may ask it without resolv.conf (nss-resolve);
- * resolv.conf is written too unless it sends everybody to resolved.
+ * resolv.conf is set too unless it sends everybody to resolved.
  */
-export function linuxDns(deps: LinuxDnsDeps): SystemDns {
-  const { exec, stateDir } = deps;
-  const path = deps.resolvConfPath ?? "/etc/resolv.conf";
+export function linuxDns(deps: LinuxDnsDeps): MachineDns {
+  const { exec, log } = deps;
+  const path = deps.resolvConfPath ?? RESOLV_CONF;
   const resolved = resolvedDns(deps);
   const makeRead = (signal: AbortSignal): Promise<void> => makeResolvedRead(exec, signal);
-  const resolvConf = needsHelper()
-    ? helperDns(path)
-    : resolvConfDns({ stateDir, journal: deps.journal, log: deps.log, path, makeRead });
+  const file = needsHelper() ? helperDns(deps, path) : fileDns({ ...deps, path, makeRead });
+  /** Names have been as wanted: what a person writes from now on is theirs. A process that begins anew knows by the journal. */
+  let isSettled = false;
   return {
     async apply(policy, signal) {
-      if (await resolvedRuns(exec, signal)) {
-        await resolved.apply(policy, signal);
-        const now = await readIfAllowed(path);
-        if (now !== null && now !== "hidden" && asksResolved(now.bytes)) return;
+      const runs = await resolvedRuns(exec, signal);
+      if (runs) await resolved.apply(policy, signal);
+      const seen = await see(path);
+      if (!(runs && asksResolved(seen.bytes))) {
+        if (isSettled && (await writerAt(seen)) === "person") {
+          log.debug({ path }, "leaving resolv.conf as somebody else wrote it");
+          return;
+        }
+        await file.apply(policy, signal);
       }
-      await resolvConf.apply(policy, signal);
+      isSettled = true;
     },
     async reset(signal) {
-      await resolvConf.reset(signal);
+      isSettled = false;
+      await file.reset(signal);
       await resolved.reset(signal);
+    },
+    async foreign(policy) {
+      const { state, bytes } = await see(path);
+      if (state.kind === "hidden") return null; // the helper alone can tell
+      if (bytes === null) return [];
+      return isOurs(bytes) || asksResolved(bytes) || asksOnly(bytes, policy) ? null : serversOf(bytes);
     },
   };
 }
 
 /** True when every server in there is resolved's own stub (systemd-resolved.service(8): 127.0.0.53 and 127.0.0.54). */
-export function asksResolved(resolvConf: Uint8Array): boolean {
-  let text: string;
-  try {
-    text = utf8Text(resolvConf);
-  } catch {
-    return false; // whatever it is, it does not send anybody to resolved
-  }
-  const servers = [...text.matchAll(/^\s*nameserver\s+(\S+)/gm)].map((match) => match[1]);
+export function asksResolved(resolvConf: Uint8Array | null): boolean {
+  const servers = serversOf(resolvConf);
   return servers.length > 0 && servers.every((server) => server === "127.0.0.53" || server === "127.0.0.54");
 }

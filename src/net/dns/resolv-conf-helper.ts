@@ -7,8 +7,10 @@ import { SerialQueue, withDeadline } from "../../base/async.ts";
 import { equalBytes, utf8 } from "../../base/bytes.ts";
 import { parseIp } from "../../base/ip.ts";
 import { DnsRefused } from "./errors.ts";
-import { readIfAllowed } from "./resolv-conf-file.ts";
-import { isOurs, resolvConfText } from "./resolv-conf-text.ts";
+import { asksOnly, see } from "./file-dns.ts";
+import { resolvConfText } from "./resolv-conf-text.ts";
+import { writerOf } from "./resolv-conf-writer.ts";
+import { readRecord, type RecordDeps } from "./resolvconf-record.ts";
 import type { DnsPolicy, SystemDns } from "./system-dns.ts";
 
 /*
@@ -55,25 +57,27 @@ export function isJournaledByHelper(): boolean {
   return needsHelper() || existsSync(join(HELPER_STATE_DIR, "journal.json"));
 }
 
-/** As resolvConfDns, by the helper, which is asked only where the file is not as wanted: it is a process of its own each time. */
-export function helperDns(path: string, socketPath: string = HELPER_SOCKET_PATH): SystemDns {
+/** As fileDns, by the helper, which is asked only where the file is not as wanted: it is a process of its own each time. */
+export function helperDns(
+  deps: Pick<RecordDeps, "identifiers" | "resolvconfDir">,
+  path: string,
+  socketPath: string = HELPER_SOCKET_PATH,
+): SystemDns {
   const queue = new SerialQueue();
-  /** A file that is hidden from us is for the helper to look at. */
-  const mayBeOurs = async (): Promise<boolean> => {
-    const now = await readIfAllowed(path);
-    return now !== null && (now === "hidden" || isOurs(now.bytes));
-  };
   return {
     apply: (policy: DnsPolicy, signal) =>
       queue.run(async () => {
-        const now = await readIfAllowed(path);
-        if (now !== null && now !== "hidden" && equalBytes(now.bytes, utf8(resolvConfText(policy)))) return;
+        const seen = await see(path);
+        if (seen.bytes !== null && equalBytes(seen.bytes, utf8(resolvConfText(policy)))) return;
+        if (writerOf(seen) === "resolvconf" && asksOnly(seen.bytes, policy)) return;
         const { servers, searchDomains = [] } = policy;
         await askHelper({ servers: [...servers], searchDomains: [...searchDomains] }, signal, socketPath);
       }),
     reset: (signal) =>
       queue.run(async () => {
-        if (await mayBeOurs()) await askHelper({ reset: true }, signal, socketPath);
+        const writer = writerOf(await see(path));
+        const mayBeOurs = ["higgs", "resolvconf", "hidden"].includes(writer) || (await readRecord(deps)) !== null;
+        if (mayBeOurs) await askHelper({ reset: true }, signal, socketPath);
       }),
   };
 }

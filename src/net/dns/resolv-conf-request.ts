@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { errorText, HiggsError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { type Exec, systemExec } from "../exec.ts";
+import { IDENTIFIERS } from "../identifiers.ts";
 import { openJournal } from "../journal-file.ts";
 import { ensurePrivateDir } from "../secret-file.ts";
-import { resolvConfDns, type ResolvConfDeps, restoreResolvConf } from "./resolv-conf.ts";
+import { fileDns, type FileDnsDeps, type Restored, restoreNames } from "./file-dns.ts";
 import { HELPER_STATE_DIR, type HelperAnswer, helperRequest } from "./resolv-conf-helper.ts";
 import { makeResolvedRead } from "./resolved.ts";
 
@@ -17,6 +18,8 @@ export interface HelperDeps {
   readonly stateDir?: string;
   /** Default /etc/resolv.conf. */
   readonly path?: string;
+  /** Default /run/resolvconf. */
+  readonly resolvconfDir?: string;
 }
 
 /** `line` comes from a lesser user: addresses and names are all that is taken from it. Never throws. */
@@ -26,9 +29,13 @@ export async function answerHelperRequest(line: string, deps: HelperDeps, signal
     const stateDir = deps.stateDir ?? HELPER_STATE_DIR;
     await ensurePrivateDir(stateDir);
     const exec = deps.exec ?? systemExec();
-    const at = await depsOf({ ...deps, stateDir, makeRead: (limited) => makeResolvedRead(exec, limited) });
-    if ("reset" in request) return { changed: await restoreResolvConf(at, signal) };
-    await resolvConfDns(at).apply({ interface: "", ...request }, signal);
+    const makeRead = (limited: AbortSignal): Promise<void> => makeResolvedRead(exec, limited);
+    const at = await depsOf({ ...deps, exec, stateDir, makeRead });
+    if ("reset" in request) {
+      const { file, record } = await restoreNames(at, signal);
+      return { changed: file || record };
+    }
+    await fileDns(at).apply({ interface: "", ...request }, signal);
     return { changed: true };
   } catch (thrown) {
     if (thrown instanceof HiggsError) {
@@ -40,17 +47,17 @@ export async function answerHelperRequest(line: string, deps: HelperDeps, signal
   }
 }
 
-/** For root, who cleans up without the helper. True when the helper's file was there and is put back. */
+/** For root, who cleans up without the helper. What of the helper's was there and is put back. */
 export async function restoreForHelper(
-  deps: Pick<ResolvConfDeps, "log" | "path"> & Required<Pick<ResolvConfDeps, "makeRead">>,
+  deps: Pick<FileDnsDeps, "log" | "path" | "exec"> & Required<Pick<FileDnsDeps, "makeRead">>,
   signal: AbortSignal,
   stateDir: string = HELPER_STATE_DIR,
-): Promise<boolean> {
-  if (!existsSync(join(stateDir, "journal.json"))) return false;
-  return await restoreResolvConf(await depsOf({ ...deps, stateDir }), signal);
+): Promise<Restored> {
+  if (!existsSync(join(stateDir, "journal.json"))) return { file: false, record: false };
+  return await restoreNames(await depsOf({ ...deps, stateDir }), signal);
 }
 
-async function depsOf(deps: Omit<ResolvConfDeps, "journal">): Promise<ResolvConfDeps> {
+async function depsOf(deps: Omit<FileDnsDeps, "journal" | "identifiers">): Promise<FileDnsDeps> {
   const journal = await openJournal({ path: join(deps.stateDir, "journal.json"), role: "client", log: deps.log });
-  return { ...deps, journal };
+  return { ...deps, journal, identifiers: IDENTIFIERS.client };
 }

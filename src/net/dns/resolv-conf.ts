@@ -15,6 +15,7 @@ import {
   removeTemporary,
 } from "./resolv-conf-file.ts";
 import { isOurs, isPaddedCopy, resolvConfText, sha256 } from "./resolv-conf-text.ts";
+import { writerOf } from "./resolv-conf-writer.ts";
 import type { DnsPolicy, SystemDns } from "./system-dns.ts";
 
 export interface ResolvConfDeps {
@@ -64,7 +65,7 @@ async function apply(deps: ResolvConfDeps, policy: DnsPolicy): Promise<void> {
     await put(path, ours);
     return;
   }
-  const original = await originalOf(path);
+  const original = await kept(await originalOf(path), deps);
   await forget(deps.journal);
   await writeBackup(deps.stateDir, original);
   await deps.journal.add({ ...entry, original: described(original) });
@@ -114,6 +115,15 @@ function leadsToResolved(original: FileState): boolean {
 
 function pathOf(deps: ResolvConfDeps): string {
   return deps.path ?? "/etc/resolv.conf";
+}
+
+/** A program whose link we took away may write a file in its place: the link is what was there before, and leads to the same text. */
+async function kept(now: FileState, { journal, stateDir }: ResolvConfDeps): Promise<FileState> {
+  const before = journaled(journal) === undefined ? null : await readBackup(stateDir);
+  if (now.kind === "absent") return before ?? now; // whoever took it away put nothing in its place
+  if (now.kind !== "file" || before?.kind !== "symlink") return now;
+  const isAlike = writerOf({ state: now, bytes: now.bytes }) === writerOf({ state: before, bytes: null });
+  return isAlike && writerOf({ state: before, bytes: null }) !== "person" ? before : now;
 }
 
 /** Where the link itself cannot be replaced, the file behind it is what is written and put back. */

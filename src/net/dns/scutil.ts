@@ -6,7 +6,7 @@ import { DNS_KEY } from "../identifiers-macos.ts";
 import type { Journal } from "../journal.ts";
 import { searchDomainsOf } from "./domains.ts";
 import { DnsRefused } from "./errors.ts";
-import type { DnsPolicy, SystemDns } from "./system-dns.ts";
+import type { DnsPolicy, MachineDns } from "./system-dns.ts";
 
 export interface ScutilDeps {
   readonly exec: Exec;
@@ -14,7 +14,7 @@ export interface ScutilDeps {
   readonly log: Logger;
 }
 
-export interface ScutilDns extends SystemDns {
+export interface ScutilDns extends MachineDns {
   /** True when somebody else changed what was last applied. */
   differs(signal: AbortSignal): Promise<boolean>;
 }
@@ -42,6 +42,7 @@ export function scutilDns(deps: ScutilDeps): ScutilDns {
         current = null;
         await removeDns(deps, signal);
       }),
+    foreign: () => Promise.resolve(null), // what somebody else writes there is put back
   };
 }
 

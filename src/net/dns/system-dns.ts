@@ -11,8 +11,16 @@ export interface DnsPolicy {
 }
 
 export interface SystemDns {
-  /** Every name is asked of these servers only. What is already so is not written. */
+  /**
+   * Every name is asked of these servers only. What is already so is not written, and a file that a person wrote meanwhile is left to
+   * them; see `foreign`.
+   */
   apply(policy: DnsPolicy, signal: AbortSignal): Promise<void>;
   /** Puts back what was before, byte for byte; what somebody else changed meanwhile stays theirs. */
   reset(signal: AbortSignal): Promise<void>;
+}
+
+export interface MachineDns extends SystemDns {
+  /** The servers in a file that somebody else wrote over these, none where it names none; null where names are asked as wanted. */
+  foreign(policy: Pick<DnsPolicy, "servers">): Promise<readonly string[] | null>;
 }

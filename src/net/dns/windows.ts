@@ -11,7 +11,7 @@ import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { askScript, runScript } from "../powershell.ts";
 import { DnsRefused } from "./errors.ts";
-import type { DnsPolicy, SystemDns } from "./system-dns.ts";
+import type { DnsPolicy, MachineDns } from "./system-dns.ts";
 
 export interface WindowsDnsDeps {
   readonly exec: Exec;
@@ -26,7 +26,7 @@ const dnsState = z.object({
 });
 
 /** Calls are done one after the other, in their order. */
-export function windowsDns(deps: WindowsDnsDeps): SystemDns {
+export function windowsDns(deps: WindowsDnsDeps): MachineDns {
   const { exec, journal, identifiers, log } = deps;
   const queue = new SerialQueue();
   return {
@@ -59,6 +59,7 @@ export function windowsDns(deps: WindowsDnsDeps): SystemDns {
         await removeWindowsDns(exec, identifiers.interface, signal);
         await journal.remove({ kind: "windows-dns" });
       }),
+    foreign: () => Promise.resolve(null), // the rule and the interface are put back
   };
 }
 

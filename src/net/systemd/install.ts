@@ -7,8 +7,10 @@ import { HELPER_STATE_DIR } from "../dns/resolv-conf-helper.ts";
 import { groupIdIn } from "../run-dir.ts";
 import { rootOnlyProblem } from "../root-only.ts";
 import {
+  HELPER_BOOT_UNIT,
   HELPER_SERVICE_UNIT,
   HELPER_SOCKET_UNIT,
+  helperBootUnit,
   helperServiceUnit,
   helperSocketUnit,
   LOCK_UNIT,
@@ -84,6 +86,7 @@ export async function installService(
   await run("systemctl", "daemon-reload");
   if (role === "client") {
     await run("systemctl", "enable", "--now", HELPER_SOCKET_UNIT);
+    await run("systemctl", "enable", HELPER_BOOT_UNIT);
     await run("systemctl", "enable", LOCK_UNIT); // at the boot; now the client itself keeps the machine closed
   }
   await run("systemctl", "enable", unitName(role));
@@ -110,11 +113,13 @@ export async function uninstallService(
   const { exec, signal } = deps;
   const run = (...argv: [string, ...string[]]) => exec.run(argv, { signal, timeoutMs: START_MS });
   const units =
-    role === "client" ? [unitName(role), HELPER_SOCKET_UNIT, HELPER_SERVICE_UNIT, LOCK_UNIT] : [unitName(role)];
+    role === "client"
+      ? [unitName(role), HELPER_SOCKET_UNIT, HELPER_SERVICE_UNIT, HELPER_BOOT_UNIT, LOCK_UNIT]
+      : [unitName(role)];
   const found = units.filter((name) => existsSync(join(UNIT_DIR, name)));
   if (found.includes(unitName(role))) await run("systemctl", "disable", "--now", unitName(role));
   const said = [...(await clean())];
-  for (const unit of [HELPER_SOCKET_UNIT, LOCK_UNIT]) {
+  for (const unit of [HELPER_SOCKET_UNIT, HELPER_BOOT_UNIT, LOCK_UNIT]) {
     if (found.includes(unit)) await run("systemctl", "disable", "--now", unit);
   }
   if (role === "client") {
@@ -140,6 +145,7 @@ export function unitsOf(role: ServiceRole, command: ServiceCommand): readonly (r
     own,
     [HELPER_SOCKET_UNIT, helperSocketUnit()],
     [HELPER_SERVICE_UNIT, helperServiceUnit(command.executablePath)],
+    [HELPER_BOOT_UNIT, helperBootUnit(command.executablePath)],
     [LOCK_UNIT, lockUnit(command.executablePath)],
   ];
 }

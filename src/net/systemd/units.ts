@@ -1,6 +1,6 @@
 // The systemd units that higgs installs, as text: each role under its own user with the least privileges that it can do with.
 import { HiggsError } from "../../base/errors.ts";
-import { HELPER_SOCKET_PATH } from "../dns/resolv-conf-helper.ts";
+import { HELPER_SOCKET_PATH, HELPER_STATE_DIR } from "../dns/resolv-conf-helper.ts";
 
 export type ServiceRole = "server" | "node" | "client";
 
@@ -23,6 +23,7 @@ export const POLKIT_RULES_PATH = "/etc/polkit-1/rules.d/50-higgs.rules";
 
 export const HELPER_SOCKET_UNIT = "higgs-resolv-conf.socket";
 export const HELPER_SERVICE_UNIT = "higgs-resolv-conf@.service";
+export const HELPER_BOOT_UNIT = "higgs-resolv-conf-boot.service";
 export const LOCK_UNIT = "higgs-lock.service";
 
 /** What a role's service may and has, however it is started. */
@@ -217,6 +218,7 @@ export function helperSocketUnit(): string {
   ]);
 }
 
+/** resolvconf's records are everybody's to read, whatever umask this one would have. */
 export function helperServiceUnit(executablePath: string): string {
   return text([
     "[Unit]",
@@ -230,24 +232,57 @@ export function helperServiceUnit(executablePath: string): string {
     "StandardError=journal",
     "TimeoutStartSec=10",
     "RuntimeMaxSec=10",
-    "StateDirectory=higgs/resolv-conf",
-    "StateDirectoryMode=0700",
-    "ReadWritePaths=/etc",
-    "UMask=0077",
-    `CapabilityBoundingSet=${HELPER_CAPABILITIES.join(" ")}`,
-    "NoNewPrivileges=yes",
-    "PrivateNetwork=yes",
-    "PrivateDevices=yes",
-    "IPAddressDeny=any",
-    ...SANDBOX,
-    "SystemCallFilter=@chown",
-    "ProtectKernelTunables=yes",
-    "RestrictAddressFamilies=AF_UNIX",
-    "LimitCORE=0",
-    "TasksMax=64",
-    "MemoryMax=256M",
+    "ReadWritePaths=/etc -/run/resolvconf",
+    ...HELPER,
   ]);
 }
+
+/**
+ * What a client that lost its power left in /etc goes at the boot, before anybody else looks at it: then who manages the file finds
+ * what is theirs, also where the client does not start.
+ */
+export function helperBootUnit(executablePath: string): string {
+  return text([
+    "[Unit]",
+    "Description=higgs: puts /etc/resolv.conf back after a power cut",
+    `ConditionPathExists=${HELPER_STATE_DIR}/journal.json`,
+    "DefaultDependencies=no",
+    "After=local-fs.target systemd-tmpfiles-setup.service",
+    "Before=network-pre.target shutdown.target",
+    "Wants=network-pre.target",
+    "Conflicts=shutdown.target",
+    "",
+    "[Service]",
+    "Type=oneshot",
+    `ExecStart=${commandLine([executablePath, "resolv-conf-helper"])}`,
+    "StandardInput=data",
+    'StandardInputText={"reset":true}',
+    "TimeoutStartSec=20",
+    "ReadWritePaths=/etc /run",
+    ...HELPER,
+    "",
+    "[Install]",
+    "WantedBy=sysinit.target",
+  ]);
+}
+
+const HELPER: readonly string[] = [
+  "StateDirectory=higgs/resolv-conf",
+  "StateDirectoryMode=0700",
+  "UMask=0022",
+  `CapabilityBoundingSet=${HELPER_CAPABILITIES.join(" ")}`,
+  "NoNewPrivileges=yes",
+  "PrivateNetwork=yes",
+  "PrivateDevices=yes",
+  "IPAddressDeny=any",
+  ...SANDBOX,
+  "SystemCallFilter=@chown",
+  "ProtectKernelTunables=yes",
+  "RestrictAddressFamilies=AF_UNIX",
+  "LimitCORE=0",
+  "TasksMax=64",
+  "MemoryMax=256M",
+];
 
 /** systemd-resolved asks polkit, and no capability helps (org.freedesktop.resolve1(5)). */
 export function polkitRules(): string {

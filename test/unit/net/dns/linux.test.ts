@@ -104,6 +104,25 @@ describe("linuxDns()", () => {
     expect(exec.printed()).toBe("");
   });
 
+  // Only the process itself knows that resolved's stub was there: the file was never ours.
+  test("leaves a file that a person put in the stub's place, and says whom it names", async () => {
+    const { exec, deps, read } = machine(STUB);
+    const dns = linuxDns(deps);
+    await dns.apply(POLICY, signal);
+    expect(await dns.foreign(POLICY)).toBeNull();
+    writeFileSync(deps.resolvConfPath, "nameserver 9.9.9.9\n");
+    await dns.apply(POLICY, signal);
+    expect(read()).toBe("nameserver 9.9.9.9\n");
+    expect(await dns.foreign(POLICY)).toEqual(["9.9.9.9"]);
+    await dns.reset(signal);
+    await dns.apply(POLICY, signal);
+    expect(read()).toBe(resolvConfText(POLICY));
+    expect(await dns.foreign(POLICY)).toBeNull();
+    await dns.reset(signal);
+    expect(read()).toBe("nameserver 9.9.9.9\n");
+    expect(exec.printed()).toBe("");
+  });
+
   test("sets both where resolved runs and resolv.conf goes past it", async () => {
     const { exec, deps, read } = machine("nameserver 192.168.7.1\n");
     const dns = linuxDns(deps);
@@ -161,5 +180,6 @@ describe("asksResolved()", () => {
     expect(asksResolved(bytes(`${STUB}nameserver 192.168.7.1\n`))).toBe(false);
     expect(asksResolved(bytes("#nameserver 127.0.0.53\n"))).toBe(false);
     expect(asksResolved(Uint8Array.of(0xff))).toBe(false);
+    expect(asksResolved(null)).toBe(false);
   });
 });

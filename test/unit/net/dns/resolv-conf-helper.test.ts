@@ -10,6 +10,7 @@ import { askHelper, helperDns } from "../../../../src/net/dns/resolv-conf-helper
 import { answerHelperRequest, restoreForHelper } from "../../../../src/net/dns/resolv-conf-request.ts";
 import { resolvConfText } from "../../../../src/net/dns/resolv-conf-text.ts";
 import { ip } from "../firewall/exit-policy.ts";
+import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
 import { FakeResolvectl } from "./fake-resolvectl.ts";
 
 const { signal } = new AbortController();
@@ -53,7 +54,7 @@ describe("helperDns()", () => {
       asked++;
       return `${JSON.stringify(await answer(line))}\n`;
     });
-    const dns = helperDns(path, socketPath);
+    const dns = helperDns({ identifiers: IDENTIFIERS.client }, path, socketPath);
     await dns.apply(POLICY, signal);
     await dns.apply(POLICY, signal);
     expect(read()).toBe(resolvConfText(POLICY));
@@ -108,8 +109,8 @@ describe("answerHelperRequest()", () => {
 test("restoreForHelper() puts the helper's file back without the helper", async () => {
   await answer('{"servers":["10.0.0.1"],"searchDomains":[]}');
   expect(read()).not.toBe(ORIGINAL);
-  const deps = { log: silentLogger, makeRead: () => Promise.resolve(), path };
-  expect(await restoreForHelper(deps, signal, stateDir)).toBe(true);
+  const deps = { exec: new FakeResolvectl(), log: silentLogger, makeRead: () => Promise.resolve(), path };
+  expect(await restoreForHelper(deps, signal, stateDir)).toEqual({ file: true, record: false });
   expect(read()).toBe(ORIGINAL);
-  expect(await restoreForHelper(deps, signal, stateDir)).toBe(false);
+  expect(await restoreForHelper(deps, signal, stateDir)).toEqual({ file: false, record: false });
 });

@@ -21,7 +21,13 @@ describe("unitsOf()", () => {
     expect(names).toEqual([
       ["higgs-server.service"],
       ["higgs-node.service"],
-      ["higgs-client.service", "higgs-resolv-conf.socket", "higgs-resolv-conf@.service", "higgs-lock.service"],
+      [
+        "higgs-client.service",
+        "higgs-resolv-conf.socket",
+        "higgs-resolv-conf@.service",
+        "higgs-resolv-conf-boot.service",
+        "higgs-lock.service",
+      ],
     ]);
   });
 });
