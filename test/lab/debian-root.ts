@@ -49,7 +49,16 @@ const UNPACK_MS = 120_000;
  * The folder, made at the first call. Nobody may write to it: a machine lays its own changes over it.
  * Throws LabRefused with apt's words where the packages are not to be had.
  */
-export async function debianRoot({ name, packages }: DebianPackages = SYSTEMD): Promise<string> {
+export function debianRoot(wanted: DebianPackages = SYSTEMD): Promise<string> {
+  const making = roots.get(wanted.name) ?? madeRoot(wanted);
+  roots.set(wanted.name, making);
+  return making;
+}
+
+/** Several hosts of a lab ask at once. */
+const roots = new Map<string, Promise<string>>();
+
+async function madeRoot({ name, packages }: DebianPackages): Promise<string> {
   const key = createHash("sha256")
     .update(JSON.stringify([VERSION, packages, NSSWITCH]))
     .digest("hex")
