@@ -6,6 +6,7 @@ export type SysctlKey =
   | "net.ipv6.conf.all.forwarding"
   | "net.ipv4.conf.all.src_valid_mark"
   | "net.ipv4.conf.all.arp_ignore"
+  | "net.ipv4.conf.all.accept_redirects"
   /** The interface's name is validated wherever an entry is read. */
   | `net.ipv6.conf.${string}.accept_ra`;
 

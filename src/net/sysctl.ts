@@ -33,7 +33,14 @@ const PLAIN_KEYS: readonly string[] = [
   "net.ipv6.conf.all.forwarding",
   "net.ipv4.conf.all.src_valid_mark",
   "net.ipv4.conf.all.arp_ignore",
+  "net.ipv4.conf.all.accept_redirects",
 ] satisfies readonly SysctlKey[];
+/**
+ * The kernel sets this one with each change of ip_forward, to the opposite (inet_forward_change in net/ipv4/devinet.c): off while we
+ * forward, and on afterwards, whatever it was before.
+ */
+const REDIRECTS: SysctlKey = "net.ipv4.conf.all.accept_redirects";
+const REDIRECTS_WHILE_FORWARDING = "0";
 const ACCEPT_RA = /^net\.ipv6\.conf\.(.+)\.accept_ra$/;
 /** Every setting of the list is a small number. */
 const VALUE = /^-?\d{1,10}$/;
@@ -82,7 +89,8 @@ export function linuxSysctl(deps: SysctlDeps): Sysctl {
   const putBack = async (entry: SysctlEntry): Promise<string | null> => {
     const now = await read(entry.key);
     if (now === null || now === entry.before) return null;
-    if (now !== entry.ours) return `Left the kernel setting ${entry.key} at ${now}: somebody else set it.`;
+    if (now !== entry.ours && entry.key !== REDIRECTS)
+      return `Left the kernel setting ${entry.key} at ${now}: somebody else set it.`;
     deps.log.info({ key: entry.key, before: now, value: entry.before }, "putting back a kernel setting");
     await write(entry.key, entry.before);
     return `Put the kernel setting ${entry.key} back to ${entry.before}.`;
@@ -102,12 +110,20 @@ export function linuxSysctl(deps: SysctlDeps): Sysctl {
       }
       const entry: UndoEntry = { kind: "sysctl", key, before, ours: value };
       const known = journaled(deps.journal).some((one) => one.key === key);
+      // Before ip_forward, and so put back after it.
+      const redirects = key === "net.ipv4.ip_forward" && !known ? await read(REDIRECTS) : null;
+      const also: UndoEntry | null =
+        redirects === null || !isSysctlValue(redirects)
+          ? null
+          : { kind: "sysctl", key: REDIRECTS, before: redirects, ours: REDIRECTS_WHILE_FORWARDING };
+      if (also !== null) await deps.journal.add(also);
       await deps.journal.add(entry);
       deps.log.info({ key, before, value }, "setting a kernel setting");
       try {
         await write(key, value);
       } catch (thrown) {
         if (!known) await deps.journal.remove(entry); // nothing was changed
+        if (also !== null) await deps.journal.remove(also);
         throw thrown;
       }
     },

@@ -61,6 +61,21 @@ describe("linuxSysctl()", () => {
     expect(await sysctl().sysctl.read("net.ipv6.conf.wlan0.accept_ra")).toBeNull();
   });
 
+  test("remembers the setting that the kernel changes with ip_forward, and puts it back after that", async () => {
+    const redirects: SysctlKey = "net.ipv4.conf.all.accept_redirects";
+    write(redirects, "0");
+    const { journal, sysctl: settings } = sysctl();
+    await settings.set(FORWARD, "1");
+    expect(journal.entries()).toEqual([
+      { kind: "sysctl", key: redirects, before: "0", ours: "0" },
+      { kind: "sysctl", key: FORWARD, before: "0", ours: "1" },
+    ]);
+    expect(await settings.verify()).toEqual([]);
+    write(redirects, "1"); // as the kernel does it
+    await settings.restore();
+    expect([read(FORWARD), read(redirects), journal.entries().length]).toEqual(["0", "0", 0]);
+  });
+
   test("journals the old value and writes the new one", async () => {
     const { journal, sysctl: settings } = sysctl();
     await settings.set(FORWARD, "1");
