@@ -37,6 +37,7 @@ const BY_CODE: Readonly<Record<string, number>> = {
   "machine-unknown": EXIT.notEnrolled,
   "not-connected": EXIT.notConnected,
   "no-exit": EXIT.notConnected,
+  "rule-before-ours": EXIT.notConnected,
   "relay-quota": EXIT.notConnected,
   "server-unreachable": EXIT.notConnected,
   "proxy-unreachable": EXIT.notConnected,

@@ -35,6 +35,8 @@ export interface ConnectionDeps {
   readonly firewall: ClientFirewall;
   readonly dns: SystemDns;
   readonly localNetworks: (signal: AbortSignal) => Promise<LocalNetworks>;
+  /** Another program of this machine that keeps everything from the tunnel; null where none does. */
+  readonly obstacle: (signal: AbortSignal) => Promise<HiggsError | null>;
   /** What a person decided on the kill switch and the LAN, as of now. */
   readonly protection: () => Lockdown;
   readonly enrolment: () => Enrolment;
@@ -115,6 +117,8 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
 
   /** A process before this one died with the machine closed: it stays so until this one is connected, or puts everything back. */
   let isInherited = !deps.protection().lockdown && (await deps.firewall.closes(signal));
+  const inTheWay = isInherited ? null : await deps.obstacle(signal);
+  if (inTheWay !== null) throw inTheWay; // before anything is touched
   if (deps.protection().lockdown || isInherited) {
     // Before the first packet of ours: what is closed lets it pass only then.
     const inputs = await systemInputs({ carriers: deps.carriers(), discoveryPort: null }, signal);
@@ -206,6 +210,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
       await takeOver(shielded);
       isTunnelled = exit !== null;
       isInherited = false;
+      if (exit !== null) trouble = (await deps.obstacle(alive)) ?? trouble;
       if (leaves(look(), exit?.id ?? null)) return;
       advance(step(state, { kind: "tunnelled", atMs: Date.now(), exitId: exit?.id ?? null }));
     } catch (thrown) {

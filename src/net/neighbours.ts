@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type Exec, findTool } from "./exec.ts";
 import { readLegacyFilter } from "./firewall/legacy.ts";
 import type { Identifiers } from "./identifiers.ts";
+import { placeOf, type RuleBefore, rulesBefore } from "./routes/rules-before.ts";
 
 /** One that was found, by what it shows of itself in the kernel: a program that is installed and off is none. */
 export type Neighbour =
@@ -12,24 +13,23 @@ export type Neighbour =
   /** Another tunnel that is up. */
   | { readonly kind: "tunnel"; readonly interface: string }
   /** A routing rule that takes everybody's packets before ours are asked. */
-  | { readonly kind: "rule-before-ours"; readonly pref: number; readonly table: string };
+  | { readonly kind: "rule-before-ours"; readonly rule: RuleBefore };
 
 export interface NeighbourEvidence {
   /** `nft -j list ruleset`, or null where it cannot be read. */
   readonly ruleset: unknown;
   /** `iptables-legacy-save -t filter` by family; null where the old tables are not loaded or cannot be read. */
   readonly legacy: Readonly<Record<4 | 6, string | null>>;
-  /** `ip -j -d link` and `ip -N -j rule` of both families, one after the other. */
+  /** `ip -j -d link`. */
   readonly links: unknown;
-  readonly rules: readonly unknown[];
+  readonly rules: readonly RuleBefore[];
 }
 
-/** Our own rules begin at the lowest of these preferences; the kernel's own rule 0 leads to the local table. */
 export function neighboursIn(evidence: NeighbourEvidence, ours: readonly Identifiers[]): readonly Neighbour[] {
   return [
     ...firewallsIn(evidence),
     ...tunnelsIn(evidence.links, new Set(ours.map((one) => one.interface))),
-    ...rulesIn(evidence.rules, Math.min(...ours.flatMap((one) => one.rulePrefs?.first ?? []))),
+    ...evidence.rules.map((rule) => ({ kind: "rule-before-ours", rule }) as const),
   ];
 }
 
@@ -90,30 +90,10 @@ function tunnelsIn(links: unknown, ours: ReadonlySet<string>): Neighbour[] {
     .map(({ ifname }) => ({ kind: "tunnel", interface: ifname }));
 }
 
-const RULES = z.array(
-  z.looseObject({ priority: z.number(), src: z.string().optional(), table: z.string().optional() }),
-);
-/** What a rule for everybody has, and nothing beyond it; or it is for all but a few ("not fwmark", as wg-quick has it). */
-const PLAIN: ReadonlySet<string> = new Set(["priority", "src", "table", "protocol", "flags"]);
-const LOCAL_TABLES: ReadonlySet<string> = new Set(["local", "255"]);
-
-function rulesIn(listings: readonly unknown[], first: number): Neighbour[] {
-  const found = new Map<string, Neighbour>();
-  for (const listing of listings) {
-    for (const rule of RULES.parse(listing)) {
-      const { priority, src, table } = rule;
-      const isForAll = "not" in rule || (src === "all" && Object.keys(rule).every((key) => PLAIN.has(key)));
-      if (!isForAll || priority >= first || table === undefined || LOCAL_TABLES.has(table)) continue;
-      found.set(`${priority} ${table}`, { kind: "rule-before-ours", pref: priority, table });
-    }
-  }
-  return [...found.values()];
-}
-
-/** Throws nothing for what cannot be read: that is no neighbour. Needs root to see firewalls. */
+/** `role`: before whose rules others' may stand. Throws nothing for what cannot be read: that is no neighbour. Needs root to see firewalls. */
 export async function readNeighbours(
   exec: Exec,
-  ours: readonly Identifiers[],
+  { ours, role }: { readonly ours: readonly Identifiers[]; readonly role: Identifiers },
   signal: AbortSignal,
 ): Promise<readonly Neighbour[]> {
   const json = async (argv: readonly [string, ...string[]]): Promise<unknown> => {
@@ -121,19 +101,18 @@ export async function readNeighbours(
     const { code, stdout } = await exec.run(argv, { signal });
     return code === 0 && stdout.trim() !== "" ? JSON.parse(stdout) : null;
   };
-  const [ruleset, legacy4, legacy6, links, rules4, rules6] = await Promise.all([
+  const [ruleset, legacy4, legacy6, links, rules] = await Promise.all([
     json(["nft", "-j", "list", "ruleset"]),
     readLegacyFilter(exec, 4, signal),
     readLegacyFilter(exec, 6, signal),
     json(["ip", "-j", "-d", "link"]),
-    json(["ip", "-N", "-j", "-4", "rule"]),
-    json(["ip", "-N", "-j", "-6", "rule"]),
+    rulesBefore(exec, placeOf(role), signal),
   ]);
   const evidence = {
     ruleset,
     legacy: { 4: legacy4, 6: legacy6 },
     links: links ?? [],
-    rules: [rules4 ?? [], rules6 ?? []],
+    rules,
   };
   return neighboursIn(evidence, ours);
 }

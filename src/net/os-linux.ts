@@ -31,6 +31,7 @@ import { portMapper } from "./port-mapping/mapper.ts";
 import { readPrivileges, requireNetAdmin } from "./privileges.ts";
 import { hostMtus } from "./routes/host-mtus.ts";
 import { linuxClientRoutes } from "./routes/linux.ts";
+import { placeOf, rulesBefore, ruleSentence } from "./routes/rules-before.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import { undoAll } from "./undo.ts";
 import { watchChains } from "./watch-chains.ts";
@@ -199,6 +200,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     peerMtus: hostMtus(deps),
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: (signal) => readLinks(exec, signal),
+    rulesBefore: async (signal) => (await rulesBefore(exec, placeOf(identifiers), signal)).map(ruleSentence),
     watchLinks: (onChange) => watchLinks({ onChange, log }),
     watchRules(onChange) {
       if (mechanism.kind === "nft") return watchRules({ onChange, log });

@@ -156,6 +156,7 @@ async function machine({ exec, host, requireRoot, hasTool }: MacParts, role: Rol
     },
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: async (signal) => macLinks(await readShown(exec, signal), await tunnelName(host)),
+    rulesBefore: () => Promise.resolve([]), // routes alone decide there
     watchLinks: (onChange) => watchRouting({ onChange, log }),
     watchRules: nothingToWatch,
     watchSettings: nothingToWatch,

@@ -159,6 +159,7 @@ async function windows(
     peerMtus: windowsPeerMtus(),
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: async (signal) => windowsLinks(await readWindowsNetwork(exec, signal)),
+    rulesBefore: () => Promise.resolve([]), // routes and their metrics alone decide there
     watchLinks: (onChange) => pollLinks({ onChange }),
     watchRules: nothingToWatch,
     watchSettings: nothingToWatch,

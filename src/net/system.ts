@@ -40,6 +40,8 @@ export interface MachineSystem {
   /** `mark` is the role's own: what it says to the router goes past a full tunnel. */
   readonly mapPort: (options: Omit<PortMapperOptions, "mark">) => PortMapper;
   readonly readLinks: (signal: AbortSignal) => Promise<Links>;
+  /** Others' routing rules that send everything their own way before the role's own are asked, as sentences. */
+  readonly rulesBefore: (signal: AbortSignal) => Promise<readonly string[]>;
   /** Calls `onChange` after each burst of changes to links, addresses, routes or rules. */
   readonly watchLinks: (onChange: () => void) => Service;
   /** Calls `onChange` after each burst of changes to the firewall's rules, our own too. */

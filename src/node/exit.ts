@@ -20,6 +20,8 @@ export interface ExitDeps {
   readonly fence: (wanted: { ipv6: boolean }) => Promise<Fence>;
   /** Rules of others that would swallow what is forwarded, as sentences. */
   readonly foreignDrops: (signal: AbortSignal) => Promise<readonly string[]>;
+  /** Routing rules of others that send what is forwarded elsewhere than by an uplink, as sentences. */
+  readonly rulesBefore: (signal: AbortSignal) => Promise<readonly string[]>;
   /** Why names cannot be resolved, or null. */
   readonly probeDns: (signal: AbortSignal) => Promise<string | null>;
   readonly log: Logger;
@@ -160,7 +162,7 @@ export function openExit(deps: ExitDeps, options: ExitOptions): Exit {
     if (!now.uplinks.some((uplink) => uplink.family === 4)) return ["This machine has no IPv4 default route."];
     const missing = [...(await deps.enableForwarding({ uplinks: policy.uplinks, ipv6 }))];
     foreign = await deps.foreignDrops(signal);
-    missing.push(...foreign);
+    missing.push(...foreign, ...(await deps.rulesBefore(signal)));
     // A resolver that answered keeps its word for a while; one that did not is asked again at every pass.
     if (dnsTrouble !== null || state?.ready !== true) dnsTrouble = await deps.probeDns(signal);
     if (dnsTrouble !== null) missing.push(`Names cannot be resolved: ${dnsTrouble}`);

@@ -63,9 +63,13 @@ export async function doctorFacts(places: readonly RolePlace[], signal: AbortSig
   const privileges = await readPrivileges();
   const canSee =
     privileges.netAdmin && missingTools.every(({ tool }) => OPTIONAL.has(tool) || (tool === "nft" && hasIptables()));
+  // Of a machine that has both, the client's packets are taken first.
+  const hasRole = (role: AnyRole): boolean => here.some((place) => place.role === role);
+  const firstRole = hasRole("node") && !hasRole("client") ? "node" : "client";
+  const known = { ours: Object.values(IDENTIFIERS), role: IDENTIFIERS[firstRole] };
   const [neighbours, forwardDrops, prefixes, roles] = await Promise.all([
     // Those of Linux are known; of what else filters on another platform nothing is looked for.
-    isLinux ? (canSee ? readNeighbours(exec, Object.values(IDENTIFIERS), signal) : null) : [],
+    isLinux ? (canSee ? readNeighbours(exec, known, signal) : null) : [],
     isLinux && canSee && has("nft") ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
     isLinux && has("ip") ? readPrefixes(exec, signal) : [],
     Promise.all(here.map((place) => roleFacts(place, { canSee, signal }))),

@@ -3,6 +3,7 @@ import { type Cidr, cidrsOverlap } from "../base/ip.ts";
 import type { Neighbour } from "../net/neighbours.ts";
 import type { Platform } from "../net/platform.ts";
 import type { PrivilegeFacts } from "../net/privileges.ts";
+import { ruleSentence, switchOff } from "../net/routes/rules-before.ts";
 import type { AnyRole } from "./config.ts";
 import { type HealthEntry, platformHealth } from "./health.ts";
 
@@ -221,15 +222,18 @@ function neighbourOf(one: Neighbour, here: { readonly isNode: boolean; readonly 
             },
           ]
         : [];
-    case "rule-before-ours":
+    case "rule-before-ours": {
+      const sentence = ruleSentence(one.rule);
+      const end = here.isClient ? "a client does not connect" : here.isNode ? "an exit leads nowhere" : null;
       return [
         {
           code: "rule-before-ours",
-          severity: here.isClient ? "high" : "low",
-          text: `A routing rule of another program (preference ${one.pref}, table ${one.table}) decides before higgs's: what it takes does not go through the exit.`,
-          remedy: "Switch the other VPN off, or start it before higgs.",
+          severity: end === null ? "low" : "high",
+          text: end === null ? sentence : `${sentence} While it is there, ${end}.`,
+          remedy: switchOff(sentence),
         },
       ];
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // What `higgs node status` shows.
 import type { MachineSystem } from "../net/system.ts";
+import { switchOff } from "../net/routes/rules-before.ts";
 import { letPass } from "../net/firewall/foreign.ts";
 import { implementationText } from "../net/wg/device.ts";
 import type { DnsCounters } from "../node/dns-answers.ts";
@@ -83,7 +84,7 @@ function nodeHealth(view: NodeView): HealthEntry[] {
     for (const text of view.exit.breaches) entries.push({ code: "not-isolated", severity: "high", text, remedy: null });
   }
   for (const text of view.exit.state?.missing ?? []) {
-    const remedy = letPass(text, view.os.identifiers.interface);
+    const remedy = letPass(text, view.os.identifiers.interface) ?? switchOff(text);
     entries.push({ code: "exit-not-ready", severity: "high", text, remedy });
   }
   entries.push(...firewallHealth(view.os, WITHOUT_FIREWALL), ...platformHealth());

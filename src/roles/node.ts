@@ -78,6 +78,7 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
   });
   if (config.exit && os.firewallTrouble !== null) throw noExitWithoutFirewall(os.firewallTrouble);
   const { ipv4, ipv6, range4, range6 } = store.value;
+  await requireFreeRange(os, [range4, range6], signal);
   const addresses: readonly IpAddress[] = [ipv4, ipv6];
   const isOfNetwork = (address: IpAddress): boolean => cidrContains(range4, address) || cidrContains(range6, address);
   const startedAt = new Date();
@@ -294,6 +295,7 @@ function exitDeps(os: NodeSystem, resolver: () => Resolver | null) {
     restoreForwarding: os.restoreForwarding,
     fence: os.fence,
     foreignDrops: os.foreignDrops,
+    rulesBefore: os.rulesBefore,
     probeDns: async (signal: AbortSignal) =>
       (await resolver()?.probe(signal)) ?? (resolver() === null ? "the resolver is starting." : null),
     log: os.log,
@@ -335,6 +337,18 @@ async function openUpstreams(config: Config<"node">) {
     }
   }
   return specs.map((spec) => openUpstream(spec, { caPem }));
+}
+
+/** One prefix has one way: where another program's interface has that of the network, nothing is touched. */
+async function requireFreeRange(os: NodeSystem, ranges: readonly Cidr[], signal: AbortSignal): Promise<void> {
+  const taken = (await os.readLinks(signal)).connected.find(({ prefix }) => ranges.includes(prefix));
+  if (taken === undefined) return;
+  // The tunnel of a process before this one has its way already, and is adopted.
+  if ((await os.changes(signal)).some(({ kind }) => kind === "device")) return;
+  throw new NodeError(`Cannot start the node: ${taken.interface} has the very range of its network, ${taken.prefix}.`, {
+    code: "range-clash",
+    remedy: `Give the network of ${taken.interface} another range, or take it down: sudo ip link set ${taken.interface} down`,
+  });
 }
 
 function noExitWithoutFirewall(trouble: HiggsError): NodeError {

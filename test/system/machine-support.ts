@@ -185,6 +185,7 @@ export async function startClient(dir: StateDir, exit = "auto"): Promise<Running
           signal,
         ),
       ...system.deps,
+      obstacle: () => Promise.resolve(null),
       localNetworks: () => Promise.resolve(NOTHING_NEAR),
       protection: () => OPEN,
       enrolment: () => store.value,

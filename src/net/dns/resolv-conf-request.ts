@@ -8,6 +8,7 @@ import { IDENTIFIERS } from "../identifiers.ts";
 import { openJournal } from "../journal-file.ts";
 import { ensurePrivateDir } from "../secret-file.ts";
 import { fileDns, type FileDnsDeps, type Restored, restoreNames } from "./file-dns.ts";
+import { readBackup } from "./resolv-conf-backup.ts";
 import { HELPER_STATE_DIR, type HelperAnswer, helperRequest } from "./resolv-conf-helper.ts";
 import { makeResolvedRead } from "./resolved.ts";
 
@@ -53,7 +54,8 @@ export async function restoreForHelper(
   signal: AbortSignal,
   stateDir: string = HELPER_STATE_DIR,
 ): Promise<Restored> {
-  if (!existsSync(join(stateDir, "journal.json"))) return { file: false, record: false };
+  const isKnown = existsSync(join(stateDir, "journal.json")) || (await readBackup(stateDir)) !== null;
+  if (!isKnown) return { file: false, record: false };
   return await restoreNames(await depsOf({ ...deps, stateDir }), signal);
 }
 

@@ -58,6 +58,7 @@ async function start(
         reset: () => does("firewall reset"),
       },
       dns: { apply: ({ servers }) => does(`dns ${servers.join(" ")}`), reset: () => does("dns reset") },
+      obstacle: () => Promise.resolve(null),
       localNetworks: () => Promise.resolve(NOTHING_NEAR),
       protection: () => protection,
       enrolment: () => sampleEnrolment,
@@ -295,6 +296,7 @@ test("connect() leaves no membership behind when there is no tunnel", async () =
       openTunnel: () => Promise.reject(new ConnectError("no tun", { code: "tun-missing" })),
       protection: () => OPEN,
       firewall: { closes: () => Promise.resolve(false) },
+      obstacle: () => Promise.resolve(null),
     } as unknown as Parameters<typeof connect>[0],
     { kind: "auto" },
     NEVER,
@@ -366,4 +368,13 @@ test("connect() after a client that was killed on its way down never reached the
   await until(() => connection.trouble !== null);
   expect(new Set(system)).toEqual(new Set(["firewall connecting"]));
   expect(connection.isShielded).toBe(true);
+});
+
+test("connect() touches nothing where another program keeps everything from the tunnel", async () => {
+  const deps = {
+    protection: () => OPEN,
+    firewall: { closes: () => Promise.resolve(false) },
+    obstacle: () => Promise.resolve(new ConnectError("wg0 takes it", { code: "rule-before-ours" })),
+  } as unknown as Parameters<typeof connect>[0]; // whatever else is asked for fails
+  expect(await failureOf(connect(deps, { kind: "auto" }, NEVER))).toMatchObject({ code: "rule-before-ours" });
 });

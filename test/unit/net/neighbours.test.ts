@@ -4,12 +4,6 @@ import { type NeighbourEvidence, neighboursIn } from "../../../src/net/neighbour
 
 const OURS = Object.values(IDENTIFIERS);
 const NOTHING: NeighbourEvidence = { ruleset: { nftables: [] }, legacy: { 4: null, 6: null }, links: [], rules: [] };
-/** What every Linux has (`ip -N -j rule`). */
-const KERNEL = [
-  { priority: 0, src: "all", table: "255" },
-  { priority: 32766, src: "all", table: "254" },
-  { priority: 32767, src: "all", table: "253" },
-];
 const found = (evidence: Partial<NeighbourEvidence>) => neighboursIn({ ...NOTHING, ...evidence }, OURS);
 
 function chains(table: string, ...names: readonly string[]): unknown {
@@ -29,9 +23,7 @@ function link(ifname: string, kind: string | null, ...flags: readonly string[]):
 describe("neighboursIn()", () => {
   test("finds nobody on a machine with its own tables and rules alone", () => {
     const ruleset = chains("higgs_client", "output", "input", "forward");
-    expect(
-      found({ ruleset, rules: [KERNEL, KERNEL], links: [link("lo", null, "UP"), link("higgs0", "wireguard", "UP")] }),
-    ).toEqual([]);
+    expect(found({ ruleset, links: [link("lo", null, "UP"), link("higgs0", "wireguard", "UP")] })).toEqual([]);
     expect(found({ ruleset: null })).toEqual([]);
   });
 
@@ -66,34 +58,5 @@ describe("neighboursIn()", () => {
       { kind: "tunnel", interface: "wg0" },
       { kind: "tunnel", interface: "tun0" },
     ]);
-  });
-
-  test("finds rules that take everybody's packets before ours, once for both families", () => {
-    const before = { priority: 100, src: "all", table: "200" };
-    expect(
-      found({
-        rules: [
-          [...KERNEL, before],
-          [...KERNEL, before],
-        ],
-      }),
-    ).toEqual([{ kind: "rule-before-ours", pref: 100, table: "200" }]);
-    // As wg-quick has it, whose preference the kernel chooses: just before whatever is there.
-    const wgQuick = { priority: 5209, not: null, src: "all", fwmark: "0xca6c", table: "51820" };
-    expect(found({ rules: [[...KERNEL, wgQuick]] })).toEqual([
-      { kind: "rule-before-ours", pref: 5209, table: "51820" },
-    ]);
-  });
-
-  test("leaves rules alone that are for few, that come later, or that lead to the machine itself", () => {
-    const others = [
-      { priority: 100, src: "192.168.7.4", table: "200" },
-      { priority: 100, src: "all", iif: "docker0", table: "200" },
-      { priority: 100, src: "all", fwmark: "0x80000", fwmask: "0xff0000", table: "254" },
-      { priority: 100, src: "all", table: "254", suppress_prefixlen: 0 },
-      { priority: 5270, src: "all", table: "52" },
-      { priority: 5300, src: "all", table: "200" },
-    ];
-    expect(found({ rules: [[...KERNEL, ...others]] })).toEqual([]);
   });
 });

@@ -36,6 +36,7 @@ class FakeHome {
   loaded: ExitKept | null = null;
   fence: Fence = { fence4: [], fence6: [] };
   fail: Error | null = null;
+  rulesBefore: readonly string[] = [];
 
   start(options: { readonly offered?: boolean } = {}): Exit {
     const exit = openExit(
@@ -67,6 +68,7 @@ class FakeHome {
         },
         restoreForwarding: () => this.#did("unforward").then(() => []),
         fence: () => Promise.resolve(this.fence),
+        rulesBefore: () => Promise.resolve(this.rulesBefore),
         foreignDrops: () => Promise.resolve(this.foreign),
         probeDns: () => {
           this.done.push("probe");
@@ -116,6 +118,7 @@ test("openExit() closes the lease and says what is missing", async () => {
   const home = new FakeHome();
   home.missing = ["IPv4 forwarding is off and cannot be written."];
   home.foreign = ["Docker drops what is forwarded."];
+  home.rulesBefore = ["A routing rule of another program sends everything into wg0."];
   home.dns = "nobody answers.";
   const exit = home.start();
   exit.poke();
@@ -125,7 +128,7 @@ test("openExit() closes the lease and says what is missing", async () => {
   expect(exit.state).toEqual({
     ready: false,
     ipv6: true,
-    missing: [...home.missing, ...home.foreign, "Names cannot be resolved: nobody answers."],
+    missing: [...home.missing, ...home.foreign, ...home.rulesBefore, "Names cannot be resolved: nobody answers."],
   });
 });
 

@@ -81,12 +81,12 @@ describe("doctorFindings()", () => {
       { kind: "docker" },
       { kind: "libvirt" },
       { kind: "tunnel", interface: "wg0" },
-      { kind: "rule-before-ours", pref: 100, table: "200" },
+      { kind: "rule-before-ours", rule: { pref: 100, table: "200", interface: "wg0" } },
     ] as const;
     expect(codes({ ...NODE, neighbours })).toEqual([
+      "firewall high rule-before-ours",
       "firewall medium ufw",
       "firewall medium docker",
-      "firewall low rule-before-ours",
     ]);
     expect(codes({ ...CLIENT, neighbours })).toEqual(["firewall high rule-before-ours", "firewall low other-tunnel"]);
   });
