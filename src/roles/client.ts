@@ -8,7 +8,6 @@ import type { LockdownChange } from "../net/lockdown-file.ts";
 import { clientSystem } from "../net/os.ts";
 import type { ClientSystem } from "../net/system.ts";
 import { watchDifferences } from "../net/watch-differences.ts";
-import { switchOff } from "../net/routes/rules-before.ts";
 import { proxyName } from "../net/http-proxy.ts";
 import { EnrolmentStore, readEnrolment } from "../peer/enrolment.ts";
 import { machineKeys } from "../peer/identity.ts";
@@ -25,6 +24,7 @@ import { holdLockdown } from "./lockdown.ts";
 import { machinePaths, machinePorts, routerAccess } from "./machine-paths.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { foreignNamesText } from "./names-health.ts";
+import { obstacleHere } from "./obstacle.ts";
 import { openProxy } from "./proxy.ts";
 import { startRuntime } from "./runtime.ts";
 import { VERSION } from "./version.ts";
@@ -379,16 +379,6 @@ function otherProxy(): ConnectError {
   return new ConnectError("Cannot use another --proxy: the running client was started without it.", {
     code: "already-running",
     remedy: "higgs client down",
-  });
-}
-
-/** A rule that comes before ours takes everything with it, and the firewall then lets none of it out: better said than tried. */
-async function obstacleHere(os: ClientSystem, signal: AbortSignal): Promise<ConnectError | null> {
-  const [sentence] = await os.rulesBefore(signal);
-  if (sentence === undefined) return null;
-  return new ConnectError(`Cannot send everything through the exit. ${sentence}`, {
-    code: "rule-before-ours",
-    remedy: switchOff(sentence) ?? "ip rule",
   });
 }
 
