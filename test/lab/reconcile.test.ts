@@ -54,12 +54,12 @@ const CLIENT: readonly Deed[] = [
 /** The machine's state without leases of the moment, and its tables in an order of their own: one that was made anew comes last. */
 async function picture(host: LabHost): Promise<string> {
   const shown = await snapshot(host, MOVING);
-  const rulesEnd = shown.indexOf("== rules 4");
-  const tables = shown.slice(0, rulesEnd).split(/^(?=table )/m);
+  const tablesEnd = shown.indexOf("\n== ", shown.indexOf("== ruleset") + 1);
+  const tables = shown.slice(0, tablesEnd).split(/^(?=table )/m);
   const text = `${tables
     .map((one) => one.trim())
     .toSorted()
-    .join("\n")}${shown.slice(rulesEnd)}`;
+    .join("\n")}${shown.slice(tablesEnd)}`;
   const wg = (
     await host.exec(["sh", "-c", "wg show all fwmark; wg show all listen-port; wg show all allowed-ips | sort"])
   ).stdout;

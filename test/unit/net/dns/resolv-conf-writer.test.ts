@@ -43,6 +43,7 @@ describe("writerOf()", () => {
     }
     expect(link("/home/me/resolv.conf")).toBe("person");
     expect(writerOf({ state: { kind: "absent" }, bytes: null })).toBe("nobody");
+    expect(writerOf({ state: { kind: "hidden" }, bytes: null })).toBe("hidden");
   });
 
   test("takes everything else for a person's, also one that speaks of a program further down", () => {
