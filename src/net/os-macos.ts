@@ -1,7 +1,6 @@
 // macOS, written from its manuals and never run on it: a client by pf, route, ifconfig, scutil and a wireguard-go.
 import { join } from "node:path";
 import { z } from "zod";
-import { repeat, Stopped } from "../base/async.ts";
 import type { HiggsError } from "../base/errors.ts";
 import { familyOf, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
@@ -18,6 +17,7 @@ import { openJournal } from "./journal-file.ts";
 import { macLinks, macNetworks, readShown } from "./links-macos.ts";
 import { loadBlocked } from "./lock.ts";
 import { watchMonitor } from "./monitor.ts";
+import { polling } from "./polling.ts";
 import { portMapper } from "./port-mapping/mapper.ts";
 import { readPrivileges, requireNetAdmin } from "./privileges.ts";
 import { macClientRoutes } from "./routes/macos.ts";
@@ -116,8 +116,8 @@ async function client(
     clientRoutes: macClientRoutes({ ...deps, device }),
     systemDns,
     watchRules: (onChange) =>
-      looking(async (signal) => (await clientFirewall.verify(signal)).length > 0, { onChange, log, everyMs }),
-    watchDns: (onChange) => looking((signal) => systemDns.differs(signal), { onChange, log, everyMs }),
+      polling(async (signal) => (await clientFirewall.verify(signal)).length > 0, { onChange, log, everyMs }),
+    watchDns: (onChange) => polling((signal) => systemDns.differs(signal), { onChange, log, everyMs }),
     resetDnsOfEarlierBoot: () => Promise.resolve(), // configd keeps it in memory
     localNetworks,
     block: (lockdown, signal) =>
@@ -178,26 +178,6 @@ function watchRouting(options: { readonly onChange: () => void; readonly log: Lo
 
 function nothingToWatch(): Service {
   return { [Symbol.asyncDispose]: () => Promise.resolve() };
-}
-
-/** Calls `onChange` when `hasChanged` says so, and again as long as it does. */
-function looking(
-  hasChanged: (signal: AbortSignal) => Promise<boolean>,
-  { onChange, log, everyMs }: { readonly onChange: () => void; readonly log: Logger; readonly everyMs: number },
-): Service {
-  const controller = new AbortController();
-  const { signal } = controller;
-  const look = async (): Promise<void> => {
-    if (await hasChanged(signal)) onChange();
-  };
-  const onError = (thrown: unknown): void => log.debug({ reason: String(thrown) }, "cannot look at this machine"); // the next look may
-  const loop = repeat(look, { everyMs, signal, onError });
-  return {
-    async [Symbol.asyncDispose]() {
-      controller.abort(new Stopped());
-      await loop;
-    },
-  };
 }
 
 const PING_MS = 3_000;

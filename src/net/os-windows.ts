@@ -21,7 +21,7 @@ import { IDENTIFIERS } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
 import { loadBlocked } from "./lock.ts";
 import type { LocalNetworks } from "./local-networks.ts";
-import { pollLinks } from "./poll-links.ts";
+import { addressesDiffer, polling } from "./polling.ts";
 import { portMapper } from "./port-mapping/mapper.ts";
 import { isElevated, requireElevated } from "./privileges.ts";
 import { windowsClientRoutes, windowsPeerMtus } from "./routes/windows.ts";
@@ -78,6 +78,8 @@ async function client(options: SystemOptions, parts: WindowsParts): Promise<Clie
     clientFirewall,
     clientRoutes: windowsClientRoutes(deps),
     systemDns,
+    watchRules: (onChange) =>
+      polling(async (signal) => (await clientFirewall.verify(signal)).length > 0, { everyMs: RULES_MS, onChange, log }),
     watchDns: nothingToWatch,
     async resetDnsOfEarlierBoot(signal) {
       // The rule for every name is in the registry; its servers answered in a tunnel that no boot brings back.
@@ -160,7 +162,7 @@ async function windows(
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
     readLinks: async (signal) => windowsLinks(await readWindowsNetwork(exec, signal)),
     rulesBefore: () => Promise.resolve([]), // routes and their metrics alone decide there
-    watchLinks: (onChange) => pollLinks({ onChange }),
+    watchLinks: (onChange) => polling(addressesDiffer(), { everyMs: ADDRESSES_MS, onChange, log }),
     watchRules: nothingToWatch,
     watchSettings: nothingToWatch,
     verifySettings: () => Promise.resolve([]),
@@ -176,8 +178,11 @@ async function windows(
 }
 
 const READ_TIMEOUT_MS = 60_000;
+const ADDRESSES_MS = 2_000;
+/** Each look at the firewall's rules starts PowerShell, which takes seconds of work. */
+const RULES_MS = 30_000;
 
-/** Windows tells nobody: the roles look again every thirty seconds, and after each other event. */
+/** The roles look again every thirty seconds, and after each other event. */
 function nothingToWatch(): Service {
   return { [Symbol.asyncDispose]: () => Promise.resolve() };
 }
