@@ -54,3 +54,9 @@ export const IDENTIFIERS: Readonly<Record<Role, Identifiers>> = {
 
 /** Where the node's resolver listens on its tunnel addresses; nft brings every query of its clients here. */
 export const RESOLVER_PORT = 5300;
+
+/** Where nft is missing: what an exit forwards for its clients bears this, from its rules to the one that masquerades. */
+export const FORWARDED_MARK = { mark: 0x6b000, mask: 0xff000 } as const;
+
+/** Where nft is missing: of the datagram by which a node renews its lease. Not WireGuard's, whose packets go where others say. */
+export const LEASE_MARK = { mark: 0x6c000, mask: 0xff000 } as const;

@@ -8,16 +8,16 @@ import { bridgeDiscovery } from "./discovery/bridge.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
 import { type Exec, findTool, systemExec, ToolFailed, ToolMissing, toolMissing } from "./exec.ts";
 import { clientFirewallBy, findClientFirewall } from "./firewall/client-mechanism.ts";
-import { foreignDrops } from "./firewall/foreign.ts";
+import { exitBy } from "./firewall/exit-mechanism.ts";
 import { type ChainsOf, hasIptables, listChains } from "./firewall/iptables.ts";
 import { rawFramesPass } from "./firewall/iptables-client.ts";
 import { clientTrial } from "./firewall/iptables-client-chains.ts";
+import { exitTrial } from "./firewall/iptables-exit-chains.ts";
 import { findMechanism, hasIpv6Packets, troubleOfNft } from "./firewall/mechanism.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
-import { nftExitFirewall } from "./firewall/nft-exit.ts";
 import { removingWithoutNft } from "./firewall/netlink-table.ts";
 import { readTable, removeTable } from "./firewall/nft.ts";
-import { noConnectionLog, noRedirect, unfilteredNode } from "./firewall/unfiltered.ts";
+import { noConnectionLog, noRedirect } from "./firewall/unfiltered.ts";
 import { forgivingJournal } from "./forgiving-journal.ts";
 import { listChanges } from "./changes.ts";
 import { enableForwarding, forwardingFence } from "./forwarding.ts";
@@ -55,24 +55,25 @@ import type {
 const TOOLS = ["ip", "wg"] as const;
 const FIREWALL_TIMEOUT_MS = 10_000;
 
-/** What a role's chains of iptables need of the kernel; null for one that has none. */
-const TRIALS: Readonly<Record<Role, ChainsOf | null>> = {
+/** What a role's chains of iptables need of the kernel. */
+const TRIALS: Readonly<Record<Role, ChainsOf>> = {
   client: (family) => clientTrial(family, IDENTIFIERS.client),
-  node: null,
+  node: exitTrial(IDENTIFIERS.node),
 };
 
 /** Throws PrivilegeMissing, or ToolMissing for `ip` or `wg`; nothing was changed then. */
 async function node(options: SystemOptions): Promise<NodeSystem> {
   const { machine, mechanism, deps, sysctl } = await linux("node", options);
   const { exec, identifiers, journal, log } = deps;
+  const exit = exitBy(mechanism, { ...deps, sysctl });
   return {
     ...machine,
-    exitFirewall: mechanism.kind === "nft" ? nftExitFirewall(deps) : unfilteredNode({ sysctl }),
+    exitFirewall: exit.firewall,
     connectionLog: machine.nftTrouble === null ? nftConnectionLog(deps) : noConnectionLog(machine.nftTrouble),
     enableForwarding: (wanted) => enableForwarding(wanted, { sysctl, log }),
     restoreForwarding: () => sysctl.restore(),
     fence: forwardingFence({ sysctl, journal }),
-    foreignDrops: (signal) => foreignDrops(exec, identifiers, signal),
+    foreignDrops: exit.foreignDrops,
     async forgetPaths(signal) {
       if (machine.nftTrouble !== null) return;
       await machine.redirect.reset(signal);

@@ -6,9 +6,10 @@ import { carried } from "higgs:carried-wireguard-go";
 import { z } from "zod";
 import { withDeadline } from "../base/async.ts";
 import { errorText, HiggsError } from "../base/errors.ts";
-import { findTool, systemExec, toolMissing } from "../net/exec.ts";
-import { hasIptables } from "../net/firewall/iptables.ts";
+import { type Exec, findTool, systemExec, toolMissing } from "../net/exec.ts";
+import { commandsOf, hasIptables } from "../net/firewall/iptables.ts";
 import { foreignDrops } from "../net/firewall/foreign.ts";
+import { iptablesForeignDrops } from "../net/firewall/iptables-foreign.ts";
 import { IDENTIFIERS } from "../net/identifiers.ts";
 import { readPrefixes } from "../net/links.ts";
 import { callLocal } from "../net/local-api.ts";
@@ -70,7 +71,7 @@ export async function doctorFacts(places: readonly RolePlace[], signal: AbortSig
   const [neighbours, forwardDrops, prefixes, roles] = await Promise.all([
     // Those of Linux are known; of what else filters on another platform nothing is looked for.
     isLinux ? (canSee ? readNeighbours(exec, known, signal) : null) : [],
-    isLinux && canSee && has("nft") ? foreignDrops(exec, IDENTIFIERS.node, signal) : [],
+    isLinux && canSee ? dropsOfOthers(exec, has("nft") ? "nft" : "iptables", signal) : [],
     isLinux && has("ip") ? readPrefixes(exec, signal) : [],
     Promise.all(here.map((place) => roleFacts(place, { canSee, signal }))),
   ]);
@@ -87,6 +88,13 @@ export async function doctorFacts(places: readonly RolePlace[], signal: AbortSig
     prefixes,
     roles,
   };
+}
+
+/** The old iptables beside nft is a neighbour of its own. */
+function dropsOfOthers(exec: Exec, by: "nft" | "iptables", signal: AbortSignal): Promise<readonly string[]> {
+  if (by === "nft") return foreignDrops(exec, IDENTIFIERS.node, signal);
+  const wherein = { commands: commandsOf("iptables"), tunnel: IDENTIFIERS.node.interface };
+  return iptablesForeignDrops(exec, wherein, signal);
 }
 
 /** By what is there; whether it works is known when a tunnel is made. */

@@ -42,7 +42,7 @@ function liveSettings() {
 
 /** Checks all of them, then keeps all of them. Throws UsageError `bad-setting` or `setting-pinned`. */
 export async function chooseSettings(dir: StateDir, resolved: Resolved<"node">, choices: Choices): Promise<void> {
-  for (const [name, value] of Object.entries(choices)) checkChoice(name, value, resolved);
+  checkChoices(resolved, choices);
   const { chosen } = await readSettings(dir);
   const next = new Map(Object.entries(chosen));
   for (const [name, value] of Object.entries(choices)) {
@@ -50,6 +50,11 @@ export async function chooseSettings(dir: StateDir, resolved: Resolved<"node">, 
     else next.set(name, value);
   }
   await changeSettings(dir, { chosen: Object.fromEntries(next) });
+}
+
+/** Throws as `chooseSettings`, and keeps nothing. */
+export function checkChoices(resolved: Resolved<"node">, choices: Choices): void {
+  for (const [name, value] of Object.entries(choices)) checkChoice(name, value, resolved);
 }
 
 function checkChoice(name: string, value: string | null, resolved: Resolved<"node">): void {

@@ -12,7 +12,7 @@ import { openBlockList } from "../node/dns-block-list.ts";
 import { DEFAULT_UPSTREAMS, parseUpstream } from "../node/dns-upstream.ts";
 import { type ConnectionRecord, openConnectionRecord } from "../node/connection-record.ts";
 import { type Exit, openExit } from "../node/exit.ts";
-import { outletOf, termsOf } from "../node/exit-rules.ts";
+import { outletOf, parseLogDays, termsOf } from "../node/exit-rules.ts";
 import { openUpstream } from "../node/open-upstream.ts";
 import { openResolver, type Resolver } from "../node/resolver.ts";
 import { SessionPeers } from "../node/session-peers.ts";
@@ -26,7 +26,7 @@ import { openStateDir } from "../peer/state-dir.ts";
 import { TrustStore } from "../peer/trust-store.ts";
 import { openTunnel, type Tunnel } from "../peer/tunnel.ts";
 import type { Config, Resolved } from "./config.ts";
-import { chooseSettings, exitRulesOf, shownSettings } from "./node-settings.ts";
+import { checkChoices, chooseSettings, exitRulesOf, shownSettings } from "./node-settings.ts";
 import { bodyOf, machineVerbs, trustVerbs } from "./machine-verbs.ts";
 import { machinePaths, machinePorts, routerAccess } from "./machine-paths.ts";
 import { nodeStatus } from "./node-status.ts";
@@ -77,6 +77,11 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     log,
   });
   if (config.exit && os.firewallTrouble !== null) throw noExitWithoutFirewall(os.firewallTrouble);
+  /** What clients are told is kept must be kept. */
+  const requireRecord = (days: number): void => {
+    if (config.exit && days > 0 && os.nftTrouble !== null) throw noRecordWithoutNft(os.nftTrouble);
+  };
+  requireRecord(exitRulesOf(config).logDays);
   const { ipv4, ipv6, range4, range6 } = store.value;
   await requireFreeRange(os, [range4, range6], signal);
   const addresses: readonly IpAddress[] = [ipv4, ipv6];
@@ -105,6 +110,8 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
 
   /** What the owner chose holds at once: at the firewall first, and then clients are told. */
   async function choose(choices: Readonly<Record<string, string | null>>): Promise<void> {
+    checkChoices(resolved, choices);
+    requireRecord(parseLogDays(choices["exit-log"] ?? "off") ?? 0);
     await chooseSettings(dir, resolved, choices);
     resolved = await settings.again();
     rules = exitRulesOf(resolved.config);
@@ -355,6 +362,14 @@ function noExitWithoutFirewall(trouble: HiggsError): NodeError {
   return new NodeError(`Cannot offer an exit, which nothing would isolate: ${trouble.message}`, {
     code: trouble.code,
     remedy: `${trouble.remedy ?? "Mend nft"}; or take part without an exit: higgs node --no-exit`,
+    cause: trouble,
+  });
+}
+
+function noRecordWithoutNft(trouble: HiggsError): NodeError {
+  return new NodeError(`Cannot keep connections on record, which nft alone sees: ${trouble.message}`, {
+    code: trouble.code,
+    remedy: `${trouble.remedy ?? "Mend nft"}; or keep none: higgs node set exit-log=off`,
     cause: trouble,
   });
 }

@@ -162,7 +162,7 @@ test(
 );
 
 test(
-  "a node without nft is no exit, and says so; without an exit it is a peer, bridge to bridge",
+  "a node without nft and iptables is no exit, and says so; without an exit it is a peer, bridge to bridge",
   async () => {
     await takeNft(laptop, "missing");
     await higgsOrThrow(home, "node", "down");
@@ -177,7 +177,7 @@ test(
     await home.execOrThrow(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
     const open = await higgs(home, "node", "--no-exit");
     expect(open.code).not.toBe(0);
-    expect(open.stderr).toContain("without nft its peers would pass through it");
+    expect(open.stderr).toContain("without nft or iptables its peers would pass through it");
     await home.execOrThrow(["sysctl", "-q", "-w", "net.ipv4.ip_forward=0"]);
 
     const peer = await home.spawn([HIGGS, "node", "--no-exit"]);

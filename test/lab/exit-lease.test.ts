@@ -1,6 +1,7 @@
 // A node killed with clients in its tunnel: isolation holds without it, the internet closes by itself, and the next start opens it again.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabProcess } from "../../src/lab/process.ts";
+import { exitMechanisms } from "./exit-mechanism.ts";
 import { snapshot, until } from "./harness.ts";
 import {
   answered,
@@ -16,18 +17,18 @@ import {
   withoutIsolation,
 } from "./exit-scene.ts";
 import { stream, tcp, udp } from "./net-hosts.ts";
-import { goDirect, HIGGS, killRole, leaseLeftS, nodeDown, nodeStatus, spawnNode, startNode } from "./network.ts";
+import { goDirect, HIGGS, killRole, nodeDown, nodeStatus, spawnNode, startNode } from "./network.ts";
 
 /** A neighbour at home has a route by the home PC, which is no router for it. */
 const NEIGHBOUR = { internet: tcp(WEB4, PORT) };
 const START_MS = 60_000;
-/** What a role may leave: its keys. */
-const KEPT = { without: ["etc and run"] };
 
-describe("the exit's lease", () => {
+describe.each([...exitMechanisms("nft")])("the exit's lease by $name", (mechanism) => {
   let scene: Scene;
   let node: LabProcess;
   let before = "";
+  /** What a role may leave: its keys. */
+  const kept = { without: ["etc and run", ...mechanism.unsteady] };
   const host = (name: string) => scene.lab.host(name);
   const names = (probes: object) => Object.keys(probes);
   /** What the tunnel still carries, what leaves through it, and what gets past the rules. */
@@ -47,10 +48,10 @@ describe("the exit's lease", () => {
   const closed = { ...open, internet: [] };
 
   beforeAll(async () => {
-    scene = await startScene(async (homePc) => {
+    scene = await startScene(mechanism, async (homePc) => {
       // As on a home network where IPv6 comes by router advertisement: such a route is lost when forwarding is switched on.
       await homePc.execOrThrow(["sysctl", "-q", "-w", "net.ipv6.conf.eth0.accept_ra=1"]);
-      before = await snapshot(homePc, KEPT);
+      before = await snapshot(homePc, kept);
     });
     ({ node } = scene);
   }, START_MS);
@@ -112,10 +113,10 @@ describe("the exit's lease", () => {
     const after = (seconds: number) =>
       until(() => performance.now() - killedAt >= seconds * 1000, { timeoutMs: 70_000, everyMs: 100 });
     expect(await state()).toEqual(open);
-    expect(await leaseLeftS(host("home-pc"))).toBeGreaterThan(0);
+    expect(await mechanism.leaseLeftS(host("home-pc"))).toBeGreaterThan(0);
     await after(10);
     expect(await state()).toEqual(open);
-    await until(async () => (await leaseLeftS(host("home-pc"))) === -1, {
+    await until(async () => (await mechanism.leaseLeftS(host("home-pc"))) === -1, {
       timeoutMs: 40_000,
       what: "the end of the lease",
     });
@@ -138,9 +139,9 @@ describe("the exit's lease", () => {
   test("closes what a killed exit left, and forwards no more, when the node starts without an exit", async () => {
     const pc = host("home-pc");
     await killRole(node);
-    expect(await leaseLeftS(pc)).toBeGreaterThan(0);
+    expect(await mechanism.leaseLeftS(pc)).toBeGreaterThan(0);
     node = await spawnNode(pc, { flags: [...NODE_FLAGS, "--no-exit"] });
-    await until(async () => (await leaseLeftS(pc)) === -1, { what: "the closed lease" });
+    await until(async () => (await mechanism.leaseLeftS(pc)) === -1, { what: "the closed lease" });
     expect(await pc.execOrThrow(["sysctl", "-n", "net.ipv4.ip_forward"])).toBe("0\n");
     expect(await answered(host("laptop"), INTERNET)).toEqual([]);
     await node.waitForLine(/is running/);
@@ -156,6 +157,7 @@ describe("the exit's lease", () => {
     await nodeDown(pc, node);
     await pc.execOrThrow(["ip", "route", "del", "169.254.169.254"]);
     expect(await withoutServices(pc)).toBe(before);
+    expect(await mechanism.rules(pc)).toBe("");
   });
 
   test("leaves nothing behind after a kill and a clean-up, the isolation neither", async () => {
@@ -166,10 +168,11 @@ describe("the exit's lease", () => {
     const cleaned = await pc.exec([HIGGS, "state", "clean", "--role", "node"]);
     expect([cleaned.code, cleaned.stderr]).toEqual([0, ""]);
     expect(await withoutServices(pc)).toBe(before);
+    expect(await mechanism.rules(pc)).toBe("");
   });
 
   /** The scene's own server on the home PC is no part of what the node changed. */
   async function withoutServices(pc: ReturnType<typeof host>): Promise<string> {
-    return (await snapshot(pc, KEPT)).replace(/^.*net-probe\.js serve.*\n/m, "");
+    return (await snapshot(pc, kept)).replace(/^.*net-probe\.js serve.*\n/m, "");
   }
 });

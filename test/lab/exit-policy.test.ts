@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { answered, HOME4, INTERNET, NODE_FLAGS, PORT, type Scene, startScene, WEB4, WEB6 } from "./exit-scene.ts";
+import { exitMechanisms } from "./exit-mechanism.ts";
 import { until } from "./harness.ts";
 import { stream, tcp, udp } from "./net-hosts.ts";
 import { goDirect, HIGGS, nodeDown, nodeStatus, startNode } from "./network.ts";
@@ -24,7 +25,7 @@ interface Policy {
   readonly logDays: number;
 }
 
-describe("the exit's policy", () => {
+describe.each([...exitMechanisms("nft")])("the exit's policy by $name", (mechanism) => {
   let scene: Scene;
   let node: LabProcess;
   const host = (name: string) => scene.lab.host(name);
@@ -48,7 +49,7 @@ describe("the exit's policy", () => {
     });
 
   beforeAll(async () => {
-    scene = await startScene();
+    scene = await startScene(mechanism);
     ({ node } = scene);
   }, START_MS);
   afterAll(async () => {
@@ -130,7 +131,15 @@ describe("the exit's policy", () => {
     expect(await answered(host("laptop"), MAIL)).toEqual([]);
   });
 
-  test("keeps a record only where the owner chose one, tells clients, and deletes it with the choice", async () => {
+  test("keeps a record only where the owner chose one, tells clients, and deletes it with the choice; without nft it refuses to", async () => {
+    if (mechanism.name !== "nft") {
+      const refused = await set("exit-mail=yes", "exit-log=7d");
+      expect(refused.code).not.toBe(0);
+      expect(refused.stderr).toContain("Cannot keep connections on record");
+      expect(refused.stderr).toContain("exit-log=off");
+      expect(await seenBy("laptop")).toMatchObject({ mail: false, logDays: 0 });
+      return;
+    }
     const pc = host("home-pc");
     const record = async () =>
       (await pc.exec(["sh", "-c", "cat /var/lib/higgs/node/connections/*.jsonl"])).stdout.split("\n").filter(Boolean);

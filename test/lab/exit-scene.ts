@@ -3,6 +3,7 @@ import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { cafeHost, smallInternet } from "../../src/lab/small-internet.ts";
+import type { ExitMechanism } from "./exit-mechanism.ts";
 import { until } from "./harness.ts";
 import { ask, type Probe, serve, tcp, udp } from "./net-hosts.ts";
 import {
@@ -13,7 +14,6 @@ import {
   DNS_FLAGS,
   goDirect,
   invite,
-  leaseLeftS,
   nodeStatus,
   RELAYED_FLAGS,
   startNetworkLab,
@@ -49,6 +49,8 @@ export interface Addresses {
 
 export interface Scene {
   readonly lab: Lab;
+  /** The home PC's. */
+  readonly mechanism: ExitMechanism;
   readonly server: LabProcess;
   readonly node: LabProcess;
   readonly addresses: Addresses;
@@ -93,7 +95,10 @@ export function inbound(at: Addresses): Probes {
 }
 
 /** Server, node, laptop and tablet, connected; the laptop's tunnel leads straight to the home. */
-export async function startScene(prepare: (homePc: LabHost) => Promise<void> = async () => undefined): Promise<Scene> {
+export async function startScene(
+  mechanism: ExitMechanism,
+  prepare: (homePc: LabHost) => Promise<void> = async () => undefined,
+): Promise<Scene> {
   const forwardSsh = { protocol: "tcp", port: SSH, to: "192.168.1.10", toPort: SSH } as const;
   const lab = await startNetworkLab(
     smallInternet({
@@ -103,6 +108,7 @@ export async function startScene(prepare: (homePc: LabHost) => Promise<void> = a
   );
   try {
     const server = await startServer(lab);
+    await mechanism.prepare(lab.host("home-pc"));
     await prepare(lab.host("home-pc"));
     const node = await startNode(lab.host("home-pc"), { join: await invite(lab, "node"), flags: NODE_FLAGS });
     await Promise.all([
@@ -126,7 +132,7 @@ export async function startScene(prepare: (homePc: LabHost) => Promise<void> = a
     };
     await openWaysIn(lab, addresses);
     await Promise.all([goDirect(lab.host("laptop"), HOME4), goDirect(lab.host("tablet"), HOME4)]);
-    return { lab, server, node, addresses };
+    return { lab, mechanism, server, node, addresses };
   } catch (thrown) {
     await lab[Symbol.asyncDispose]();
     throw thrown;
@@ -179,21 +185,15 @@ export async function answered(host: LabHost, probes: Probes): Promise<readonly 
 
 /** Takes the exit's rules away behind its back, while its process cannot put them back; then lets it go on, and do so. */
 export async function withoutIsolation(scene: Scene, use: () => Promise<void>): Promise<void> {
-  const pc = scene.lab.host("home-pc");
-  const naive = `table inet naive {
-    chain post {
-      type nat hook postrouting priority 100
-      iifname "higgsn0" oifname "eth0" masquerade
-    }
-  }`;
-  scene.node.kill("SIGSTOP");
+  const { lab, mechanism, node, addresses } = scene;
+  const pc = lab.host("home-pc");
+  node.kill("SIGSTOP");
   try {
-    await pc.execOrThrow(["nft", "delete", "table", "inet", "higgs_node"]);
-    await pc.execOrThrow(["nft", "-f", "-"], { stdin: naive });
+    await mechanism.giveAway(pc, addresses.range4);
     await use();
   } finally {
-    await pc.execOrThrow(["nft", "delete", "table", "inet", "naive"]);
-    scene.node.kill("SIGCONT");
-    await until(async () => (await leaseLeftS(pc)) > 0, { timeoutMs: 15_000, what: "the rules' return" });
+    await mechanism.takeBack(pc);
+    node.kill("SIGCONT");
+    await until(async () => (await mechanism.leaseLeftS(pc)) > 0, { timeoutMs: 15_000, what: "the rules' return" });
   }
 }

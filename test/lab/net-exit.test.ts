@@ -4,17 +4,14 @@ import { silentLogger } from "../../src/base/log.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { HostSpec, InterfaceSpec, Topology } from "../../src/lab/topology.ts";
-import { type ExitPolicy, LEASE_S, USUAL_OUTLET } from "../../src/net/firewall/exit.ts";
-import { foreignDrops } from "../../src/net/firewall/foreign.ts";
-import { removeTable } from "../../src/net/firewall/nft.ts";
-import { nftExitFirewall } from "../../src/net/firewall/nft-exit.ts";
+import { type ExitFirewall, type ExitPolicy, LEASE_S, USUAL_OUTLET } from "../../src/net/firewall/exit.ts";
 import { enableForwarding } from "../../src/net/forwarding.ts";
 import { IDENTIFIERS } from "../../src/net/identifiers.ts";
+import { exitMechanisms } from "./exit-mechanism.ts";
 import { snapshot, until } from "./harness.ts";
 import {
   ask,
   cidr,
-  execOn,
   ip,
   journalInMemory,
   type Probe,
@@ -121,258 +118,261 @@ const FORBIDDEN: Readonly<Record<string, Probe>> = {
   "another source": udp(WEB4, HTTP, { from: STRANGER4 }),
 };
 
-describe("nftExitFirewall() on a real node", () => {
-  let lab: Lab;
-  let clean: string;
-  const journal = journalInMemory();
-  const host = (name: string) => lab.host(name);
-  const exec = () => execOn(host("home-pc"));
-  const firewall = () => nftExitFirewall({ exec: exec(), journal, identifiers, log: silentLogger });
-  let exit: ReturnType<typeof nftExitFirewall>;
+describe.each([...exitMechanisms("nft", "iptables-legacy")])(
+  "the exit's firewall by $name on a real node",
+  (mechanism) => {
+    let lab: Lab;
+    let clean: string;
+    const journal = journalInMemory();
+    const host = (name: string) => lab.host(name);
+    const firewall = () => mechanism.firewall(host("home-pc"), journal);
+    const stateOf = () => snapshot(host("home-pc"), { without: mechanism.unsteady });
+    let exit: ExitFirewall;
 
-  const asked = async (probes: Readonly<Record<string, Probe>>, from = "client"): Promise<Record<string, string>> => {
-    const answers = await ask(host(from), Object.values(probes));
-    return Object.fromEntries(Object.keys(probes).map((name, at) => [name, answers[at] ?? ""]));
-  };
-  const unanswered = async (probes: Readonly<Record<string, Probe>>, from = "client"): Promise<readonly string[]> =>
-    Object.entries(await asked(probes, from))
-      .filter(([, answer]) => !answer.includes(":"))
-      .map(([name]) => name);
-  const all = (probes: Readonly<Record<string, Probe>>) => Object.keys(probes);
+    const asked = async (probes: Readonly<Record<string, Probe>>, from = "client"): Promise<Record<string, string>> => {
+      const answers = await ask(host(from), Object.values(probes));
+      return Object.fromEntries(Object.keys(probes).map((name, at) => [name, answers[at] ?? ""]));
+    };
+    const unanswered = async (probes: Readonly<Record<string, Probe>>, from = "client"): Promise<readonly string[]> =>
+      Object.entries(await asked(probes, from))
+        .filter(([, answer]) => !answer.includes(":"))
+        .map(([name]) => name);
+    const all = (probes: Readonly<Record<string, Probe>>) => Object.keys(probes);
 
-  beforeAll(async () => {
-    lab = await startProbeLab(topology());
-    await host("client").execOrThrow(["ip", "addr", "add", `${STRANGER4}/24`, "dev", "higgs0"]);
-    await host("client").execOrThrow(["ip", "route", "add", "10.83.0.3/32", "via", "10.83.0.1"]);
-    await host("home-nas").execOrThrow(["ip", "route", "add", "10.83.0.0/24", "via", "192.168.1.10"]);
-    await host("home-nas").execOrThrow(["ip", "route", "add", WEB4, "via", "192.168.1.10"]);
-    await host("home-router").execOrThrow(["ip", "route", "add", "10.83.0.0/24", "via", "192.168.1.10"]);
-    await host("home-router").execOrThrow(["ip", "-6", "route", "add", "fd83:1:2::/64", "via", NODE6]);
-    await Promise.all([
-      serve(host("web"), [HTTP, MAIL, 53]),
-      serve(host("home-nas"), [SSH]),
-      serve(host("home-pc"), [SSH, RESOLVER]),
-      serve(host("home-router"), [HTTP]),
-      serve(host("client"), [HTTP]),
-      serve(host("other"), [HTTP]),
-    ]);
-    clean = await snapshot(host("home-pc"));
-    exit = firewall();
-  }, MINUTE);
+    beforeAll(async () => {
+      lab = await startProbeLab(topology());
+      await host("client").execOrThrow(["ip", "addr", "add", `${STRANGER4}/24`, "dev", "higgs0"]);
+      await host("client").execOrThrow(["ip", "route", "add", "10.83.0.3/32", "via", "10.83.0.1"]);
+      await host("home-nas").execOrThrow(["ip", "route", "add", "10.83.0.0/24", "via", "192.168.1.10"]);
+      await host("home-nas").execOrThrow(["ip", "route", "add", WEB4, "via", "192.168.1.10"]);
+      await host("home-router").execOrThrow(["ip", "route", "add", "10.83.0.0/24", "via", "192.168.1.10"]);
+      await host("home-router").execOrThrow(["ip", "-6", "route", "add", "fd83:1:2::/64", "via", NODE6]);
+      await Promise.all([
+        serve(host("web"), [HTTP, MAIL, 53]),
+        serve(host("home-nas"), [SSH]),
+        serve(host("home-pc"), [SSH, RESOLVER]),
+        serve(host("home-router"), [HTTP]),
+        serve(host("client"), [HTTP]),
+        serve(host("other"), [HTTP]),
+      ]);
+      await mechanism.prepare(host("home-pc"));
+      clean = await stateOf();
+      exit = await firewall();
+    }, MINUTE);
 
-  afterAll(async () => {
-    await lab[Symbol.asyncDispose]();
-  }, MINUTE);
+    afterAll(async () => {
+      await lab[Symbol.asyncDispose]();
+    }, MINUTE);
 
-  test(
-    "positive control: without the table a node that forwards gives everything away",
-    async () => {
-      const missing = await enableForwarding(
-        { uplinks: ["eth0"], ipv6: true },
-        { sysctl: sysctlOn(host("home-pc"), journal), log: silentLogger },
-      );
-      expect(missing).toEqual([]);
-      const naive = `table inet naive {
-      chain post {
-        type nat hook postrouting priority 100
-        iifname "higgsn0" oifname "eth0" masquerade
-      }
-    }`;
-      await host("home-pc").execOrThrow(["nft", "-f", "-"], { stdin: naive });
-      try {
-        expect(await unanswered({ ...INTERNET, ...DNS, ...FORBIDDEN })).toEqual([]);
-        expect(await unanswered({ "another client": tcp("10.83.0.3", HTTP) })).toEqual([]);
-        await using sniffer = await host("home-pc").sniff("eth0", LEAKS);
-        expect(await unanswered({ client: tcp(CLIENT4, HTTP) }, "home-nas")).toEqual([]);
-        await until(() => sniffer.packets().some((packet) => packet.text.includes(CLIENT4)));
-        expect(await unanswered({ client: tcp(CLIENT4, HTTP), client6: tcp(CLIENT6, HTTP) }, "home-router")).toEqual(
-          [],
+    test(
+      "positive control: without the table a node that forwards gives everything away",
+      async () => {
+        const missing = await enableForwarding(
+          { uplinks: ["eth0"], ipv6: true },
+          { sysctl: sysctlOn(host("home-pc"), journal), log: silentLogger },
         );
-      } finally {
-        // What fails here shall not fail the tests after it.
-        await host("home-pc").execOrThrow(["nft", "delete", "table", "inet", "naive"]);
-      }
-    },
-    MINUTE,
-  );
+        expect(missing).toEqual([]);
+        await mechanism.giveAway(host("home-pc"), "10.83.0.0/16");
+        try {
+          expect(await unanswered({ ...INTERNET, ...DNS, ...FORBIDDEN })).toEqual([]);
+          expect(await unanswered({ "another client": tcp("10.83.0.3", HTTP) })).toEqual([]);
+          await using sniffer = await host("home-pc").sniff("eth0", LEAKS);
+          expect(await unanswered({ client: tcp(CLIENT4, HTTP) }, "home-nas")).toEqual([]);
+          await until(() => sniffer.packets().some((packet) => packet.text.includes(CLIENT4)));
+          expect(await unanswered({ client: tcp(CLIENT4, HTTP), client6: tcp(CLIENT6, HTTP) }, "home-router")).toEqual(
+            [],
+          );
+        } finally {
+          // What fails here shall not fail the tests after it.
+          await mechanism.takeBack(host("home-pc"));
+        }
+      },
+      MINUTE,
+    );
 
-  test(
-    "lets clients reach the internet in both families as the node, and its resolver whichever they ask",
-    async () => {
-      await exit.apply(POLICY, signal);
-      expect(await asked({ ...INTERNET, ...DNS })).toEqual({
-        "internet, tcp": `web:80 ${HOME4}`,
-        "internet, udp": `web:80 ${HOME4}`,
-        "internet, tcp 6": `web:80 ${NODE6}`,
-        "internet, udp 6": `web:80 ${NODE6}`,
-        "dns, udp": `home-pc:5300 ${CLIENT4}`,
-        "dns, tcp": `home-pc:5300 ${CLIENT4}`,
-        "dns, udp 6": `home-pc:5300 ${CLIENT6}`,
-        "dns, tcp 6": `home-pc:5300 ${CLIENT6}`,
-      });
-      expect(await exit.verify(signal)).toEqual([]);
-    },
-    MINUTE,
-  );
+    test(
+      "lets clients reach the internet in both families as the node, and its resolver whichever they ask",
+      async () => {
+        await exit.apply(POLICY, signal);
+        expect(await asked({ ...INTERNET, ...DNS })).toEqual({
+          "internet, tcp": `web:80 ${HOME4}`,
+          "internet, udp": `web:80 ${HOME4}`,
+          "internet, tcp 6": `web:80 ${NODE6}`,
+          "internet, udp 6": `web:80 ${NODE6}`,
+          "dns, udp": `home-pc:5300 ${CLIENT4}`,
+          "dns, tcp": `home-pc:5300 ${CLIENT4}`,
+          "dns, udp 6": `home-pc:5300 ${CLIENT6}`,
+          "dns, tcp 6": `home-pc:5300 ${CLIENT6}`,
+        });
+        expect(await exit.verify(signal)).toEqual([]);
+      },
+      MINUTE,
+    );
 
-  test(
-    "keeps the node, its LAN, its router and other clients out of reach, in both families",
-    async () => {
-      await using sniffer = await host("home-pc").sniff("eth0", LEAKS);
-      expect(await unanswered(FORBIDDEN)).toEqual(all(FORBIDDEN));
-      expect(await unanswered({ "another client": tcp("10.83.0.3", HTTP) })).toEqual(["another client"]);
-      expect(await unanswered({ client: tcp(CLIENT4, HTTP), udp: udp(CLIENT4, HTTP) }, "home-nas")).toEqual([
-        "client",
-        "udp",
-      ]);
-      const fromOutside = { client: tcp(CLIENT4, HTTP), client6: tcp(CLIENT6, HTTP), node: tcp("10.83.0.1", SSH) };
-      expect(await unanswered(fromOutside, "home-router")).toEqual(all(fromOutside));
-      expect(await unanswered({ internet: tcp(WEB4, HTTP), udp: udp(WEB4, HTTP) }, "home-nas")).toEqual([]);
-      expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
-    },
-    MINUTE,
-  );
+    test(
+      "keeps the node, its LAN, its router and other clients out of reach, in both families",
+      async () => {
+        await using sniffer = await host("home-pc").sniff("eth0", LEAKS);
+        expect(await unanswered(FORBIDDEN)).toEqual(all(FORBIDDEN));
+        expect(await unanswered({ "another client": tcp("10.83.0.3", HTTP) })).toEqual(["another client"]);
+        expect(await unanswered({ client: tcp(CLIENT4, HTTP), udp: udp(CLIENT4, HTTP) }, "home-nas")).toEqual([
+          "client",
+          "udp",
+        ]);
+        const fromOutside = { client: tcp(CLIENT4, HTTP), client6: tcp(CLIENT6, HTTP), node: tcp("10.83.0.1", SSH) };
+        expect(await unanswered(fromOutside, "home-router")).toEqual(all(fromOutside));
+        expect(await unanswered({ internet: tcp(WEB4, HTTP), udp: udp(WEB4, HTTP) }, "home-nas")).toEqual([]);
+        expect(sniffer.packets().map((packet) => packet.text)).toEqual([]);
+      },
+      MINUTE,
+    );
 
-  test(
-    "is no router for its neighbours where it forwards for us alone",
-    async () => {
-      await exit.apply({ ...POLICY, fence4: ["eth0"], fence6: ["eth0"] }, signal);
-      expect(await exit.verify(signal)).toEqual([]);
-      const neighbour = { internet: tcp(WEB4, HTTP), udp: udp(WEB4, HTTP) };
-      expect(await unanswered(neighbour, "home-nas")).toEqual(all(neighbour));
-      expect(await unanswered({ ...INTERNET, ...DNS })).toEqual([]);
-      await exit.apply(POLICY, signal);
-      expect(await unanswered(neighbour, "home-nas")).toEqual([]);
-    },
-    MINUTE,
-  );
+    test(
+      "is no router for its neighbours where it forwards for us alone",
+      async () => {
+        await exit.apply({ ...POLICY, fence4: ["eth0"], fence6: ["eth0"] }, signal);
+        expect(await exit.verify(signal)).toEqual([]);
+        const neighbour = { internet: tcp(WEB4, HTTP), udp: udp(WEB4, HTTP) };
+        expect(await unanswered(neighbour, "home-nas")).toEqual(all(neighbour));
+        expect(await unanswered({ ...INTERNET, ...DNS })).toEqual([]);
+        await exit.apply(POLICY, signal);
+        expect(await unanswered(neighbour, "home-nas")).toEqual([]);
+      },
+      MINUTE,
+    );
 
-  test(
-    "loses no packet while rules and clients change",
-    async () => {
-      const running = await stream(host("client"), udp(WEB4, HTTP));
-      for (let round = 0; round < 5; round++) {
-        await exit.apply({ ...POLICY, open: false, here4: [...POLICY.here4, cidr(`198.51.100.${round}/32`)] }, signal);
-        await exit.setClients({ clients4: [ip(CLIENT4)], clients6: [] }, signal);
+    test(
+      "loses no packet while rules and clients change",
+      async () => {
+        const running = await stream(host("client"), udp(WEB4, HTTP));
+        for (let round = 0; round < 5; round++) {
+          await exit.apply(
+            { ...POLICY, open: false, here4: [...POLICY.here4, cidr(`198.51.100.${round}/32`)] },
+            signal,
+          );
+          await exit.setClients({ clients4: [ip(CLIENT4)], clients6: [] }, signal);
+          await exit.renewLease(signal);
+        }
+        const { sent, lost } = await running.stop();
+        expect(sent).toBeGreaterThan(10);
+        expect(lost).toBe(0);
+        expect(await exit.verify(signal)).toEqual([]);
+      },
+      MINUTE,
+    );
+
+    test(
+      "cuts off a client that is taken away",
+      async () => {
+        await exit.setClients({ clients4: [ip("10.83.0.3")], clients6: [] }, signal);
+        expect(await unanswered({ ...INTERNET, ...DNS })).toEqual(all({ ...INTERNET, ...DNS }));
+        await exit.setClients(POLICY, signal);
+        expect(await unanswered({ ...INTERNET, ...DNS })).toEqual([]);
+      },
+      MINUTE,
+    );
+
+    const leaseLeftS = (leaseS?: number): Promise<number> => mechanism.leaseLeftS(host("home-pc"), leaseS);
+
+    test(
+      "closes by itself when the lease runs out, isolated as before, and opens again with a new one",
+      async () => {
+        await exit.apply({ ...POLICY, leaseS: 2 }, signal);
+        expect(await unanswered(INTERNET)).toEqual([]);
+        await until(async () => (await leaseLeftS(2)) === -1, { what: "the end of the lease" });
+        const closed = { ...INTERNET, ...DNS, ...FORBIDDEN };
+        expect(await unanswered(closed)).toEqual(all(closed));
+        expect(await unanswered({ client: tcp(CLIENT4, HTTP) }, "home-nas")).toEqual(["client"]);
+        expect(await unanswered({ internet: tcp(WEB4, HTTP) }, "home-nas")).toEqual([]);
+        expect(await exit.verify(signal)).toEqual([]);
+        await exit.apply({ ...POLICY, open: false }, signal);
+        expect(await unanswered(INTERNET)).toEqual(all(INTERNET));
         await exit.renewLease(signal);
-      }
-      const { sent, lost } = await running.stop();
-      expect(sent).toBeGreaterThan(10);
-      expect(lost).toBe(0);
-      expect(await exit.verify(signal)).toEqual([]);
-    },
-    MINUTE,
-  );
+        expect(await unanswered(INTERNET)).toEqual([]);
+      },
+      MINUTE,
+    );
 
-  test(
-    "cuts off a client that is taken away",
-    async () => {
-      await exit.setClients({ clients4: [ip("10.83.0.3")], clients6: [] }, signal);
-      expect(await unanswered({ ...INTERNET, ...DNS })).toEqual(all({ ...INTERNET, ...DNS }));
-      await exit.setClients(POLICY, signal);
-      expect(await unanswered({ ...INTERNET, ...DNS })).toEqual([]);
-    },
-    MINUTE,
-  );
+    test(
+      "renews a lease that lives, and hands it to new rules with what it has left",
+      async () => {
+        await exit.renewLease(signal);
+        await until(async () => (await leaseLeftS()) <= LEASE_S - 3);
+        await exit.apply({ ...POLICY, open: false, here4: [] }, signal);
+        expect(await leaseLeftS()).toBeLessThanOrEqual(LEASE_S - 3);
+        expect(await leaseLeftS()).toBeGreaterThan(0);
+        await exit.renewLease(signal);
+        expect(await leaseLeftS()).toBeGreaterThan(LEASE_S - 3);
+        await exit.closeLease(signal);
+        expect(await leaseLeftS()).toBe(-1);
+      },
+      MINUTE,
+    );
 
-  const leaseLeftS = async (): Promise<number> => {
-    const listed = await host("home-pc").execOrThrow(["nft", "-j", "list", "set", "inet", identifiers.table, "lease"]);
-    return Number(/"expires": ?(\d+)/.exec(listed)?.[1] ?? -1);
-  };
+    test(
+      "is taken over by a process that starts anew, without a change",
+      async () => {
+        await exit.apply(POLICY, signal);
+        const before = await mechanism.rules(host("home-pc"));
+        exit = await firewall();
+        await exit.apply({ ...POLICY, open: false }, signal);
+        expect(await mechanism.rules(host("home-pc"))).toBe(before);
+      },
+      MINUTE,
+    );
 
-  test(
-    "closes by itself when the lease runs out, isolated as before, and opens again with a new one",
-    async () => {
-      await exit.apply({ ...POLICY, leaseS: 2 }, signal);
-      expect(await unanswered(INTERNET)).toEqual([]);
-      await until(async () => (await leaseLeftS()) === -1, { what: "the end of the lease" });
-      const closed = { ...INTERNET, ...DNS, ...FORBIDDEN };
-      expect(await unanswered(closed)).toEqual(all(closed));
-      expect(await unanswered({ client: tcp(CLIENT4, HTTP) }, "home-nas")).toEqual(["client"]);
-      expect(await unanswered({ internet: tcp(WEB4, HTTP) }, "home-nas")).toEqual([]);
-      expect(await exit.verify(signal)).toEqual([]);
-      await exit.apply({ ...POLICY, open: false }, signal);
-      expect(await unanswered(INTERNET)).toEqual(all(INTERNET));
-      await exit.renewLease(signal);
-      expect(await unanswered(INTERNET)).toEqual([]);
-    },
-    MINUTE,
-  );
+    test(
+      "lets nothing pass without an uplink",
+      async () => {
+        await exit.apply({ ...POLICY, uplinks: [] }, signal);
+        expect(await unanswered(INTERNET)).toEqual(all(INTERNET));
+        await exit.apply(POLICY, signal);
+      },
+      MINUTE,
+    );
 
-  test(
-    "renews a lease that lives, and hands it to new rules with what it has left",
-    async () => {
-      await exit.renewLease(signal);
-      await until(async () => (await leaseLeftS()) <= LEASE_S - 3);
-      await exit.apply({ ...POLICY, open: false, here4: [] }, signal);
-      expect(await leaseLeftS()).toBeLessThanOrEqual(LEASE_S - 3);
-      expect(await leaseLeftS()).toBeGreaterThan(0);
-      await exit.renewLease(signal);
-      expect(await leaseLeftS()).toBeGreaterThan(LEASE_S - 3);
-      await exit.closeLease(signal);
-      expect(await leaseLeftS()).toBe(-1);
-    },
-    MINUTE,
-  );
+    test(
+      "names a host firewall that swallows what is forwarded, until a person lets the tunnel through",
+      async () => {
+        const pc = host("home-pc");
+        const { tool, said } = mechanism.forwardDrop;
+        const drops = () => mechanism.foreignDrops(pc);
+        expect(await drops()).toEqual([]);
+        await pc.execOrThrow([tool, "-P", "FORWARD", "DROP"]);
+        expect(await unanswered({ internet: tcp(WEB4, HTTP) })).toEqual(["internet"]);
+        expect(await drops()).toEqual([said]);
+        const forward = ["-m", "comment", "--comment", "higgs", "-j", "ACCEPT"];
+        await pc.execOrThrow([tool, "-I", "FORWARD", "-i", "higgsn0", ...forward]);
+        const answers = ["-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED"];
+        await pc.execOrThrow([tool, "-I", "FORWARD", "-o", "higgsn0", ...answers, ...forward]);
+        expect(await drops()).toEqual([]);
+        // A rule before ours: what stands there has its say first, so ours go first again.
+        await exit.apply(POLICY, signal);
+        expect(await exit.verify(signal)).toEqual([]);
+        expect(await unanswered({ internet: tcp(WEB4, HTTP) })).toEqual([]);
+        expect(await unanswered({ lan: tcp("192.168.1.20", SSH) })).toEqual(["lan"]);
+        await pc.execOrThrow([tool, "-P", "FORWARD", "ACCEPT"]);
+        await pc.execOrThrow([tool, "-D", "FORWARD", "-i", "higgsn0", ...forward]);
+        await pc.execOrThrow([tool, "-D", "FORWARD", "-o", "higgsn0", ...answers, ...forward]);
+        if (mechanism.name === "nft") await pc.execOrThrow(["nft", "delete", "table", "ip", "filter"]);
+      },
+      MINUTE,
+    );
 
-  test(
-    "is taken over by a process that starts anew, without a change",
-    async () => {
-      await exit.apply(POLICY, signal);
-      const before = await host("home-pc").execOrThrow(["nft", "-a", "list", "table", "inet", identifiers.table]);
-      exit = firewall();
-      await exit.apply({ ...POLICY, open: false }, signal);
-      const after = await host("home-pc").execOrThrow(["nft", "-a", "list", "table", "inet", identifiers.table]);
-      const steady = (text: string): string => text.replaceAll(/expires \S+/g, "");
-      expect(steady(after)).toBe(steady(before));
-    },
-    MINUTE,
-  );
-
-  test(
-    "lets nothing pass without an uplink",
-    async () => {
-      await exit.apply({ ...POLICY, uplinks: [] }, signal);
-      expect(await unanswered(INTERNET)).toEqual(all(INTERNET));
-      await exit.apply(POLICY, signal);
-    },
-    MINUTE,
-  );
-
-  test(
-    "names a host firewall that swallows what is forwarded, until a person lets the tunnel through",
-    async () => {
-      const pc = host("home-pc");
-      expect(await foreignDrops(exec(), identifiers, signal)).toEqual([]);
-      await pc.execOrThrow(["iptables", "-P", "FORWARD", "DROP"]);
-      expect(await unanswered({ internet: tcp(WEB4, HTTP) })).toEqual(["internet"]);
-      expect(await foreignDrops(exec(), identifiers, signal)).toEqual([
-        'The chain "FORWARD" of the nft table "ip filter" drops what this machine forwards.',
-      ]);
-      const forward = ["-m", "comment", "--comment", "higgs", "-j", "ACCEPT"];
-      await pc.execOrThrow(["iptables", "-I", "FORWARD", "-i", "higgsn0", ...forward]);
-      const answers = ["-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED"];
-      await pc.execOrThrow(["iptables", "-I", "FORWARD", "-o", "higgsn0", ...answers, ...forward]);
-      expect(await foreignDrops(exec(), identifiers, signal)).toEqual([]);
-      expect(await unanswered({ internet: tcp(WEB4, HTTP) })).toEqual([]);
-      expect(await unanswered({ lan: tcp("192.168.1.20", SSH) })).toEqual(["lan"]);
-      await pc.execOrThrow(["nft", "delete", "table", "ip", "filter"]);
-    },
-    MINUTE,
-  );
-
-  test(
-    "leaves nothing behind, with and without memory",
-    async () => {
-      await exit.reset(signal);
-      await exit.reset(signal);
-      await sysctlOn(host("home-pc"), journal).restore();
-      expect(await snapshot(host("home-pc"))).toBe(clean);
-      await firewall().apply(POLICY, signal);
-      expect(await removeTable(exec(), identifiers, signal)).toBe(true);
-      expect(await removeTable(exec(), identifiers, signal)).toBe(false);
-      expect(await snapshot(host("home-pc"))).toBe(clean);
-    },
-    MINUTE,
-  );
-});
+    test(
+      "leaves nothing behind, with and without memory",
+      async () => {
+        await exit.reset(signal);
+        await exit.reset(signal);
+        await sysctlOn(host("home-pc"), journal).restore();
+        expect(await stateOf()).toBe(clean);
+        await (await firewall()).apply(POLICY, signal);
+        expect(await mechanism.remove(host("home-pc"))).toBe(true);
+        expect(await mechanism.remove(host("home-pc"))).toBe(false);
+        expect(await mechanism.rules(host("home-pc"))).toBe("");
+        expect(await stateOf()).toBe(clean);
+      },
+      MINUTE,
+    );
+  },
+);

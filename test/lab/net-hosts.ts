@@ -8,6 +8,7 @@ import { type Lab, startLab } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import type { Topology } from "../../src/lab/topology.ts";
 import type { Exec } from "../../src/net/exec.ts";
+import type { Pulse } from "../../src/net/firewall/lease-pulse.ts";
 import type { Journal, UndoEntry } from "../../src/net/journal.ts";
 import { type Sysctl, SysctlRefused } from "../../src/net/sysctl.ts";
 import { bundleForHosts } from "./bundle.ts";
@@ -76,6 +77,12 @@ export async function stream(
       return { sent: sent ?? 0, lost: (sent ?? 0) - (back ?? 0) };
     },
   };
+}
+
+/** From a process of the host, as its node would. */
+export function pulseOn(host: LabHost): Pulse {
+  return async (target) =>
+    (await host.execOrThrow([...PROBE, "pulse", JSON.stringify(target)])).trim() as Awaited<ReturnType<Pulse>>;
 }
 
 /** The tools of the host, as if this process ran there. */

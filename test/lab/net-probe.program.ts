@@ -1,7 +1,8 @@
-// Runs in the lab's hosts: answers on TCP and UDP with who asked, asks such servers, and sends a stream to one.
+// Runs in the lab's hosts: answers on TCP and UDP with who asked, asks such servers, sends a stream to one, and renews a lease of iptables.
 import { createSocket } from "node:dgram";
 import { connect, createServer, isIPv6 } from "node:net";
 import { hostname } from "node:os";
+import { type PulseTarget, sendPulse } from "../../src/net/firewall/lease-pulse.ts";
 import type { Probe } from "./net-hosts.ts";
 
 /** A first datagram may die while the neighbour is asked for its address; TCP sends again by itself. */
@@ -10,6 +11,7 @@ const AGAIN_MS = 300;
 const [mode = "", argument = ""] = process.argv.slice(2);
 if (mode === "serve") await serve(argument.split(",").map(Number));
 else if (mode === "ask") console.log(JSON.stringify(await Promise.all((JSON.parse(argument) as Probe[]).map(ask))));
+else if (mode === "pulse") console.log(await sendPulse(JSON.parse(argument) as PulseTarget));
 else if (mode === "stream") await stream(JSON.parse(argument) as Probe);
 else throw new Error(`There is no mode "${mode}".`);
 

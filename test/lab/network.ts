@@ -131,12 +131,6 @@ export async function nodeDown(host: LabHost, running: LabProcess): Promise<void
   await running.exited;
 }
 
-/** Seconds that the exit of this node stays open without its process; -1 when it is closed. */
-export async function leaseLeftS(host: LabHost): Promise<number> {
-  const { stdout } = await host.exec(["nft", "-j", "list", "set", "inet", "higgs_node", "lease"]);
-  return Number(/"expires": ?(\d+)/.exec(stdout)?.[1] ?? -1);
-}
-
 const WIREGUARD_PORT = 51_999;
 /** Nothing but the way by the server: it is the test that leads a tunnel elsewhere. */
 export const RELAYED_FLAGS: readonly string[] = ["--paths", "wss"];

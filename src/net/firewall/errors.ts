@@ -15,3 +15,8 @@ export class FirewallNameRefused extends HiggsError {
 export class FirewallNotVerified extends HiggsError {
   override readonly name = "FirewallNotVerified";
 }
+
+/** A lease in iptables, which a datagram of this process renews. */
+export class LeaseNotRenewed extends HiggsError {
+  override readonly name = "LeaseNotRenewed";
+}

@@ -1,6 +1,7 @@
 // The rules of an exit: what clients may reach, and that nothing reaches them.
 import { type Cidr, type Family, familyOf, type IpAddress } from "../../base/ip.ts";
 import type { PortRange } from "../../proto/exit-terms.ts";
+import { mergedRanges } from "./merged-ranges.ts";
 import { DENIED4, DENIED6, type ExitOutlet, type ExitPolicy, NEVER4, NEVER6 } from "./exit.ts";
 import {
   intervalElements,
@@ -109,21 +110,11 @@ function opened({ prefix, sources }: ExitOutlet["lan"][number]): NftRule {
 /** Echo requests and other protocols are no ports, and pass. */
 function limited(ports: readonly PortRange[]): readonly NftRule[] {
   return (["tcp", "udp"] as const).map((protocol) => {
-    const all = merged(ports.filter((range) => range.protocol === protocol));
+    const ranges = mergedRanges(ports.filter((range) => range.protocol === protocol));
+    const all = ranges.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
     const not = all.length === 0 ? "" : ` ${protocol} dport != { ${all.join(", ")} }`;
     return rule(`meta l4proto ${protocol}${not} reject with icmpx admin-prohibited`, "only these ports");
   });
-}
-
-/** As nft wants them: in order, and none within another. */
-function merged(ranges: readonly PortRange[]): readonly string[] {
-  const all: { first: number; last: number }[] = [];
-  for (const { first, last } of ranges.toSorted((a, b) => a.first - b.first)) {
-    const before = all.at(-1);
-    if (before !== undefined && first <= before.last + 1) before.last = Math.max(before.last, last);
-    else all.push({ first, last });
-  }
-  return all.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
 }
 
 const CLAMP = "tcp flags syn / syn,rst tcp option maxseg size set rt mtu";

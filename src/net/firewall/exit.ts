@@ -1,5 +1,5 @@
 // What an exit lets its clients do, and the interface of the firewall that holds them to it.
-import type { Cidr, IpAddress } from "../../base/ip.ts";
+import { type Cidr, hostCidr, type IpAddress, parseCidr, parseIp } from "../../base/ip.ts";
 import type { PortRange } from "../../proto/exit-terms.ts";
 
 /** How long what an exit permits outlives the process that permits it; the process renews every third of it. */
@@ -67,6 +67,19 @@ export interface ExitFirewall {
   verify(signal: AbortSignal): Promise<readonly string[]>;
   /** Takes the table away, and with it the isolation: only after the tunnel's interface is gone. */
   reset(signal: AbortSignal): Promise<void>;
+}
+
+/** As a tool lists it: the prefix of one address may be that address. */
+export function prefixIn(text: string): Cidr | null {
+  const address = parseIp(text);
+  return address === null ? parseCidr(text) : hostCidr(address);
+}
+
+/** The policy for a person, before it is put in place. */
+export function exitSentence(policy: ExitPolicy): string {
+  const clients = policy.clients4.length + policy.clients6.length;
+  const uplinks = policy.uplinks.length === 0 ? "no uplink" : policy.uplinks.join(", ");
+  return `${clients} client addresses on ${policy.interface} may use ${uplinks}, and reach nothing here.`;
 }
 
 /** Never reached through an exit: what is no public IPv4 address, and the metadata service of a cloud (168.63.129.16). */

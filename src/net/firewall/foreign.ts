@@ -36,7 +36,11 @@ const LISTING = z.object({
   nftables: z.array(z.object({ chain: CHAIN.optional(), rule: RULE.optional() })),
 });
 
-const DROPS = { forward: "drops what this machine forwards.", input: "drops what clients ask its resolver." } as const;
+/** How a sentence about a chain ends. */
+export const DROPS = {
+  forward: "drops what this machine forwards.",
+  input: "drops what clients ask its resolver.",
+} as const;
 type Hook = keyof typeof DROPS;
 
 /** Pure, from the JSON of `nft -j list ruleset`: what is forwarded alone. */
@@ -82,12 +86,19 @@ function dropsAll(expressions: readonly unknown[]): boolean {
 /** What a rule may ask of a packet; the rest counts, logs or decides. */
 const CONDITIONS: readonly string[] = ["match", "vmap", "limit", "xt", "quota", "lookup", "ct count"];
 
+/** Of the kind of iptables that has none of our rules. */
+export const BESIDES = ", which is in force besides,";
+const OF_IPTABLES = new RegExp(`^The chain "(FORWARD|INPUT)" of "(ip6?tables[a-z-]*)"(${BESIDES})? drops`);
+
 /** What to type so that they let the exit's packets pass; null for a sentence that is not of here. Our own table isolates all the same. */
 export function letPass(sentence: string, tunnel: string): string | null {
   const legacy = /^The chain "(FORWARD|INPUT)" of the old iptables \(legacy, IPv([46])\) drops/.exec(sentence);
   if (legacy !== null) {
     return byIptables(legacy[2] === "4" ? "iptables-legacy" : "ip6tables-legacy", legacy[1] ?? "", tunnel);
   }
+  const [, chainName = "", tool = "", besides] = OF_IPTABLES.exec(sentence) ?? [];
+  // Among our own rules, behind our way in, which is the first: what is accepted before it would not be asked by them.
+  if (tool !== "") return byIptables(tool, besides === undefined ? `${chainName} 2` : chainName, tunnel);
   const found = /^The chain "([^"]+)" of the nft table "(ip6?|inet) ([^"]+)" drops/.exec(sentence);
   if (found === null) return null;
   const [, chain = "", family = "", table = ""] = found;
@@ -103,7 +114,7 @@ export function letPass(sentence: string, tunnel: string): string | null {
 function byIptables(tool: string, chain: string, tunnel: string): string {
   const inwards = `sudo ${tool} -I ${chain} -i ${tunnel} -j ACCEPT`;
   const answers = `sudo ${tool} -I ${chain} -o ${tunnel} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT`;
-  return chain === "INPUT" ? inwards : `${inwards} && ${answers}`;
+  return chain.startsWith("INPUT") ? inwards : `${inwards} && ${answers}`;
 }
 
 function acceptsInterface(expressions: readonly unknown[], tunnel: string): boolean {

@@ -178,7 +178,8 @@ async function restore(
   if (result.code !== 0) throw iptablesFailed(`load rules by ${iptables.restore}`, result);
 }
 
-function commandsOf(stem: (typeof STEMS)[number]): readonly Iptables[] {
+/** Whether or not they are there. */
+export function commandsOf(stem: (typeof STEMS)[number]): readonly Iptables[] {
   const six = stem.replace("iptables", "ip6tables");
   return [
     { family: 4, save: `${stem}-save`, restore: `${stem}-restore` },

@@ -1,12 +1,12 @@
 // The exit's firewall as an nft table: isolation that persists, and a lease on which everything permitted hangs.
 import { SerialQueue } from "../../base/async.ts";
-import { type Cidr, hostCidr, type IpAddress, parseCidr, parseIp } from "../../base/ip.ts";
+import { type Cidr, type IpAddress, parseIp } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { FirewallNotLoaded } from "./errors.ts";
-import type { ExitClients, ExitFirewall, ExitKept, ExitPolicy } from "./exit.ts";
+import { type ExitClients, type ExitFirewall, type ExitKept, type ExitPolicy, exitSentence, prefixIn } from "./exit.ts";
 import { exitTable } from "./exit-table.ts";
 import { isMissing, loadRuleset, nftFailed, readTable, removeTable } from "./nft.ts";
 import { type ListedTable, quotedInterface, replacementText, tableDifferences } from "./nft-table.ts";
@@ -81,7 +81,7 @@ class NftExitFirewall implements ExitFirewall {
       if (listed === null) return null;
       const values = (set: string): string[] => (listed.sets.get(set)?.elements ?? []).map(({ value }) => value);
       const addresses = (set: string): IpAddress[] => values(set).flatMap((text) => parseIp(text) ?? []);
-      const prefixes = (set: string): Cidr[] => values(set).flatMap((text) => prefixOf(text) ?? []);
+      const prefixes = (set: string): Cidr[] => values(set).flatMap((text) => prefixIn(text) ?? []);
       return {
         clients4: addresses("clients4"),
         clients6: addresses("clients6"),
@@ -152,17 +152,4 @@ function clientsChange(
   // The whole set anew, in one transaction: it does not matter what somebody else did to it.
   const flush = `flush set inet ${table} ${change.set}\n`;
   return after.size === 0 ? flush : `${flush}add element inet ${table} ${change.set} { ${[...after].join(", ")} }\n`;
-}
-
-/** nft lists the prefix of one address as that address. */
-function prefixOf(text: string): Cidr | null {
-  const address = parseIp(text);
-  return address === null ? parseCidr(text) : hostCidr(address);
-}
-
-/** The policy for a person, before it is put in place. */
-function exitSentence(policy: ExitPolicy): string {
-  const clients = policy.clients4.length + policy.clients6.length;
-  const uplinks = policy.uplinks.length === 0 ? "no uplink" : policy.uplinks.join(", ");
-  return `${clients} client addresses on ${policy.interface} may use ${uplinks}, and reach nothing here.`;
 }

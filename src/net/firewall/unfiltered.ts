@@ -28,7 +28,7 @@ export function unfilteredNode(deps: { readonly sysctl: Pick<Sysctl, "read"> }):
   const nothing = (): Promise<void> => Promise.resolve();
   const breach = async (key: SysctlKey): Promise<readonly string[]> =>
     (await deps.sysctl.read(key)) === "1"
-      ? [`This machine forwards packets ("${key}" is 1), and without nft its peers would pass through it.`]
+      ? [`This machine forwards packets ("${key}" is 1), and without nft or iptables its peers would pass through it.`]
       : [];
   return {
     apply: nothing,
@@ -38,7 +38,7 @@ export function unfilteredNode(deps: { readonly sysctl: Pick<Sysctl, "read"> }):
     loaded: () => Promise.resolve(null),
     renewLease: () =>
       Promise.reject(
-        new FirewallNotLoaded("Cannot open the exit: without nft nothing would isolate it.", {
+        new FirewallNotLoaded("Cannot open the exit: without nft or iptables nothing would isolate it.", {
           code: "firewall-not-loaded",
         }),
       ),

@@ -1,4 +1,4 @@
-// A whole policy of an exit, as the tests of its firewall use it.
+// Whole policies of an exit, as the tests of its firewall use them.
 import { type Cidr, type IpAddress, parseCidr, parseIp } from "../../../../src/base/ip.ts";
 import { type ExitPolicy, LEASE_S, USUAL_OUTLET } from "../../../../src/net/firewall/exit.ts";
 
@@ -28,4 +28,33 @@ export const EXIT_POLICY: ExitPolicy = {
   resolverPort: 5300,
   leaseS: LEASE_S,
   open: true,
+};
+
+/** Without an uplink and without clients. */
+export const CLOSED_POLICY: ExitPolicy = {
+  ...EXIT_POLICY,
+  uplinks: [],
+  fence4: [],
+  clients4: [],
+  clients6: [],
+  here4: [],
+  here6: [],
+};
+
+/** With all that an owner can decide. */
+export const OUTLET_POLICY: ExitPolicy = {
+  ...EXIT_POLICY,
+  outlet: {
+    ports: [
+      { protocol: "tcp", first: 443, last: 443 },
+      { protocol: "tcp", first: 80, last: 80 },
+      { protocol: "tcp", first: 440, last: 450 },
+    ],
+    mail: true,
+    closed: [cidr("198.51.100.0/24"), cidr("198.51.100.7/32"), cidr("2001:db8:66::/48")],
+    lan: [
+      { prefix: cidr("192.168.1.20/32"), sources: [ip("10.83.0.2")] },
+      { prefix: cidr("2001:db8:7:1::/64"), sources: null },
+    ],
+  },
 };

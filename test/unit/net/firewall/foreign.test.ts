@@ -3,6 +3,9 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { exitDropsIn, forwardDropsIn, letPass } from "../../../../src/net/firewall/foreign.ts";
+import { commandsOf } from "../../../../src/net/firewall/iptables.ts";
+import { iptablesForeignDrops } from "../../../../src/net/firewall/iptables-foreign.ts";
+import { FakeIptables } from "./fake-iptables.ts";
 
 const recorded = (name: string): unknown =>
   JSON.parse(readFileSync(join(import.meta.dir, "recorded", `${name}.json`), "utf8"));
@@ -46,6 +49,41 @@ describe("forwardDropsIn()", () => {
       'The chain "c" of the nft table "inet wall" drops what clients ask its resolver.',
     ]);
     expect(forwardDropsIn(input, "higgsn0")).toEqual([]); // of no interest to who only forwards
+  });
+});
+
+describe("iptablesForeignDrops()", () => {
+  const commands = commandsOf("iptables-legacy");
+  const type = (exec: FakeIptables, stdin: string) =>
+    exec.run(["iptables-legacy-restore", "--noflush", "-w", "5"], { stdin });
+  const drops = (exec: FakeIptables, own = commands) =>
+    iptablesForeignDrops(exec, { commands: own, tunnel: "higgsn0" }, AbortSignal.timeout(5000));
+  const forwards = 'The chain "FORWARD" of "iptables-legacy" drops what this machine forwards.';
+
+  test("names the chain by its tool, until a person lets the tunnel through, and says so behind our own rules", async () => {
+    const exec = new FakeIptables("iptables-legacy");
+    await type(exec, "*filter\nCOMMIT\n");
+    expect(await drops(exec)).toEqual([]);
+    await type(exec, "*filter\n-A FORWARD -j REJECT\nCOMMIT\n");
+    expect(await drops(exec)).toEqual([forwards]);
+    expect(letPass(forwards, "higgsn0")).toBe(
+      "sudo iptables-legacy -I FORWARD 2 -i higgsn0 -j ACCEPT && " +
+        "sudo iptables-legacy -I FORWARD 2 -o higgsn0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+    );
+    await type(exec, "*filter\n-I FORWARD 1 -i higgsn0 -j ACCEPT\nCOMMIT\n");
+    expect(await drops(exec)).toEqual([]);
+  });
+
+  test("sees the other kind of iptables, where our rules are not", async () => {
+    const [legacy, nft] = [new FakeIptables("iptables-legacy"), new FakeIptables("iptables-nft")];
+    const both = {
+      run: (argv: readonly [string, ...string[]], options?: { stdin?: string }) =>
+        (argv[0].includes("-nft-") ? nft : legacy).run(argv, options),
+    } as FakeIptables;
+    await type(both, "*filter\n-A FORWARD -j DROP\nCOMMIT\n");
+    const [said = "", ...more] = await drops(both, commandsOf("iptables-nft"));
+    expect([said, more]).toEqual([forwards.replace(" drops", ", which is in force besides, drops"), []]);
+    expect(letPass(said, "higgsn0")).toStartWith("sudo iptables-legacy -I FORWARD -i higgsn0 -j ACCEPT && ");
   });
 });
 

@@ -4,14 +4,14 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { silentLogger } from "../../../../src/base/log.ts";
 import { FirewallNotLoaded } from "../../../../src/net/firewall/errors.ts";
-import { DENIED4, DENIED6, type ExitPolicy } from "../../../../src/net/firewall/exit.ts";
+import { DENIED4, DENIED6 } from "../../../../src/net/firewall/exit.ts";
 import { exitTable } from "../../../../src/net/firewall/exit-table.ts";
 import { connectionLogTable } from "../../../../src/net/firewall/nft-connection-log.ts";
 import { nftExitFirewall } from "../../../../src/net/firewall/nft-exit.ts";
 import { replacementText } from "../../../../src/net/firewall/nft-table.ts";
 import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
 import { memoryJournal } from "../memory-journal.ts";
-import { cidr, EXIT_POLICY, ip } from "./exit-policy.ts";
+import { cidr, CLOSED_POLICY, EXIT_POLICY, ip, OUTLET_POLICY } from "./exit-policy.ts";
 import { FakeNft } from "./fake-nft.ts";
 
 const { signal } = new AbortController();
@@ -33,33 +33,11 @@ describe("exitTable()", () => {
   });
 
   test("lets nothing pass without an uplink and without clients", () => {
-    const closed: ExitPolicy = {
-      ...EXIT_POLICY,
-      uplinks: [],
-      fence4: [],
-      clients4: [],
-      clients6: [],
-      here4: [],
-      here6: [],
-    };
-    expect(replacementText(exitTable("higgs_node", closed))).toBe(golden("exit-closed.nft"));
+    expect(replacementText(exitTable("higgs_node", CLOSED_POLICY))).toBe(golden("exit-closed.nft"));
   });
 
   test("holds to what the owner decided: ports, closed destinations, opened parts of the home, mail", () => {
-    const outlet: ExitPolicy["outlet"] = {
-      ports: [
-        { protocol: "tcp", first: 443, last: 443 },
-        { protocol: "tcp", first: 80, last: 80 },
-        { protocol: "tcp", first: 440, last: 450 },
-      ],
-      mail: true,
-      closed: [cidr("198.51.100.0/24"), cidr("198.51.100.7/32"), cidr("2001:db8:66::/48")],
-      lan: [
-        { prefix: cidr("192.168.1.20/32"), sources: [ip("10.83.0.2")] },
-        { prefix: cidr("2001:db8:7:1::/64"), sources: null },
-      ],
-    };
-    expect(replacementText(exitTable("higgs_node", { ...EXIT_POLICY, outlet }))).toBe(golden("exit-outlet.nft"));
+    expect(replacementText(exitTable("higgs_node", OUTLET_POLICY))).toBe(golden("exit-outlet.nft"));
   });
 
   test("refuses a name that is no interface's", () => {
