@@ -15,7 +15,7 @@ import { decide, lockdownCommand } from "./lockdown.ts";
 import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
-import { requireRole } from "../net/os.ts";
+import { requireRole } from "../net/required-role.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";
 import { UsageError } from "../roles/config.ts";
 import { type Context, jsonOption } from "./context.ts";

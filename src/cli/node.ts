@@ -10,7 +10,7 @@ import { installCommand, uninstallCommand } from "./install.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask } from "./local.ts";
 import { logWriter } from "./log-text.ts";
-import { requireRole } from "../net/os.ts";
+import { requireRole } from "../net/required-role.ts";
 import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
 import { agoText, bytesText, table, type Terminal } from "./output.ts";

@@ -1,14 +1,13 @@
 // macOS, written from its manuals and never run on it: a client by pf, route, ifconfig, scutil and a wireguard-go.
 import { join } from "node:path";
 import { z } from "zod";
-import type { HiggsError } from "../base/errors.ts";
 import { familyOf, type IpAddress } from "../base/ip.ts";
 import type { Logger } from "../base/log.ts";
 import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
 import { MAC_CLOSING, macChanges } from "./changes-macos.ts";
 import { scutilDns } from "./dns/scutil.ts";
-import { type Exec, findTool, systemExec, ToolMissing, ToolTimeout } from "./exec.ts";
+import { type Exec, findTool, systemExec, ToolTimeout } from "./exec.ts";
 import { hasPfRules, pfClientFirewall, pfTrouble } from "./firewall/pf-client.ts";
 import { noRedirect, unfilteredClient } from "./firewall/unfiltered.ts";
 import { forgivingJournal } from "./forgiving-journal.ts";
@@ -19,16 +18,12 @@ import { loadBlocked } from "./lock.ts";
 import { watchMonitor } from "./monitor.ts";
 import { polling } from "./polling.ts";
 import { portMapper } from "./port-mapping/mapper.ts";
+import { MAC_TOOLS, macToolMissing } from "./platform-tools.ts";
 import { readPrivileges, requireNetAdmin } from "./privileges.ts";
+import { noMacNode } from "./required-role.ts";
 import { macClientRoutes } from "./routes/macos.ts";
 import { checkMtus } from "./routes/peer-mtu.ts";
-import {
-  type ClientSystem,
-  type MachineSystem,
-  PlatformUnsupported,
-  type SystemOptions,
-  type Systems,
-} from "./system.ts";
+import type { ClientSystem, MachineSystem, SystemOptions, Systems } from "./system.ts";
 import { blockMac, undoMac } from "./undo-macos.ts";
 import { macWireGuardHost, type MacWireGuardHost, tunnelName } from "./wg/host-macos.ts";
 import { macWireGuard } from "./wg/macos.ts";
@@ -44,8 +39,6 @@ export interface MacParts {
   readonly lookMs: number;
 }
 
-/** Each is a part of macOS but `wg`. */
-export const MAC_TOOLS = ["pfctl", "route", "netstat", "ifconfig", "scutil", "wg"] as const;
 const PF_TIMEOUT_MS = 10_000;
 /** Neither pf nor configd tells a program like this one what changed; they are looked at. */
 const LOOK_MS = 5_000;
@@ -58,6 +51,7 @@ export function macSystems(parts: MacParts = realParts()): Systems {
     machine: async (role, options) => (await machine(parts, role, options)).machine,
     clientLock: ({ stateDir, log }) => ({
       isLoaded: (signal) => hasPfRules(exec, signal),
+      trouble: (_lockdown, signal) => pfTrouble(exec, signal),
       async block(lockdown, signal) {
         const journal = forgivingJournal({ path: join(stateDir, "journal.json"), role: "client", log });
         await journal.open();
@@ -85,14 +79,6 @@ function realParts(): MacParts {
     hasTool: (tool) => findTool(tool) !== null,
     lookMs: LOOK_MS,
   };
-}
-
-/** pf has nothing that ends by itself, so that what an exit permits would outlive a node that was killed, for ever. */
-export function noMacNode(): PlatformUnsupported {
-  return new PlatformUnsupported(
-    "Cannot run a node on macOS: an exit whose process was killed could not be made to close by itself there.",
-    { code: "platform-unsupported", remedy: "Run the node on a Linux machine." },
-  );
 }
 
 async function client(
@@ -197,13 +183,4 @@ async function ping(exec: Exec, address: IpAddress, signal: AbortSignal): Promis
     if (thrown instanceof ToolTimeout) return null;
     throw thrown;
   }
-}
-
-export function macToolMissing(tool: string): HiggsError {
-  return new ToolMissing(`Cannot find the tool "${tool}" on this machine.`, {
-    code: "tool-missing",
-    remedy:
-      tool === "wg" ? "brew install wireguard-tools" : `"${tool}" is a part of macOS; is /sbin or /usr/sbin gone?`,
-    detail: { tool },
-  });
 }

@@ -15,7 +15,9 @@ import {
   readWindowsFirewall,
   windowsClientFirewall,
 } from "./firewall/windows-client.ts";
-import { noExitOnWindows, windowsNodeFirewall } from "./firewall/windows-node.ts";
+import { WINDOWS_TOOLS } from "./platform-tools.ts";
+import { noExitOnWindows } from "./required-role.ts";
+import { windowsNodeFirewall } from "./firewall/windows-node.ts";
 import { forgivingJournal } from "./forgiving-journal.ts";
 import { IDENTIFIERS } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
@@ -132,9 +134,6 @@ function clientLock(
 async function localNetworks(exec: Exec, signal: AbortSignal): Promise<LocalNetworks> {
   return windowsLocalNetworks(windowsLinks(await readWindowsNetwork(exec, signal)));
 }
-
-/** The last two come with WireGuard for Windows. */
-export const WINDOWS_TOOLS = ["powershell", "netsh", "icacls", "sc", "wg", "wireguard"] as const;
 
 async function windows(
   role: Role,

@@ -1,10 +1,7 @@
 // Which platform this machine has: the choice of every capability's mechanism is made here, once.
 import type { Role } from "../proto/role.ts";
-import { noExitOnWindows } from "./firewall/windows-node.ts";
-import { linuxSystems } from "./os-linux.ts";
-import { macSystems, noMacNode } from "./os-macos.ts";
-import { windowsSystems } from "./os-windows.ts";
-import { type Platform, platformName, platformOf, requireAskedFor } from "./platform.ts";
+import { type Platform, platformName, platformOf } from "./platform.ts";
+import { requireRole } from "./required-role.ts";
 import {
   type ClientSystem,
   type Consent,
@@ -15,31 +12,17 @@ import {
   type Systems,
 } from "./system.ts";
 
-const SYSTEMS: Readonly<Record<Platform, Systems>> = {
-  linux: linuxSystems,
-  macos: macSystems(),
-  windows: windowsSystems,
+/** Read when it is asked for: what is another platform's costs no memory here. */
+const SYSTEMS: Readonly<Record<Platform, () => Promise<Systems>>> = {
+  linux: async () => (await import("./os-linux.ts")).linuxSystems,
+  macos: async () => (await import("./os-macos.ts")).macSystems(),
+  windows: async () => (await import("./os-windows.ts")).windowsSystems,
 };
 
 /** For what is neither a running role nor its clean-up. Throws PlatformUnsupported where no role can run. */
-export function systemsHere(platform: Platform | null = platformOf()): Systems {
-  const systems = platform === null ? undefined : SYSTEMS[platform];
-  if (systems === undefined) throw unsupported("change the network of this machine");
-  return systems;
-}
-
-/**
- * Before anything else, an invite that would be used up included; `exit`: a node that shall offer one. Throws PlatformUnsupported,
- * PlatformUntested, and where there is no exit, why.
- */
-export function requireRole(
-  role: Role,
-  { untestedPlatform, exit }: Consent & { readonly exit?: unknown },
-  platform: Platform | null = platformOf(),
-): void {
-  if (platform === "macos" && role === "node") throw noMacNode();
-  if (platform === "windows" && role === "node" && exit === true) throw noExitOnWindows();
-  requireAskedFor(platform, untestedPlatform, `run a ${role}`);
+export async function systemsHere(platform: Platform | null = platformOf()): Promise<Systems> {
+  if (platform === null) throw unsupported("change the network of this machine");
+  return await SYSTEMS[platform]();
 }
 
 /**
@@ -51,7 +34,7 @@ export async function nodeSystem(
   platform: Platform | null = platformOf(),
 ): Promise<NodeSystem> {
   requireRole("node", options, platform);
-  return await systemsHere(platform).node(options);
+  return await (await systemsHere(platform)).node(options);
 }
 
 /**
@@ -63,7 +46,7 @@ export async function clientSystem(
   platform: Platform | null = platformOf(),
 ): Promise<ClientSystem> {
   requireRole("client", options, platform);
-  return await systemsHere(platform).client(options);
+  return await (await systemsHere(platform)).client(options);
 }
 
 /**
@@ -75,7 +58,7 @@ export async function machineSystem(
   options: SystemOptions,
   platform: Platform | null = platformOf(),
 ): Promise<MachineSystem> {
-  return await systemsHere(platform).machine(role, options);
+  return await (await systemsHere(platform)).machine(role, options);
 }
 
 /** Throws PlatformUnsupported for what is there on Linux alone. `what` follows "Cannot". */

@@ -158,7 +158,7 @@ export async function changeStopped(
   await using _lock = await acquireInstanceLock({ runDir: dirs.run, role: "client" });
   const before = await readLockdown(dirs.state);
   const after = merged(before, change);
-  const systems = systemsHere();
+  const systems = await systemsHere();
   const deps = { stateDir: dirs.state, log: silentLogger };
   const lock = systems.clientLock(deps);
   const trouble = after.lockdown ? ((await lock.trouble?.(after, signal)) ?? null) : null;
@@ -197,7 +197,7 @@ export async function loadLockdown(
   const lockdown = await readLockdown(stateDir);
   if (!lockdown.lockdown) return { what: "off", lockdown };
   requireNetAdmin(await readPrivileges(), "higgs client lockdown load");
-  const lock = systemsHere().clientLock({ stateDir, log });
+  const lock = (await systemsHere()).clientLock({ stateDir, log });
   if (await lock.isLoaded(signal)) return { what: "there", lockdown };
   await lock.block(lockdown, signal);
   return { what: "loaded", lockdown };

@@ -27,7 +27,7 @@ const SYSTEMCTL_MS = 15_000;
 
 /** Goes on whatever fails. Throws PrivilegeMissing and PlatformUnsupported, and then nothing was done. */
 export async function panic(says: PanicSays, signal: AbortSignal): Promise<void> {
-  systemsHere();
+  await systemsHere();
   requireNetAdmin(await readPrivileges(), "higgs panic");
   const exec = systemExec();
   const attempt = async (what: string, work: () => Promise<void>): Promise<void> => {
@@ -109,7 +109,7 @@ async function undo(
     return;
   }
   try {
-    for (const line of await systemsHere().removeAll(role, { stateDir, log }, signal)) says.done(line);
+    for (const line of await (await systemsHere()).removeAll(role, { stateDir, log }, signal)) says.done(line);
   } catch (thrown) {
     if (!(thrown instanceof UndoIncomplete)) throw thrown;
     for (const line of thrown.detail.done as readonly string[]) says.done(line);

@@ -90,7 +90,7 @@ export async function leftByName(
 }
 
 async function changesByName(role: Role | "server", stateDir: string, signal: AbortSignal): Promise<readonly Change[]> {
-  if (role !== "server") return await systemsHere().changesByName(role, stateDir, signal);
+  if (role !== "server") return await (await systemsHere()).changesByName(role, stateDir, signal);
   return await listChanges(role, { exec: systemExec(), journal: { entries: () => [] }, stateDir, signal });
 }
 
@@ -102,7 +102,7 @@ async function unwanted(
   const found = changes.filter((change) => change.kind !== "file");
   const isLocked = role === "client" && (await readLockdown(stateDir)).lockdown;
   if (!isLocked) return found.map((change) => change.what);
-  const { closing, closingInstead = [] } = systemsHere();
+  const { closing, closingInstead = [] } = await systemsHere();
   const names = found.map((change) => change.what);
   const left = names.filter((what) => !closing.includes(what) && !closingInstead.includes(what));
   const isInstead = closingInstead.length > 0 && closingInstead.every((what) => names.includes(what));

@@ -64,7 +64,7 @@ const NOT_LOADED: HealthEntry = {
 /** Null where this user may not know. */
 async function isClosed(stateDir: string, signal: AbortSignal): Promise<boolean | null> {
   try {
-    return await systemsHere().clientLock({ stateDir, log: silentLogger }).isLoaded(signal);
+    return await (await systemsHere()).clientLock({ stateDir, log: silentLogger }).isLoaded(signal);
   } catch {
     signal.throwIfAborted();
     return null; // no firewall, or no right to ask it

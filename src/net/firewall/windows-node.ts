@@ -1,10 +1,10 @@
 // A node on Windows: peers are kept from this machine's own services, and there is no exit, which Windows Firewall could not isolate.
 import { SerialQueue } from "../../base/async.ts";
-import { HiggsError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Journal } from "../journal.ts";
 import { runScript } from "../powershell.ts";
+import { noExitOnWindows } from "../required-role.ts";
 import { readWindowsNetwork } from "../windows-network.ts";
 import { FirewallNotLoaded } from "./errors.ts";
 import type { ExitFirewall, ExitPolicy } from "./exit.ts";
@@ -16,24 +16,6 @@ export interface WindowsNodeDeps {
   readonly journal: Journal;
   readonly log: Logger;
   readonly group: string;
-}
-
-/**
- * Windows Firewall filters what is for this machine or from it, and nothing that the machine passes on (RRAS team, "Which one to use -
- * Windows firewall or RRAS filters", 2007). New-NetNat would give clients the internet, and with it this machine's LAN.
- */
-export function noExitOnWindows(): HiggsError {
-  return new WindowsExitRefused(
-    "Cannot isolate an exit on Windows: its firewall does not see the packets that it passes on, and clients would reach the LAN.",
-    {
-      code: "windows-no-exit",
-      remedy: "Offer the exit from a Linux machine; this one takes part without: higgs node --no-exit",
-    },
-  );
-}
-
-class WindowsExitRefused extends HiggsError {
-  override readonly name = "WindowsExitRefused";
 }
 
 /** Refusals for what comes to the tunnel's addresses, which win over whatever allows it; answers to what this machine asked pass. */
