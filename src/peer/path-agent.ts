@@ -84,11 +84,11 @@ export class PathAgent {
   readonly #startedMs = Date.now() - performance.now();
   #state: PathState;
 
-  /** `adopted`: the path that carries the tunnel already. */
+  /** `adopted`: the path that carries the tunnel already, and when its packets were last heard, if that is known. */
   constructor(
     deps: PathAgentDeps,
     session: Session,
-    { probe, adopted = null }: { readonly probe: Probe; readonly adopted?: PathInfo | null },
+    { probe, ...before }: { readonly probe: Probe; readonly adopted?: PathInfo | null; readonly heardAt?: number },
   ) {
     const bytes = (text: string): Uint8Array => fromBase64Url(text) ?? new Uint8Array(32);
     this.#deps = deps;
@@ -100,12 +100,17 @@ export class PathAgent {
         ? null
         : { session: session.id, send: bytes(probe.relay.sendKey), receive: bytes(probe.relay.receiveKey) };
     this.#relays = new Set(probe.relay?.endpoints ?? []);
-    this.#state = startPaths(session.initiator, performance.now(), adopted);
+    this.#state = startPaths(session.initiator, performance.now(), before);
   }
 
   /** Null for the WebSocket. */
   get current(): PathInfo | null {
     return this.#state.paths.get(this.#state.current) ?? null;
+  }
+
+  /** When packets last came in on it. */
+  get heardAt(): number {
+    return this.#state.heardAt;
   }
 
   get isSuspect(): boolean {

@@ -36,6 +36,7 @@ const LATE_MS = 100;
 /** A suspect path is dead after so many checks, over at least so long, without an answer. */
 const DEAD_CHECKS = 4;
 const DEAD_MS = 350;
+const ARRIVING_MS = 1_000;
 /** WireGuard's own keepalives come every 25 s: a path that brings them carries packets. */
 const FLOWING_MS = 30_000;
 
@@ -57,15 +58,35 @@ export function needsProof({ silentSince, heardAt, activeAt }: PathSigns, info: 
   return at >= pausedAt && at - activeAt < RECENT_MS && info.checkedAt < pausedAt;
 }
 
-/** `others`: all other paths to the peer. */
-export function isDead(signs: PathSigns, info: PathInfo, others: Iterable<PathInfo>, at: number): boolean {
+/**
+ * `others`: all other paths to the peer. A path by which packets still arrive, and no checks, as by the relay of an earlier session, is
+ * given up only for one that answers since, and by the end that chooses: the other would drop what the first still sends by it.
+ */
+export function isDead(
+  signs: PathSigns & { readonly chooses: boolean },
+  info: PathInfo,
+  others: Iterable<PathInfo>,
+  at: number,
+): boolean {
   if (info.unanswered < DEAD_CHECKS || info.firstUnansweredAt === null) return false;
-  const waited = at - info.firstUnansweredAt;
+  const since = info.firstUnansweredAt;
+  const waited = at - since;
   const patience = Math.max(DEAD_MS, 3 * rtt(info));
   if (isSuspect(signs, info, at)) return waited >= patience;
   if (waited < Math.max(TRUST_MS, patience)) return false;
+  const isOneWay = (info.askedAt ?? -1) > since; // its checks come, and ours or their answers get lost
+  if (isArriving(signs, at)) return isOneWay || (signs.chooses && answersSince([...others], since));
   const isFlowing = at - signs.heardAt < FLOWING_MS;
-  return !isFlowing || isHeardFrom(info, others, info.firstUnansweredAt);
+  return !isFlowing || isHeardFrom(info, others, since);
+}
+
+/** Packets come in on it, as far as a busy machine has looked; when they end, silence and checks tell. */
+export function isArriving({ heardAt }: PathSigns, at: number): boolean {
+  return at - heardAt < ARRIVING_MS;
+}
+
+function answersSince(others: readonly PathInfo[], since: number): boolean {
+  return others.some(({ sizeBytes, answeredAt }) => sizeBytes > 0 && (answeredAt ?? -1) > since);
 }
 
 /** The peer's process lives: it has asked us, or answered on another path, since then. */

@@ -8,7 +8,7 @@
 // An answer is as large as its request, so a path is alive, and wide enough, in both directions or in none.
 // Every path but `wss` counts only while checks of full size are answered on it.
 import { FULL_BYTES } from "./path-check.ts";
-import { isDead, isSuspect, needsProof, type PathSigns, SUSPECT_MS, suspectPaceMs } from "./path-life.ts";
+import { isArriving, isDead, isSuspect, needsProof, type PathSigns, SUSPECT_MS, suspectPaceMs } from "./path-life.ts";
 import {
   forgotten,
   fresh,
@@ -118,8 +118,15 @@ const SIZE_PACE_MS = 200;
 /** A path that once lost full packets may carry them later. */
 const GROW_MS = 60_000;
 
-/** `adopted` carried the tunnel under an earlier session, or an earlier process; its checks and the traffic will tell. */
-export function startPaths(chooses: boolean, at: number, adopted: PathInfo | null = null): PathState {
+/**
+ * `adopted` carried the tunnel under an earlier session, or an earlier process; its checks and the traffic will tell. `heardAt`: packets
+ * last came in on it then, as the earlier session's agent saw them.
+ */
+export function startPaths(
+  chooses: boolean,
+  at: number,
+  { adopted = null, heardAt = Number.NEGATIVE_INFINITY }: { adopted?: PathInfo | null; heardAt?: number } = {},
+): PathState {
   const reason = adopted === null ? "the relay carries every session first" : "it carried the tunnel before";
   return {
     chooses,
@@ -130,7 +137,7 @@ export function startPaths(chooses: boolean, at: number, adopted: PathInfo | nul
     burst: null,
     canRelay: true,
     silentSince: null,
-    heardAt: Number.NEGATIVE_INFINITY,
+    heardAt,
     relayedAt: Number.NEGATIVE_INFINITY,
     trafficAt: Number.NEGATIVE_INFINITY,
     activeAt: at,
@@ -336,7 +343,9 @@ function fallBack(state: PathState, reason: string, at: number, effects: PathEff
     paths.set(key, isSure || (info !== from && info.sizeBytes === 0) ? info : forgotten(info, at));
   }
   if (to === null && !state.canRelay) return state;
-  effects.push({ kind: "use", to, from, fromDead: true, reason });
+  // What the peer still sends by it is taken until the peer has followed.
+  const fromDead = to === null || !isArriving(state, at);
+  effects.push({ kind: "use", to, from, fromDead, reason });
   const current = to?.target.key ?? "wss";
   const again = { startAt: at, sent: 0, rounds: BURST_MS.length };
   const next = { ...state, paths, current, since: at, reason, silentSince: null, burst: state.burst ?? again };

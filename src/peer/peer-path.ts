@@ -93,7 +93,7 @@ export class PeerPath {
     this.remote = [];
     const before = this.agent;
     before.close();
-    this.agent = this.#openAgent(probe, before.current);
+    this.agent = this.#openAgent(probe, before.current, before.heardAt);
   }
 
   /** `toRelay` false leaves a tunnel that outlives this process where it is. */
@@ -116,7 +116,7 @@ export class PeerPath {
     return adopted(target, performance.now());
   }
 
-  #openAgent(probe: Probe, taken: PathInfo | null): PathAgent {
+  #openAgent(probe: Probe, taken: PathInfo | null, heardAt?: number): PathAgent {
     const { discovery, target, allowed, idleMs, onMoved, log } = this.#deps;
     const sidePort = (port: number) => this.side.port(port);
     const { peerName, session } = this.of;
@@ -133,7 +133,7 @@ export class PeerPath {
         log,
       },
       session,
-      { probe, adopted: taken },
+      { probe, adopted: taken, ...(heardAt === undefined ? {} : { heardAt }) },
     );
   }
 }

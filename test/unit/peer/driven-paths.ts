@@ -31,7 +31,7 @@ export class Driven {
   effects: PathEffect[] = [];
 
   constructor(chooses: boolean, carrying: PathTarget | null = null) {
-    this.state = startPaths(chooses, 0, carrying === null ? null : adopted(carrying, 0));
+    this.state = startPaths(chooses, 0, carrying === null ? {} : { adopted: adopted(carrying, 0) });
   }
 
   step(event: Record<string, unknown> & { kind: PathEvent["kind"] }): readonly PathEffect[] {

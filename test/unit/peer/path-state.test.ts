@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { FULL_BYTES, SMALLER_BYTES } from "../../../src/peer/path-check.ts";
-import { MOST_PATHS } from "../../../src/peer/path-state.ts";
+import { MOST_PATHS, startPaths } from "../../../src/peer/path-state.ts";
 import { DIRECT, Driven, LAN, onDirect, OTHER, RELAY, target } from "./driven-paths.ts";
 
 describe("stepPaths() chooses", () => {
@@ -102,6 +102,63 @@ describe("stepPaths() follows", () => {
     driven.asked(DIRECT, true);
     expect(driven.state.current).toBe(DIRECT.key);
     expect(driven.effects.some((effect) => effect.kind === "use" && effect.fromDead)).toBe(false);
+  });
+});
+
+describe("bug: after a server's restart one end dropped what the other still sent by the old relay", () => {
+  const NEXT = target(8, { kind: "udp-relay" });
+  const both = { sent: true, received: true };
+
+  /** An old session's relay still carries everything, and answers no check of the new session; the peer is heard on the new one. */
+  function onOldRelay(chooses: boolean): Driven {
+    const driven = new Driven(chooses, RELAY);
+    driven.wait(10_000, both);
+    driven.targets(NEXT);
+    driven.asked(NEXT);
+    driven.answer(NEXT, 0);
+    driven.wait(1_000, both);
+    return driven;
+  }
+
+  test("the end that follows stays while packets arrive, and follows the other's choice without a drop", () => {
+    const driven = onOldRelay(false);
+    expect(driven.state.current).toBe(RELAY.key);
+    driven.answer(NEXT);
+    driven.wait(1_000, both);
+    expect(driven.state.current).toBe(RELAY.key);
+    driven.asked(NEXT, true);
+    expect(driven.state.current).toBe(NEXT.key);
+    expect(driven.effects.filter((effect) => effect.kind === "use" && effect.fromDead)).toEqual([]);
+  });
+
+  test("the end that chooses moves once the new one carries full packets, and takes what still comes by the old", () => {
+    const driven = onOldRelay(true);
+    expect(driven.state.current).toBe(RELAY.key);
+    driven.answer(NEXT);
+    expect(driven.state.current).toBe(NEXT.key);
+    expect(driven.effects.filter((effect) => effect.kind === "use" && effect.fromDead)).toEqual([]);
+  });
+
+  test("a new session knows that packets arrive, and does not take the old one's unanswered checks for a dead path", () => {
+    for (const chooses of [true, false]) {
+      const { state, at } = onOldRelay(chooses);
+      const taken = { adopted: state.paths.get(RELAY.key) ?? null, heardAt: state.heardAt };
+      expect(taken.adopted?.unanswered).toBeGreaterThan(4);
+      const next = new Driven(chooses);
+      next.at = at;
+      next.state = startPaths(chooses, at, taken);
+      next.targets(NEXT);
+      next.asked(NEXT);
+      expect([chooses, next.state.current]).toEqual([chooses, RELAY.key]);
+    }
+  });
+
+  test("both give it up as ever when nothing arrives any more", () => {
+    for (const chooses of [true, false]) {
+      const driven = onOldRelay(chooses);
+      driven.wait(2_000, { sent: true });
+      expect([chooses, driven.state.current]).toEqual([chooses, "wss"]);
+    }
   });
 });
 
