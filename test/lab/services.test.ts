@@ -284,6 +284,36 @@ describe("the roles as services", () => {
   );
 
   test(
+    "a restart and an upgrade under the kill switch let not one packet of a flood out",
+    async () => {
+      await higgs(laptop, "client", "lockdown", "on");
+      await browses(laptop);
+      await using sniffer = await lab
+        .host("cafe-router")
+        .sniff("lan", "udp and dst host 203.0.113.80 and dst port 9999");
+      const script = "echo flooding; while :; do echo leak > /dev/udp/203.0.113.80/9999; done 2>/dev/null";
+      await using flood = await laptop.spawn(["bash", "-c", script]);
+      await flood.waitForLine(/flooding/);
+      for (const step of [
+        ["systemctl", "restart", "higgs-client"],
+        [HIGGS, "client", "install"],
+      ]) {
+        const pid = await show(laptop, "client", "MainPID");
+        await laptop.execOrThrow(step, { timeoutMs: MINUTE });
+        expect(await show(laptop, "client", "MainPID")).not.toBe(pid);
+        await browses(laptop);
+      }
+      expect(sniffer.packets()).toEqual([]);
+      await higgs(laptop, "client", "lockdown", "off");
+      await laptop.execOrThrow(["systemctl", "stop", "higgs-client"]);
+      await until(() => sniffer.packets().length > 0, { what: "the flood, which the sniffer sees" });
+      await laptop.execOrThrow(["systemctl", "start", "higgs-client"]);
+      await browses(laptop);
+    },
+    MINUTE,
+  );
+
+  test(
     "panic stops a service with the kill switch on, and opens the machine",
     async () => {
       await higgs(tablet, "client", "lockdown", "on");
@@ -297,6 +327,39 @@ describe("the roles as services", () => {
     },
     MINUTE,
   );
+
+  for (const [what, spoil] of [
+    ["a damaged journal", `echo '{"version":1,"un' > /var/lib/higgs/client/journal.json`],
+    ["no journal", "rm -f /var/lib/higgs/client/journal.json"],
+  ] as const) {
+    test(
+      `panic opens a machine whose service has ${what}, and the second one finds nothing`,
+      async () => {
+        await higgs(tablet, "client", "lockdown", "on");
+        await browses(tablet);
+        await tablet.execOrThrow(["sh", "-c", spoil]);
+        const said = await higgs(tablet, "panic");
+        expect(said).toContain("Switched the kill switch off");
+        expect(said).toContain("Nothing of higgs is left on this machine's network.");
+        expect(await tablet.execOrThrow(["nft", "list", "tables"])).toBe("");
+        expect(await wireGuard(tablet)).toBe("");
+        expect(await tablet.execOrThrow(["ip", "-4", "rule"])).not.toContain("5270");
+        const seen = await tablet.execOrThrow([HIGGS, "lab-service", "fetch", "http://203.0.113.80/"]);
+        expect(seen.trim()).toBe("203.0.113.66");
+        expect(await higgs(tablet, "panic")).toContain("Nothing of higgs was found on this machine.");
+        // What only the journal knew.
+        await tablet.execOrThrow([
+          "sysctl",
+          "-qw",
+          "net.ipv4.conf.all.src_valid_mark=0",
+          "net.ipv4.conf.all.arp_ignore=0",
+        ]);
+        await tablet.execOrThrow(["systemctl", "start", "higgs-client"]);
+        await browses(tablet);
+      },
+      MINUTE,
+    );
+  }
 
   test(
     "a stop undoes everything, and uninstall leaves nothing but the role's own folder",
