@@ -3,6 +3,8 @@ import { existsSync } from "node:fs";
 import { utf8Text } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
 import { findTool, systemExec, toolMissing } from "../net/exec.ts";
+import { serviceTrouble } from "../net/firewall/client-mechanism.ts";
+import { IDENTIFIERS } from "../net/identifiers.ts";
 import { readSecretFile } from "../net/secret-file.ts";
 import { installService, requireExecutable, requireSystemd, uninstallService } from "../net/systemd/install.ts";
 import { UNIT_DIR, unitName } from "../net/systemd/units.ts";
@@ -18,6 +20,8 @@ import { cleanState } from "./state.ts";
 
 /** Decided by the unit, and not by whoever installs it. */
 const FIXED: readonly string[] = ["state", "run", "libexec", "logFormat", "join", "name", "proxy"];
+
+const FIREWALL_MS = 10_000;
 
 export class InstallRefused extends HiggsError {
   override readonly name = "InstallRefused";
@@ -41,9 +45,18 @@ export async function requireReady(role: AnyRole, options: InstallOptions): Prom
       remedy: `higgs ${role} install without it, and without HIGGS_${key.toUpperCase()}`,
     });
   }
-  const tools = role === "server" ? [] : ["ip", "wg", "nft"];
+  const tools = { server: [], node: ["ip", "wg", "nft"], client: ["ip", "wg"] }[role];
   for (const tool of tools) if (findTool(tool) === null) throw toolMissing(tool);
+  const trouble = role === "client" ? await clientServiceTrouble(options.config) : null;
+  if (trouble !== null) throw trouble;
   return path;
+}
+
+/** Nobody's concern where a person wants none. */
+async function clientServiceTrouble(config: Config<AnyRole>): Promise<HiggsError | null> {
+  if (!(config as Config<"client">).firewall) return null;
+  const deps = { exec: systemExec(), identifiers: IDENTIFIERS.client };
+  return await serviceTrouble(deps, AbortSignal.timeout(FIREWALL_MS));
 }
 
 /** Resolves with sentences for the person. The service runs by then. */

@@ -9,6 +9,7 @@ import { type Order, probesTo } from "./state-probes.ts";
 import { caughtUp, furnish, sendOrders, startStateLab, verdictsOf } from "./state-scene.ts";
 
 const MINUTE = 60_000;
+const mechanism = mechanismAsked();
 const WEB4 = "203.0.113.80";
 const WEB6 = "2001:db8:80::80";
 let lab: Lab;
@@ -21,7 +22,7 @@ beforeAll(async () => {
   [laptop, router] = [lab.host("laptop"), lab.host("cafe-router")];
   await startNetwork(lab);
   await furnish(lab);
-  await leaveOnly(laptop, mechanismAsked());
+  await leaveOnly(laptop, mechanism);
   await client("up");
   tunnelAddress = /inet (10\.[\d.]+)/.exec(await laptop.execOrThrow(["ip", "addr", "show", "higgs0"]))?.[1] ?? "";
   await client("down");
@@ -182,11 +183,18 @@ describe("a program that writes frames to the interface itself (AF_PACKET)", () 
   }
 
   test(
-    "gets past the tunnel unless it is paranoid, where everything else goes on",
+    "gets past the tunnel unless it is paranoid, where everything else goes on; iptables refuses that",
     async () => {
       const before = await snapshot(laptop);
       await client("up");
       expect(await isSeen(41_001)).toBe(true); // positive control, and what docs/security-states.md says
+      if (mechanism !== "nft") {
+        const refused = await higgs(laptop, "client", "lockdown", "on", "--paranoid");
+        expect([refused.code, refused.stderr.includes("Cannot stop raw frames")]).toEqual([9, true]);
+        await client("down");
+        expect(await snapshot(laptop)).toBe(before);
+        return;
+      }
       await client("lockdown", "on", "--paranoid");
       expect(await isSeen(41_002)).toBe(false);
       await untilBrowses(laptop);

@@ -30,15 +30,31 @@ export async function leaveOnly(host: LabHost, mechanism: Mechanism): Promise<vo
     await toolPath(host, multi(mechanism === "iptables-nft" ? "legacy" : "nft")),
   ];
   await host.execOrThrow(["cp", await toolPath(host, "nft"), KEPT_NFT]);
-  await host.writeFile("/root/nothing", "");
-  for (const path of hide) await host.execOrThrow(["mount", "--bind", "/root/nothing", path]);
+  await host.writeFile(NOTHING, "");
+  for (const path of hide) await host.execOrThrow(["mount", "--bind", NOTHING, path]);
 }
+
+/** All that `leaveOnly` hid. */
+export async function giveBack(host: LabHost): Promise<void> {
+  for (const path of await hidden(host)) await host.execOrThrow(["umount", path]);
+  await host.execOrThrow(["rm", "-f", KEPT_NFT]);
+}
+
+async function hidden(host: LabHost): Promise<readonly string[]> {
+  const mounts = await host.readFile("/proc/self/mountinfo");
+  return mounts.split("\n").flatMap((line) => {
+    const [, , , from = "", to = ""] = line.split(" ");
+    return from.endsWith(NOTHING) ? [to] : [];
+  });
+}
+/** Of each host, on its own disk. */
+const NOTHING = "/root/nothing";
 
 /** Until the host's next boot: iptables of either kind is no program any more. */
 export async function hideIptables(host: LabHost): Promise<void> {
-  await host.writeFile("/root/nothing", "");
+  await host.writeFile(NOTHING, "");
   for (const variant of ["legacy", "nft"] as const) {
-    await host.execOrThrow(["mount", "--bind", "/root/nothing", await toolPath(host, multi(variant))]);
+    await host.execOrThrow(["mount", "--bind", NOTHING, await toolPath(host, multi(variant))]);
   }
 }
 
@@ -75,7 +91,7 @@ export async function restoreRules(host: LabHost, mechanism: Mechanism, rules: s
   }
   const texts = rules.split(BETWEEN_FAMILIES);
   for (const [index, family] of FAMILIES.entries()) {
-    await host.execOrThrow([`${variantOf(family, mechanism)}-restore`], { stdin: texts[index] ?? "" });
+    await host.execOrThrow([`${variantOf(family, mechanism)}-restore`, "--noflush"], { stdin: texts[index] ?? "" });
   }
 }
 const BETWEEN_FAMILIES = "\n# the other family\n";
@@ -87,15 +103,11 @@ export async function flushAll(host: LabHost, mechanism: Mechanism): Promise<voi
     return;
   }
   for (const family of FAMILIES) {
-    await host.execOrThrow([`${variantOf(family, mechanism)}-restore`], { stdin: EMPTY });
+    await host.execOrThrow([`${variantOf(family, mechanism)}-restore`, "--noflush"], { stdin: EMPTY });
   }
 }
-/** At once, as a running client is quick to mend. */
-const EMPTY = Object.entries({ filter: "INPUT FORWARD OUTPUT", mangle: "PREROUTING INPUT FORWARD OUTPUT POSTROUTING" })
-  .map(
-    ([name, chains]) => `*${name}\n${chains.replaceAll(/\S+/g, ":$& ACCEPT [0:0]").replaceAll(" :", "\n:")}\nCOMMIT\n`,
-  )
-  .join("");
+/** At once, as a running client is quick to mend; the tables themselves stay where they are. */
+const EMPTY = "*filter\n-F\n-X\nCOMMIT\n*mangle\n-F\n-X\nCOMMIT\n";
 
 export type ClientRules = "none" | "marks" | "closing";
 

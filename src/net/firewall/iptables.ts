@@ -29,6 +29,8 @@ export interface IptablesNeeds {
   readonly ipv6: boolean;
   /** Chains on trial, without a hook: with every match and target that the role will use. */
   readonly trial: ChainsOf;
+  /** This kind alone; default: either. */
+  readonly only?: IptablesVariant;
 }
 
 /** By the machine's own choice first. */
@@ -49,6 +51,8 @@ export async function findIptables(
   for (const stem of STEMS) {
     const all = commandsOf(stem).filter(({ family }) => family === 4 || needs.ipv6);
     try {
+      const isOther = needs.only !== undefined && (await variantOf(exec, commandsOf(stem)[0], signal)) !== needs.only;
+      if (isOther) continue;
       for (const iptables of all) await tryOut(exec, { iptables, chains: needs.trial(iptables.family) }, signal);
       return all;
     } catch (thrown) {
@@ -179,7 +183,7 @@ async function restore(
 }
 
 /** Whether or not they are there. */
-export function commandsOf(stem: (typeof STEMS)[number]): readonly Iptables[] {
+export function commandsOf(stem: (typeof STEMS)[number]): readonly [Iptables, Iptables] {
   const six = stem.replace("iptables", "ip6tables");
   return [
     { family: 4, save: `${stem}-save`, restore: `${stem}-restore` },

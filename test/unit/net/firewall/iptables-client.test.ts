@@ -6,7 +6,7 @@ import { silentLogger } from "../../../../src/base/log.ts";
 import type { Family } from "../../../../src/base/ip.ts";
 import { type Exec, toolMissing } from "../../../../src/net/exec.ts";
 import type { ClientFirewallWanted } from "../../../../src/net/firewall/client.ts";
-import { findClientFirewall } from "../../../../src/net/firewall/client-mechanism.ts";
+import { findClientFirewall, serviceTrouble } from "../../../../src/net/firewall/client-mechanism.ts";
 import { rulesetFor } from "../../../../src/net/firewall/client-table.ts";
 import type { Iptables } from "../../../../src/net/firewall/iptables.ts";
 import { type IptablesChain, replacementOf } from "../../../../src/net/firewall/iptables-chains.ts";
@@ -268,12 +268,12 @@ class Machine implements Exec {
   }
 }
 
-describe("findClientFirewall()", () => {
-  const start = async (exec: Machine, journal = memoryJournal()) => ({
-    ...(await findClientFirewall({ exec, journal, identifiers: names, log: silentLogger }, signal)),
-    journal,
-  });
+const start = async (exec: Machine, journal = memoryJournal()) => ({
+  ...(await findClientFirewall({ exec, journal, identifiers: names, log: silentLogger }, signal)),
+  journal,
+});
 
+describe("findClientFirewall()", () => {
   test("takes nft, or iptables where there is none, or says why there is neither", async () => {
     const exec = new Machine();
     expect((await start(exec)).mechanism.kind).toBe("nft");
@@ -345,5 +345,20 @@ describe("findClientFirewall()", () => {
     await firewall.apply(wanted("blocked"), signal);
     expect(exec.rules()).toEqual({ nft: false, iptables: true, legacy: false });
     expect(journal.printed()).toBe("iptables-chains");
+  });
+});
+
+describe("serviceTrouble()", () => {
+  test("is none with nft or iptables over nf_tables, and tells of root where the older iptables is alone", async () => {
+    const exec = new Machine();
+    const deps = { exec, identifiers: names };
+    expect(await serviceTrouble(deps, signal)).toBeNull();
+    exec.has.nft = false;
+    expect(await serviceTrouble(deps, signal)).toBeNull();
+    exec.has.iptables = false;
+    expect(await serviceTrouble(deps, signal)).toMatchObject({ code: "service-refused" });
+    expect((await start(exec)).mechanism.kind).toBe("iptables"); // what root may use
+    exec.has.legacy = false;
+    expect((await serviceTrouble(deps, signal))?.message).toContain('the tool "nft"');
   });
 });
