@@ -77,7 +77,7 @@ interface Firewalls {
 function firewallsOf({ name, forwardDrop: { tool, said } }: ExitMechanism): Firewalls {
   const typed = (all: readonly string[]): string => all.map((args) => `${tool} ${args}`).join(" && ");
   const wall = (of: string): string => `nft -f - <<'END'\n${of}\nEND`;
-  const gone = `${typed(["-P FORWARD ACCEPT", "-P INPUT ACCEPT", "-F", "-t nat -F"])}; ${tool} -X`;
+  const gone = `${typed(["-P FORWARD ACCEPT", "-P INPUT ACCEPT", "-F", "-t nat -F"])}; ${tool} -X DOCKER-USER || true`; // our own chains may be back by then
   const through = 'The chain "through" of the nft table "inet wall" drops what this machine forwards.';
   const asked = said.replace("FORWARD", "INPUT").replace(/drops .*/, "drops what clients ask its resolver.");
   const asksWall = 'The chain "in" of the nft table "inet wall" drops what clients ask its resolver.';
