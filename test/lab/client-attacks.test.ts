@@ -2,9 +2,20 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
-import { HOME4, HOME6, higgs, higgsOrThrow, PAGE4, PAGE6, page, startNetwork, untilBrowses } from "./client-lab.ts";
+import {
+  HOME4,
+  HOME6,
+  higgs,
+  higgsOrThrow,
+  PAGE4,
+  PAGE6,
+  page,
+  pidOf,
+  startNetwork,
+  untilBrowses,
+} from "./client-lab.ts";
 import { snapshot, until } from "./harness.ts";
-import { leaveOnly, mechanismAsked } from "./mechanisms.ts";
+import { leaveOnly, mechanismAsked, takeClientRules } from "./mechanisms.ts";
 import { type Order, probesTo } from "./state-probes.ts";
 import { caughtUp, furnish, sendOrders, startStateLab, verdictsOf } from "./state-scene.ts";
 
@@ -168,14 +179,90 @@ describe("what is sent to the tunnel's address on the LAN", () => {
   );
 });
 
+describe("the answers of strangers for the tunnel's address (CVE-2019-14899)", () => {
+  const PROBES = 30;
+  /** As long as the probes are waited for. */
+  const QUIET_MS = 1000;
+  /** A reset without options is 40 bytes, which WireGuard fills up to 48, and its own header and tag are 32. */
+  const ENCRYPTED_RESET_BYTES = 80;
+
+  /** What of the size of a reset leaves the laptop encrypted, while the café sends so many SYN/ACKs of the web's. */
+  async function reactions(probes: number): Promise<number> {
+    const header = `${await macOf(laptop, "eth0")}${await macOf(router, "lan")}0800`;
+    const from = await macWithColons(laptop, "eth0");
+    await using sniffer = await router.sniff("lan", `(udp and ether src ${from}) or icmp`);
+    const orders = Array.from({ length: probes }, (_, i): Order => {
+      const frame = `${header}${synAck({ from: WEB4, to: tunnelAddress, fromPort: 80, toPort: 40_000 + i }).toHex()}`;
+      return { id: `${i}`, kind: "tcp", to: tunnelAddress, port: 0, frame, device: "lan" };
+    });
+    if (orders.length > 0) await sendOrders(router, orders);
+    else await Bun.sleep(QUIET_MS);
+    await caughtUp(sniffer, router, "192.168.7.2");
+    const udp = sniffer.packets().filter(({ text }) => text.startsWith("udp"));
+    const payloads = udp.map(({ ip }) => ip.subarray((ip[0] ?? 0) >> 4 === 4 ? 28 : 48));
+    return payloads.filter((bytes) => bytes[0] === 4 && bytes.length === ENCRYPTED_RESET_BYTES).length;
+  }
+
+  test(
+    "make it send nothing, not even encrypted; without its rules it answers each",
+    async () => {
+      await client("up");
+      const signal = async (name: "STOP" | "CONT"): Promise<void> =>
+        on(laptop, [`kill -${name} ${await pidOf(laptop, "client")}`]);
+      try {
+        expect({ quiet: await reactions(0), probed: await reactions(PROBES) }).toEqual({ quiet: 0, probed: 0 });
+        await signal("STOP"); // or it would put them back
+        await takeClientRules(laptop, mechanism);
+        expect(await reactions(PROBES)).toBeGreaterThanOrEqual(PROBES); // positive control
+        await signal("CONT");
+      } finally {
+        await client("down");
+      }
+    },
+    MINUTE,
+  );
+});
+
+const macWithColons = async (host: LabHost, name: string): Promise<string> =>
+  (await host.readFile(`/sys/class/net/${name}/address`)).trim();
+const macOf = async (host: LabHost, name: string): Promise<string> =>
+  (await macWithColons(host, name)).replaceAll(":", "");
+
+/** A bare IPv4 packet: 20 bytes of IP, 20 of TCP (RFC 791, RFC 9293), with both checksums. */
+function synAck(flow: {
+  readonly from: string;
+  readonly to: string;
+  readonly fromPort: number;
+  readonly toPort: number;
+}) {
+  const packet = new Uint8Array(40);
+  const view = new DataView(packet.buffer);
+  packet.set([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, ...[flow.from, flow.to].join(".").split(".").map(Number)]);
+  view.setUint16(20, flow.fromPort);
+  view.setUint16(22, flow.toPort);
+  view.setUint32(24, 1);
+  view.setUint32(28, 1);
+  packet.set([0x50, 0x12, 0xff, 0xff], 32); // five words; SYN and ACK; window
+  view.setUint16(10, checksum(packet.subarray(0, 20)));
+  const pseudo = Uint8Array.of(...packet.subarray(12, 20), 0, 6, 0, 20, ...packet.subarray(20));
+  view.setUint16(36, checksum(pseudo));
+  return packet;
+}
+
+/** RFC 1071, of an even number of bytes. */
+function checksum(bytes: Uint8Array): number {
+  let sum = 0;
+  for (let i = 0; i < bytes.length; i += 2) sum += ((bytes[i] ?? 0) << 8) | (bytes[i + 1] ?? 0);
+  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >> 16);
+  return ~sum & 0xffff;
+}
+
 describe("a program that writes frames to the interface itself (AF_PACKET)", () => {
   /** Whether a UDP packet to the web, in an Ethernet frame to the router, is seen on the LAN. */
   async function isSeen(port: number): Promise<boolean> {
-    const mac = async (host: LabHost, name: string): Promise<string> =>
-      (await host.readFile(`/sys/class/net/${name}/address`)).trim().replaceAll(":", "");
     const hex = (value: number): string => value.toString(16).padStart(4, "0");
     const ip = "4500002000004000401136d2c0a80702cb007150"; // its checksum too: a bridge may look at it
-    const frame = `${await mac(router, "lan")}${await mac(laptop, "eth0")}0800${ip}${hex(5000)}${hex(port)}000c00006c65616b`;
+    const frame = `${await macOf(router, "lan")}${await macOf(laptop, "eth0")}0800${ip}${hex(5000)}${hex(port)}000c00006c65616b`;
     await using sniffer = await router.sniff("lan", `udp port ${port} or icmp`);
     await sendOrders(laptop, [{ id: "frame", kind: "udp", to: WEB4, port, frame, device: "eth0" }]);
     await caughtUp(sniffer, router, "192.168.7.2");

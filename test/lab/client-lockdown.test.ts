@@ -2,8 +2,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
-import { higgs, higgsOrThrow, killNow, pidOf, startNetwork, untilBrowses, wireGuardPids } from "./client-lab.ts";
-import { snapshot } from "./harness.ts";
+import { higgs, higgsOrThrow, killNow, page, pidOf, startNetwork, untilBrowses, wireGuardPids } from "./client-lab.ts";
+import { snapshot, until } from "./harness.ts";
 import {
   flushAll,
   leaveOnly,
@@ -14,7 +14,7 @@ import {
   untilRules,
 } from "./mechanisms.ts";
 import { type Probe, probesTo } from "./state-probes.ts";
-import { startStateLab, verdictsOf } from "./state-scene.ts";
+import { startStateLab, streamOrders, verdictsOf } from "./state-scene.ts";
 
 const MINUTE = 60_000;
 const EXIT_BLOCKED = 10;
@@ -148,14 +148,19 @@ test(
 );
 
 describe("a boot", () => {
-  /** As an early unit finds it: no link, no address, no route; the network comes up after it. */
-  async function reboot(load: () => Promise<void>): Promise<number> {
+  /** Ten seconds without the client's process, by a stream of ten rounds a second. */
+  const ROUNDS = 100;
+
+  /** As an early unit finds it: no link, no address, no route; the network comes up after it, and programs send all the time. */
+  async function reboot(load: () => Promise<void>, rounds: number): Promise<number> {
     await using sniffer = await lab.host("cafe-router").sniff("lan", `host ${WEB[0]} or host ${WEB[1]}`);
     await laptop.powerOff();
     await laptop.boot();
     await leaveOnly(laptop, mechanism);
     await laptop.execOrThrow(["ip", "link", "set", "eth0", "down"]);
     await load();
+    const orders = toWeb().map(({ order }) => order);
+    await using stream = await streamOrders(laptop, orders, { everyMs: 100 });
     for (const command of [
       "ip link set eth0 up",
       "ip -6 addr replace 2001:db8:66:1::2/64 dev eth0 nodad",
@@ -164,8 +169,8 @@ describe("a boot", () => {
     ]) {
       await laptop.execOrThrow(command.split(" "));
     }
-    await waysNow();
-    await waysNow();
+    const from = stream.rounds();
+    await until(() => stream.rounds() >= from + rounds, { timeoutMs: 30_000, what: `${rounds} rounds of probes` });
     return sniffer.packets().length;
   }
 
@@ -173,10 +178,13 @@ describe("a boot", () => {
     "under lockdown lets nothing out before a client connects, and everything without the early unit",
     async () => {
       await client("lockdown", "on");
-      expect(await reboot(async () => undefined)).toBeGreaterThan(0); // positive control
+      expect(await reboot(async () => undefined, 10)).toBeGreaterThan(0); // positive control
       expect((await higgs(laptop, "client", "status")).stdout).toContain("its rules are not loaded");
       expect(
-        await reboot(async () => expect(await client("lockdown", "load")).toContain("The kill switch is loaded")),
+        await reboot(
+          async () => expect(await client("lockdown", "load")).toContain("The kill switch is loaded"),
+          ROUNDS,
+        ),
       ).toBe(0);
       expect(await client("lockdown", "load")).toContain("in place already");
       await client("up");
@@ -211,25 +219,56 @@ describe("a boot", () => {
   );
 });
 
+/** A web server that sends everybody to its page, and a name server that says it is everything (RFC 1035, section 4.1). */
+const PORTAL = `
+  Bun.serve({ port: 8080, fetch: (request) => new URL(request.url).pathname === "/sign-in"
+    ? new Response("sign in") : Response.redirect("http://192.168.7.1/sign-in", 302) });
+  const names = require("dgram").createSocket("udp4");
+  names.on("message", (query, from) => {
+    const question = query.subarray(12, query.indexOf(0, 12) + 5);
+    const isA = question.readUInt16BE(question.length - 4) === 1;
+    const head = Buffer.concat([query.subarray(0, 2), Buffer.from([0x81, 0x80, 0, 1, 0, isA ? 1 : 0, 0, 0, 0, 0])]);
+    const answer = Buffer.from(isA ? "c00c00010001000000050004c0a80701" : "", "hex");
+    names.send(Buffer.concat([head, question, answer]), from.port, from.address);
+  });
+  names.bind(5353, () => console.log("portal"));`;
+const PORTAL_RULES = `table inet portal {
+  chain pre {
+    type nat hook prerouting priority -150
+    iifname "lan" tcp dport 80 redirect to :8080
+    iifname "lan" udp dport 53 redirect to :5353
+  }
+  chain forward { type filter hook forward priority -10; iifname "lan" drop; }
+}`;
+
 test(
   "a captive portal stays closed, and status says so and what to type",
   async () => {
     const router = lab.host("cafe-router");
-    // A portal answers for every web server, and lets nothing else through.
-    const portal = `table inet portal {
-      chain pre { type nat hook prerouting priority -150; iifname "lan" tcp dport 80 redirect to :8080; }
-      chain forward { type filter hook forward priority -10; iifname "lan" drop; }
-    }`;
-    await router.execOrThrow(["nft", "-f", "-"], { stdin: portal });
+    // It answers for every web server and every name, and lets nothing else through.
+    await using portal = await router.spawn(["/usr/local/bin/bun", "-e", PORTAL]);
+    await portal.waitForLine(/portal/);
+    await router.execOrThrow(["nft", "-f", "-"], { stdin: PORTAL_RULES });
+    const signIn = (): Promise<string> => page(laptop, "http://web.lab.example/");
     try {
+      expect(await signIn()).toBe("sign in"); // positive control: where nothing is closed it is what one sees
+      // What it takes over while a client is connected stays closed as well.
+      await router.execOrThrow(["nft", "delete", "table", "inet", "portal"]);
+      await client("up");
+      await router.execOrThrow(["nft", "-f", "-"], { stdin: PORTAL_RULES });
+      expect(await waysNow()).not.toContain("open");
+      expect(await signIn()).toBe("");
+      await client("down");
       await client("lockdown", "on");
       const up = await higgs(laptop, "client", "up", "--timeout", "3s");
       expect(up.code === 0).toBe(false);
       expect(up.stderr).toContain("The kill switch is on");
       expect(await waysNow()).toEqual(["closed"]);
+      expect(await signIn()).toBe("");
       const status = await higgs(laptop, "client", "status");
       expect(status.code).toBe(EXIT_BLOCKED);
       expect(status.stdout).toContain("sign in on a web page first, that page is closed too");
+      expect(status.stdout).toContain("sudo higgs client lockdown off");
     } finally {
       await router.execOrThrow(["nft", "delete", "table", "inet", "portal"]);
       await higgs(laptop, "client", "down");

@@ -94,22 +94,6 @@ export async function until<T>(
   }
 }
 
-/** Settings that a role of higgs may touch; the two for all interfaces and each interface's own. */
-const SNAPSHOT_SETTINGS = [
-  "net/ipv4/ip_forward",
-  "net/ipv4/conf/*/forwarding",
-  "net/ipv4/conf/*/rp_filter",
-  "net/ipv4/conf/*/src_valid_mark",
-  "net/ipv4/conf/*/arp_ignore",
-  "net/ipv4/conf/*/accept_redirects",
-  "net/ipv4/conf/*/send_redirects",
-  "net/ipv4/conf/*/route_localnet",
-  "net/ipv6/conf/*/forwarding",
-  "net/ipv6/conf/*/accept_ra",
-  "net/ipv6/conf/*/disable_ipv6",
-  "net/ipv6/conf/*/accept_redirects",
-];
-
 /** Where a host from which nft was taken keeps it for the tests: higgs does not look there. */
 export const KEPT_NFT = "/root/kept-nft";
 const LEGACY = "for t in iptables ip6tables; do $t-legacy-save; done | grep -v '^#'";
@@ -125,7 +109,8 @@ const SNAPSHOT_PARTS: Readonly<Record<string, string>> = {
   "routes 6": "ip -6 route show table all | sort",
   addresses: "ip -o address show",
   links: "ip link show",
-  sysctls: `cd /proc/sys && grep -H . ${SNAPSHOT_SETTINGS.join(" ")} 2>/dev/null | sort`,
+  // All of the network's but those that come with a part of the kernel, which another lab may load meanwhile.
+  sysctls: "cd /proc/sys && grep -rH . net 2>/dev/null | grep -Ev '^net/(netfilter|bridge)/' | sort",
   "resolv.conf": "stat -c '%F %a %U %G %N' /etc/resolv.conf; cat /etc/resolv.conf",
   "etc and run":
     "find /etc /run /var/lib -xdev -not -type d -not -path '/run/lab/*' -not -path '/etc/alternatives/*' | sort",
