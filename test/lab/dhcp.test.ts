@@ -98,13 +98,16 @@ interface Seen {
 }
 
 /** What the café and the rogue see of the laptop while `act` goes on. */
-async function seenDuring(act: () => Promise<unknown>): Promise<Seen> {
+async function seenDuring(act: (leakedNow: () => readonly string[]) => Promise<unknown>): Promise<Seen> {
   await using atRouter = await router.sniff("lan", leaks);
   await using atRogue = await rogue.sniff("eth0", leaks);
   await using leasing = await router.sniff("lan", "udp src port 68 and udp dst port 67");
-  await act();
-  const leaked = [atRouter, atRogue].flatMap((sniffer) => sniffer.packets().map(({ text }) => kindOf(text)));
-  return { leaked: [...new Set(leaked)].toSorted(), dhcp: leasing.packets().map(({ text }) => text) };
+  const leakedNow = (): readonly string[] => {
+    const texts = [atRouter, atRogue].flatMap((sniffer) => sniffer.packets().map(({ text }) => kindOf(text)));
+    return [...new Set(texts)].toSorted();
+  };
+  await act(leakedNow);
+  return { leaked: leakedNow(), dhcp: leasing.packets().map(({ text }) => text) };
 }
 
 function kindOf(text: string): string {
@@ -163,11 +166,18 @@ describe("a café that lies in every way it can", () => {
     "positive control: without higgs it bends the routes, names what it likes, and sees everything",
     async () => {
       lease = await takeLease(laptop, "dhclient");
-      const { leaked, dhcp } = await seenDuring(async () => {
+      const { leaked, dhcp } = await seenDuring(async (leakedNow) => {
         await until(async () => (await laptop.execOrThrow(["ip", "-6", "route"])).includes("2000::/3 via fe80"));
         await until(async () => (await laptop.readFile("/etc/resolv.conf")).includes(ROGUE_NAMES));
         await acknowledged(1); // dhclient's script writes its own name server before
         await until(async () => (await addressOfPage()) === ROGUE4, { what: "the rogue's word for the page's name" });
+        await until(
+          async () => {
+            await addressOfPage(); // it asks whom it was told to ask
+            return EVERYTHING.every((kind) => leakedNow().includes(kind));
+          },
+          { what: "a packet of each kind" },
+        ).catch(() => undefined); // what is missing is told below
       });
       expect(leaked.filter((kind) => EVERYTHING.includes(kind))).toEqual(EVERYTHING.toSorted());
       expect(dhcp.some((text) => RENEWED.test(text))).toBe(true);
