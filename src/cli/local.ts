@@ -6,6 +6,7 @@ import { callLocal, LocalApiError, streamLocal } from "../net/local-api.ts";
 import { usualDirs } from "../net/platform.ts";
 import { type AnyRole, UsageError } from "../roles/config.ts";
 import { SOCKET } from "../roles/runtime.ts";
+import { greet, unlessItHangs } from "./hanging.ts";
 
 export type SocketKind = keyof typeof SOCKET;
 
@@ -14,17 +15,28 @@ export interface LocalRole {
   readonly runDir: string;
 }
 
-/** Throws LocalApiError `not-running` with the command that starts the role, or what the process answered. */
+/** Throws LocalApiError `not-running` with the command that starts the role, or what the process answered; RoleHangs for one that hangs. */
 export async function ask(
   target: LocalRole,
   verb: string,
   options: { readonly body?: unknown; readonly socket?: SocketKind; readonly signal?: AbortSignal } = {},
 ): Promise<unknown> {
   try {
-    return await callLocal(join(target.runDir, SOCKET[options.socket ?? "everyday"]), verb, options);
+    const { body, signal = NEVER } = options;
+    const path = join(target.runDir, SOCKET[options.socket ?? "everyday"]);
+    const work = (until: AbortSignal): Promise<unknown> => callLocal(path, verb, { body, signal: until });
+    return await (verb === "hello"
+      ? greet(target, work, signal)
+      : unlessItHangs(target, { work, hello: (until) => hello(target, until) }, signal));
   } catch (thrown) {
     throw explained(thrown, target);
   }
+}
+
+const NEVER = new AbortController().signal;
+
+async function hello(target: LocalRole, signal: AbortSignal): Promise<unknown> {
+  return await callLocal(join(target.runDir, SOCKET.everyday), "hello", { signal });
 }
 
 export async function* askStream(
@@ -56,7 +68,7 @@ function explained(thrown: unknown, target: LocalRole): unknown {
 
 export async function isRunning(target: LocalRole): Promise<boolean> {
   try {
-    await callLocal(join(target.runDir, SOCKET.everyday), "hello");
+    await greet(target, (signal) => hello(target, signal), NEVER);
     return true;
   } catch (thrown) {
     return thrown instanceof HiggsError && thrown.code !== "not-running";

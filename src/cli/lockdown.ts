@@ -1,7 +1,6 @@
 // `higgs client lockdown …`: the kill switch.
 import { Command } from "commander";
 import { z } from "zod";
-import { DeadlineExceeded, withDeadline } from "../base/async.ts";
 import { createLogger } from "../base/log.ts";
 import { HiggsError } from "../base/errors.ts";
 import { UsageError } from "../roles/config.ts";
@@ -10,6 +9,7 @@ import { killProcess } from "../net/processes.ts";
 import { lockOwner } from "../net/single-instance.ts";
 import { type Context, jsonOption } from "./context.ts";
 import { EXIT } from "./exit-codes.ts";
+import { RoleHangs } from "./hanging.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { ask, type SocketKind } from "./local.ts";
 import { logWriter } from "./log-text.ts";
@@ -102,7 +102,7 @@ function loadCommand({ term }: Context): Command {
 
 /**
  * By the running client; without one, by this process. Opening always works: a client that hangs is ended.
- * Throws ClientHangs for one that is to close.
+ * Throws RoleHangs for one that is to close.
  */
 export async function decide(
   self: Command,
@@ -130,30 +130,19 @@ export async function decide(
   }
 }
 
-export class ClientHangs extends HiggsError {
-  override readonly name = "ClientHangs";
-}
-
-/** A client answers to this whatever else it is at; a busy machine may take its time. */
-const HELLO_MS = 5_000;
-
-/** Sentences of what was done: none for a client that answers, or does not run. Needs the right to end it. */
+/** Sentences of what was done: none for a client that answers, or does not run. Throws RoleHangs where it may not be ended. */
 async function endIfHung(runDir: string, { mayEnd }: { readonly mayEnd: boolean }): Promise<readonly string[]> {
   const signal = interruptSignal();
-  const hello = (limited: AbortSignal) => ask({ role: "client", runDir }, "hello", { signal: limited });
   try {
-    await withDeadline("ask the client", hello, { timeoutMs: HELLO_MS, signal });
+    await ask({ role: "client", runDir }, "hello", { signal });
     return [];
   } catch (thrown) {
-    if (!(thrown instanceof DeadlineExceeded)) return []; // it does not run, or is not for us to ask: the request itself tells
+    if (!(thrown instanceof RoleHangs)) return []; // it does not run, or is not for us to ask: the request itself tells
+    const owner = await lockOwner(runDir);
+    if (owner === null) return [];
+    if (mayEnd && (await killProcess(owner, signal))) return [`Ended the client (process ${owner.pid}), which hung.`];
+    throw thrown;
   }
-  const owner = await lockOwner(runDir);
-  if (owner === null) return [];
-  if (mayEnd && (await killProcess(owner, signal))) return [`Ended the client (process ${owner.pid}), which hung.`];
-  throw new ClientHangs(`Cannot ask the client: process ${owner.pid} hangs.`, {
-    code: "timeout",
-    remedy: `sudo kill -9 ${owner.pid}   and then the same command again`,
-  });
 }
 
 /** Null where no client runs. */
