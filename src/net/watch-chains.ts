@@ -9,19 +9,37 @@ import type { WatchOptions } from "./monitor.ts";
 /** What a flush opens is open for at most this long and the time of mending it: within a second. */
 const EVERY_MS = 500;
 
+/**
+ * Rules that were mended and flushed again between two looks look like a flush that nobody mended, so a change is told again at some
+ * looks after it: whoever is told compares with what he wants.
+ */
+const TOLD_AGAIN = 4;
+
+export interface Seen {
+  readonly text: string | null;
+  /** At how many looks to come a change is told in any case. */
+  readonly due: number;
+}
+
+/** Pure: what is kept of a look, and whether it is told. */
+export function afterLook(seen: Seen, text: string): { readonly seen: Seen; readonly isTold: boolean } {
+  const due = text === seen.text ? seen.due : 1 + TOLD_AGAIN;
+  return { seen: { text, due: Math.max(0, due - 1) }, isTold: due > 0 };
+}
+
 /** Calls `onChange` once soon after the start too. */
 export function watchChains(exec: Exec, commands: readonly Iptables[], options: WatchOptions): Service {
   const controller = new AbortController();
   const signal =
     options.signal === undefined ? controller.signal : AbortSignal.any([controller.signal, options.signal]);
-  let before: string | null = null;
+  let seen: Seen = { text: null, due: 0 };
   let isTold = false;
   const look = async (): Promise<void> => {
     const texts: string[] = [];
     for (const { save } of commands) texts.push(rulesIn((await exec.run([save], { signal })).stdout));
-    const now = texts.join("\n");
-    if (now !== before) options.onChange();
-    before = now;
+    const after = afterLook(seen, texts.join("\n"));
+    seen = after.seen;
+    if (after.isTold) options.onChange();
     isTold = false;
   };
   const tell = (thrown: unknown): void => {

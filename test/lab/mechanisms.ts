@@ -106,15 +106,15 @@ export async function flushAll(host: LabHost, mechanism: Mechanism): Promise<voi
     await host.execOrThrow([`${variantOf(family, mechanism)}-restore`, "--noflush"], { stdin: EMPTY });
   }
 }
-/** At once, as a running client is quick to mend; the tables themselves stay where they are. */
-const EMPTY = "*filter\n-F\n-X\nCOMMIT\n*mangle\n-F\n-X\nCOMMIT\n";
+/** At once, as a running client is quick to mend. Without -X, by which iptables over nf_tables makes the kernel's own chains anew too. */
+const EMPTY = "*filter\n-F\nCOMMIT\n*mangle\n-F\nCOMMIT\n";
 
 export type ClientRules = "none" | "marks" | "closing";
 
 async function clientRules(host: LabHost, mechanism: Mechanism): Promise<ClientRules> {
   const rules = await rulesOf(host, mechanism);
   const [closing, marks] =
-    mechanism === "nft" ? ["chain output", "put_mark"] : [`${chainPrefix}out`, `${chainPrefix}mark`];
+    mechanism === "nft" ? ["chain output", "put_mark"] : [`-A ${chainPrefix}out`, `-A ${chainPrefix}mark`];
   if (rules.includes(closing)) return "closing";
   return rules.includes(marks) ? "marks" : "none";
 }
