@@ -343,8 +343,8 @@ function fallBack(state: PathState, reason: string, at: number, effects: PathEff
     paths.set(key, isSure || (info !== from && info.sizeBytes === 0) ? info : forgotten(info, at));
   }
   if (to === null && !state.canRelay) return state;
-  // What the peer still sends by it is taken until the peer has followed.
-  const fromDead = to === null || !isArriving(state, at);
+  // What the peer still sends by one that answers no checks is taken until the peer has followed; one that fell silent is over.
+  const fromDead = to === null || isSuspect(state, from, at) || !isArriving(state, at);
   effects.push({ kind: "use", to, from, fromDead, reason });
   const current = to?.target.key ?? "wss";
   const again = { startAt: at, sent: 0, rounds: BURST_MS.length };

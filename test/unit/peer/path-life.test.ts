@@ -107,6 +107,16 @@ describe("stepPaths() falls back", () => {
     expect(driven.state.current).toBe(RELAY.key);
   });
 
+  test("bug: for good, although packets came until a moment ago: what is kept of a dead path hides the next one", () => {
+    const driven = onDirect();
+    driven.wait(10_000, { sent: true, received: true }, [DIRECT]);
+    driven.wait(300, { sent: true });
+    driven.answer(RELAY);
+    driven.wait(500, { sent: true });
+    const uses = driven.effects.flatMap((effect) => (effect.kind === "use" ? [effect] : []));
+    expect([uses[0]?.to?.target.key, uses[0]?.fromDead]).toEqual([RELAY.key, true]);
+  });
+
   test("bug: never to a UDP relay that is as dead", () => {
     const driven = onDirect();
     driven.answer(RELAY);
