@@ -21,6 +21,15 @@ function isBadJson(thrown: unknown): boolean {
   return false;
 }
 
+/** The last three: what the program asks is fixed, and was understood when the tables were made. */
+const DAMAGE: ReadonlySet<string> = new Set([
+  "SQLITE_CORRUPT",
+  "SQLITE_NOTADB",
+  "SQLITE_ERROR",
+  "SQLITE_SCHEMA",
+  "SQLITE_MISMATCH",
+]);
+
 /** Turns what the driver threw into ours; errors of ours go through as they are. */
 export function databaseError(thrown: unknown, path: string): HiggsError {
   if (thrown instanceof HiggsError) return thrown;
@@ -35,7 +44,7 @@ export function databaseError(thrown: unknown, path: string): HiggsError {
     });
   }
   if (code.startsWith("SQLITE_BUSY") || code.startsWith("SQLITE_LOCKED")) return databaseInUse(path, thrown);
-  if (code.startsWith("SQLITE_CORRUPT") || code.startsWith("SQLITE_NOTADB")) return databaseCorrupt(path, thrown);
+  if (DAMAGE.has(code.split("_").slice(0, 2).join("_"))) return databaseCorrupt(path, thrown);
   if (code.startsWith("SQLITE_READONLY") || code.startsWith("SQLITE_CANTOPEN") || code.startsWith("SQLITE_PERM")) {
     return new DatabaseError(`Cannot open the database "${path}": this process may not write there.`, {
       code: "database-not-writable",
@@ -43,10 +52,13 @@ export function databaseError(thrown: unknown, path: string): HiggsError {
       ...cause,
     });
   }
-  return new DatabaseError("Cannot use the database: the driver reported an error.", {
-    code: "storage-failed",
-    ...cause,
-  });
+  return new DatabaseError(
+    `Cannot use the database "${path}": the driver reported ${code === "" ? "an error" : code}.`,
+    {
+      code: "storage-failed",
+      ...cause,
+    },
+  );
 }
 
 export function databaseInUse(path: string, cause?: unknown): DatabaseError {

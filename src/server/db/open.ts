@@ -11,6 +11,7 @@ import { syncDir } from "../../net/secret-file.ts";
 import { isDamaged } from "./damage.ts";
 import { DatabaseError, databaseCorrupt, databaseError, databaseInUse } from "./errors.ts";
 import { HEADER_BYTES, readHeader, readLogHeader } from "./file-header.ts";
+import { hasMadeSchema } from "./made-schema.ts";
 import { APPLICATION_ID, hasSchema, MIGRATIONS, migrate, newerSchema } from "./migrate.ts";
 
 /** All of drizzle but `transaction`, which `write` opens. */
@@ -190,7 +191,7 @@ async function createEmpty(path: string): Promise<void> {
  */
 async function prepareFile(client: Client, path: string): Promise<void> {
   await client.execute("PRAGMA locking_mode = EXCLUSIVE");
-  if (await isDamaged(client)) throw databaseCorrupt(path);
+  if ((await isDamaged(client)) || !(await hasMadeSchema(client))) throw databaseCorrupt(path);
   await client.execute("PRAGMA journal_mode = WAL");
   // With NORMAL a power cut may take the last commits back, and a used one-time secret with them.
   await client.execute("PRAGMA synchronous = FULL");
