@@ -9,7 +9,7 @@ const steps: readonly { readonly name: string; readonly argv: readonly string[] 
   { name: "format", argv: tool("biome", "format", "--max-diagnostics=50") },
   { name: "lockfile", argv: [process.execPath, "scripts/lockfile.ts", "--check"] },
   { name: "dead code", argv: tool("knip") },
-  { name: "architecture", argv: [process.execPath, "test", "./test/arch/"] },
+  { name: "architecture", argv: [process.execPath, "test", "--timeout=20000", "./test/arch/"] },
 ];
 
 let failed = 0;

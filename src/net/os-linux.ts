@@ -21,7 +21,8 @@ import { noConnectionLog, noRedirect } from "./firewall/unfiltered.ts";
 import { forgivingJournal } from "./forgiving-journal.ts";
 import { listChanges } from "./changes.ts";
 import { enableForwarding, forwardingFence } from "./forwarding.ts";
-import { IDENTIFIERS } from "./identifiers.ts";
+import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
+import type { Journal } from "./journal.ts";
 import { openJournal } from "./journal-file.ts";
 import { readLinks } from "./links.ts";
 import { readLocalNetworks } from "./local-networks.ts";
@@ -39,6 +40,7 @@ import { watchLinks } from "./watch-links.ts";
 import { watchRules } from "./watch-rules.ts";
 import { watchSettings } from "./watch-settings.ts";
 import { linuxWireGuard } from "./wg/linux.ts";
+import type { Logger } from "../base/log.ts";
 import type { IpAddress } from "../base/ip.ts";
 import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
@@ -75,10 +77,8 @@ async function node(options: SystemOptions): Promise<NodeSystem> {
     fence: forwardingFence({ sysctl, journal }),
     foreignDrops: exit.foreignDrops,
     async forgetPaths(signal) {
-      if (machine.nftTrouble !== null) return;
-      await machine.redirect.reset(signal);
-      await removeTable(exec, { table: identifiers.demuxTable }, signal);
-      await journal.remove({ kind: "demux-table" });
+      if (machine.nftTrouble === null) await machine.redirect.reset(signal);
+      await forgetSharing(deps, signal);
     },
   };
 }
@@ -195,8 +195,11 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
       libexecDir: options.libexecDir,
       ...(options.wireGuard === "auto" ? {} : { only: options.wireGuard }),
     }),
-    discovery: async (signal) =>
-      nftTrouble === null && (await canShareByNft(deps, signal)) ? nftDiscovery(deps) : bridgeDiscovery(deps),
+    async discovery(signal) {
+      if (nftTrouble === null && (await canShareByNft(deps, signal))) return nftDiscovery(deps);
+      await forgetSharing(deps, signal);
+      return bridgeDiscovery(deps);
+    },
     redirect: nftTrouble === null ? nftRedirect(deps) : noRedirect(),
     peerMtus: hostMtus(deps),
     mapPort: (wanted) => portMapper({ log }, { ...wanted, mark: identifiers.mark }),
@@ -215,6 +218,30 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     undoAll: (signal, how) => undoAll(role, { exec, journal, log, stateDir, signal, unlock: how?.unlock ?? false }),
   };
   return { machine, mechanism, deps, sysctl };
+}
+
+/**
+ * Takes away what an earlier process, which had nft, does to the packets of WireGuard's port; and its record of connections, which nobody
+ * would read.
+ */
+async function forgetSharing(
+  deps: { readonly exec: Exec; readonly journal: Journal; readonly identifiers: Identifiers; readonly log: Logger },
+  signal: AbortSignal,
+): Promise<void> {
+  const { exec, journal, identifiers, log } = deps;
+  for (const [kind, table] of [
+    ["demux-table", identifiers.demuxTable],
+    ["redirect-table", identifiers.redirectTable],
+    ["log-table", identifiers.logTable],
+  ] as const) {
+    try {
+      if (await removeTable(exec, { table }, signal)) log.info({ table }, "removed an nft table of an earlier process");
+      await journal.remove({ kind });
+    } catch (thrown) {
+      // A kernel that cannot be asked for tables has none.
+      if (!(thrown instanceof ToolMissing || thrown instanceof ToolFailed)) throw thrown;
+    }
+  }
 }
 
 function nothingToWatch(): Service {

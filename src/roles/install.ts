@@ -2,8 +2,11 @@
 import { existsSync } from "node:fs";
 import { utf8Text } from "../base/bytes.ts";
 import { HiggsError } from "../base/errors.ts";
+import type { Family } from "../base/ip.ts";
 import { findTool, systemExec, toolMissing } from "../net/exec.ts";
-import { serviceTrouble } from "../net/firewall/client-mechanism.ts";
+import { clientTrial } from "../net/firewall/iptables-client-chains.ts";
+import { exitTrial } from "../net/firewall/iptables-exit-chains.ts";
+import { serviceTrouble } from "../net/firewall/mechanism.ts";
 import { IDENTIFIERS } from "../net/identifiers.ts";
 import { readSecretFile } from "../net/secret-file.ts";
 import { installService, requireExecutable, requireSystemd, uninstallService } from "../net/systemd/install.ts";
@@ -45,18 +48,26 @@ export async function requireReady(role: AnyRole, options: InstallOptions): Prom
       remedy: `higgs ${role} install without it, and without HIGGS_${key.toUpperCase()}`,
     });
   }
-  const tools = { server: [], node: ["ip", "wg", "nft"], client: ["ip", "wg"] }[role];
-  for (const tool of tools) if (findTool(tool) === null) throw toolMissing(tool);
-  const trouble = role === "client" ? await clientServiceTrouble(options.config) : null;
+  for (const tool of role === "server" ? [] : ["ip", "wg"]) if (findTool(tool) === null) throw toolMissing(tool);
+  const trouble = await firewallTrouble(role, options.config);
   if (trouble !== null) throw trouble;
   return path;
 }
 
-/** Nobody's concern where a person wants none. */
-async function clientServiceTrouble(config: Config<AnyRole>): Promise<HiggsError | null> {
-  if (!(config as Config<"client">).firewall) return null;
-  const deps = { exec: systemExec(), identifiers: IDENTIFIERS.client };
-  return await serviceTrouble(deps, AbortSignal.timeout(FIREWALL_MS));
+/** Nobody's concern where a person wants none: a client without its firewall, a node without an exit, a server. */
+async function firewallTrouble(role: AnyRole, config: Config<AnyRole>): Promise<HiggsError | null> {
+  const signal = AbortSignal.timeout(FIREWALL_MS);
+  if (role === "client" && (config as Config<"client">).firewall) {
+    const identifiers = IDENTIFIERS.client;
+    const trial = (family: Family) => clientTrial(family, identifiers);
+    return await serviceTrouble(systemExec(), { identifiers, trial, byHand: "sudo higgs client up" }, signal);
+  }
+  if (role === "node" && (config as Config<"node">).exit) {
+    const identifiers = IDENTIFIERS.node;
+    const wanted = { identifiers, trial: exitTrial(identifiers), byHand: "sudo higgs node" };
+    return await serviceTrouble(systemExec(), wanted, signal);
+  }
+  return null;
 }
 
 /** Resolves with sentences for the person. The service runs by then. */

@@ -18,7 +18,7 @@ export interface DebianPackages {
 const SYSTEMD: DebianPackages = {
   name: "systemd",
   packages: words(`
-  systemd systemd-sysv systemd-resolved libnss-resolve dbus polkitd iproute2 nftables wireguard-tools iputils-ping conntrack
+  systemd systemd-sysv systemd-resolved libnss-resolve dbus polkitd iproute2 nftables iptables wireguard-tools iputils-ping conntrack
   network-manager dnsmasq-base wireguard-go procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname mount dash curl`),
 };
 

@@ -314,6 +314,48 @@ describe("the roles as services", () => {
   );
 
   test(
+    "where nft is missing, node and client close by iptables over nf_tables with the same rights, and install says that they can",
+    async () => {
+      const roles = [
+        [home, "node", "higgs-node-"],
+        [laptop, "client", "higgs-client-"],
+      ] as const;
+      const restart = async (): Promise<void> => {
+        for (const [machine, role] of roles) {
+          await machine.execOrThrow(["systemctl", "restart", `higgs-${role}`], { timeoutMs: MINUTE });
+        }
+        await browses(laptop);
+      };
+      const listed = async (): Promise<readonly boolean[]> =>
+        await Promise.all(
+          roles.map(async ([machine, role, prefix]) =>
+            (await higgs(machine, "state", "list", "--role", role)).includes(`iptables chains ${prefix}`),
+          ),
+        );
+      for (const [machine] of roles) await machine.execOrThrow(["mount", "--bind", "/dev/null", "/usr/sbin/nft"]);
+      try {
+        await restart();
+        expect(await listed()).toEqual([true, true]);
+        for (const [machine, role] of roles) {
+          await expectLeast(machine, role, NET_ADMIN);
+          await higgs(machine, role, "install", ...(role === "node" ? DNS_FLAGS : []));
+        }
+        await browses(laptop);
+      } finally {
+        for (const [machine] of roles) await machine.execOrThrow(["umount", "/usr/sbin/nft"]);
+      }
+      await restart();
+      expect(await listed()).toEqual([false, false]);
+      // Its empty tables stay: nothing of iptables takes them away.
+      const empty = ["ip", "ip6"].flatMap((family) =>
+        ["filter", "mangle", "nat"].map((table) => `nft delete table ${family} ${table}`),
+      );
+      for (const [machine] of roles) await machine.exec(["sh", "-c", empty.join("; ")]);
+    },
+    2 * MINUTE,
+  );
+
+  test(
     "panic stops a service with the kill switch on, and opens the machine",
     async () => {
       await higgs(tablet, "client", "lockdown", "on");

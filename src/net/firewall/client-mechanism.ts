@@ -6,7 +6,7 @@ import { FirewallNotLoaded } from "./errors.ts";
 import { iptablesClientFirewall } from "./iptables-client.ts";
 import { clientTrial } from "./iptables-client-chains.ts";
 import { findIptables } from "./iptables.ts";
-import { type FirewallMechanism, findMechanism, hasIpv6Packets, troubleOfNft } from "./mechanism.ts";
+import { type FirewallMechanism, findMechanism } from "./mechanism.ts";
 import { nftClientFirewall } from "./nft-client.ts";
 import { type Others, type OthersDeps, othersThan } from "./other-mechanisms.ts";
 import { unfilteredClient } from "./unfiltered.ts";
@@ -22,29 +22,6 @@ export async function findClientFirewall(
   const trial = (family: Family) => clientTrial(family, identifiers);
   const mechanism = await findMechanism(exec, { identifiers, trial }, signal);
   return { firewall: clientFirewallBy(mechanism, deps), mechanism };
-}
-
-/**
- * Why a service, which has CAP_NET_ADMIN and no other right, could close nothing on this machine; null where it can. The older iptables
- * asks for CAP_NET_RAW too, and for a lock file that is root's and that everybody else's commands wait for.
- */
-export async function serviceTrouble(
-  { exec, identifiers }: Pick<ClientFirewallDeps, "exec" | "identifiers">,
-  signal: AbortSignal,
-): Promise<HiggsError | null> {
-  const trial = (family: Family) => clientTrial(family, identifiers);
-  const nftTrouble = await troubleOfNft(exec, identifiers, signal);
-  if (nftTrouble === null) return null;
-  const found = await findIptables(exec, { ipv6: hasIpv6Packets(), trial, only: "nft" }, signal);
-  if (!(found instanceof HiggsError)) return null;
-  return new FirewallNotLoaded(
-    `Cannot close this machine by a service: ${nftTrouble.message} The older iptables, where it is here, asks for root.`,
-    {
-      code: "service-refused",
-      remedy: `${nftTrouble.remedy ?? "Mend nft"}; or run it by hand: sudo higgs client up`,
-      cause: nftTrouble,
-    },
-  );
 }
 
 export function clientFirewallBy(mechanism: FirewallMechanism, deps: ClientFirewallDeps): ClientFirewall {

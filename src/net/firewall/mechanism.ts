@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { HiggsError } from "../../base/errors.ts";
 import { type Exec, ToolFailed, ToolMissing } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
+import { FirewallNotLoaded } from "./errors.ts";
 import { type ChainsOf, findIptables, type Iptables } from "./iptables.ts";
 
 export type FirewallMechanism =
@@ -31,6 +32,35 @@ export async function findMechanism(
     cause: found,
   });
   return { kind: "none", nftTrouble, trouble };
+}
+
+/**
+ * Why a service, which has CAP_NET_ADMIN and no other right, could close and isolate nothing on this machine; null where it can. The
+ * older iptables asks for CAP_NET_RAW too, and for a lock file that is root's and that everybody else's commands wait for.
+ */
+export async function serviceTrouble(
+  exec: Exec,
+  wanted: {
+    readonly identifiers: Pick<Identifiers, "table">;
+    readonly trial: ChainsOf;
+    /** What runs the role without a service. */
+    readonly byHand: string;
+  },
+  signal: AbortSignal,
+): Promise<HiggsError | null> {
+  const { identifiers, trial, byHand } = wanted;
+  const nftTrouble = await troubleOfNft(exec, identifiers, signal);
+  if (nftTrouble === null) return null;
+  const found = await findIptables(exec, { ipv6: hasIpv6Packets(), trial, only: "nft" }, signal);
+  if (!(found instanceof HiggsError)) return null;
+  return new FirewallNotLoaded(
+    `Cannot install what no firewall would hold: ${nftTrouble.message} The older iptables, where it is here, asks a service for root.`,
+    {
+      code: "service-refused",
+      remedy: `${nftTrouble.remedy ?? "Mend nft"}; or run it by hand: ${byHand}`,
+      cause: nftTrouble,
+    },
+  );
 }
 
 /** Null where it does its work. A table that is made and taken away in one transaction: nothing of it is ever in place. */

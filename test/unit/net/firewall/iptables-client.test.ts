@@ -6,7 +6,8 @@ import { silentLogger } from "../../../../src/base/log.ts";
 import type { Family } from "../../../../src/base/ip.ts";
 import { type Exec, toolMissing } from "../../../../src/net/exec.ts";
 import type { ClientFirewallWanted } from "../../../../src/net/firewall/client.ts";
-import { findClientFirewall, serviceTrouble } from "../../../../src/net/firewall/client-mechanism.ts";
+import { findClientFirewall } from "../../../../src/net/firewall/client-mechanism.ts";
+import { serviceTrouble } from "../../../../src/net/firewall/mechanism.ts";
 import { rulesetFor } from "../../../../src/net/firewall/client-table.ts";
 import type { Iptables } from "../../../../src/net/firewall/iptables.ts";
 import { type IptablesChain, replacementOf } from "../../../../src/net/firewall/iptables-chains.ts";
@@ -351,14 +352,15 @@ describe("findClientFirewall()", () => {
 describe("serviceTrouble()", () => {
   test("is none with nft or iptables over nf_tables, and tells of root where the older iptables is alone", async () => {
     const exec = new Machine();
-    const deps = { exec, identifiers: names };
-    expect(await serviceTrouble(deps, signal)).toBeNull();
+    const trial = (family: Family) => clientTrial(family, names);
+    const told = () => serviceTrouble(exec, { identifiers: names, trial, byHand: "by hand" }, signal);
+    expect(await told()).toBeNull();
     exec.has.nft = false;
-    expect(await serviceTrouble(deps, signal)).toBeNull();
+    expect(await told()).toBeNull();
     exec.has.iptables = false;
-    expect(await serviceTrouble(deps, signal)).toMatchObject({ code: "service-refused" });
+    expect(await told()).toMatchObject({ code: "service-refused" });
     expect((await start(exec)).mechanism.kind).toBe("iptables"); // what root may use
     exec.has.legacy = false;
-    expect((await serviceTrouble(deps, signal))?.message).toContain('the tool "nft"');
+    expect((await told())?.message).toContain('the tool "nft"');
   });
 });
