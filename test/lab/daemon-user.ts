@@ -2,7 +2,6 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { carried } from "higgs:carried-wireguard-go";
 import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { HELPER_SOCKET_PATH } from "../../src/net/dns/resolv-conf-helper.ts";
@@ -15,7 +14,6 @@ type MachineRole = "node" | "client";
 /** As in the machine's passwd(5) after `install`. */
 const UID = 54_321;
 const PROGRAM_DIR = "/usr/local/bin";
-const CARRIED = "carried-wireguard-go";
 const LISTENER = "resolv-conf-listener.js";
 /** On a host's own /run: the machine's /dev/net/tun may be root's alone, and udev makes it everybody's. */
 const TUN = "/run/lab/tun";
@@ -48,7 +46,7 @@ export function asService(
     "umask 0022",
     own(`/var/lib/${dirs.stateDir}`, dirs.stateDirMode),
     ...dirs.runDirs.map((dir) => own(`/run/${dir}`, dirs.runDirMode)),
-    ...installCarried(),
+    INSTALL_CARRIED,
     `umask ${umask}`,
     'exec setpriv "$@"',
   ];
@@ -62,11 +60,10 @@ export function asService(
   ];
 }
 
-function installCarried(): readonly string[] {
-  if (carried === null) return [];
-  const path = `${LIBEXEC_DIR}/${carriedName(carried)}`;
-  return [`[ -e ${path} ] || install -D -m 755 ${PROGRAM_DIR}/${CARRIED} ${path}`];
-}
+/** As the install step does, where one was carried. */
+const INSTALL_CARRIED = `for one in ${PROGRAM_DIR}/wireguard-go-*; do
+  if [ -e "$one" ] && [ ! -e "${LIBEXEC_DIR}/\${one##*/}" ]; then install -D -m 755 "$one" "${LIBEXEC_DIR}/\${one##*/}"; fi
+done`;
 
 /** setpriv(1) names them as capabilities(7) does, in small letters and without the prefix. */
 function capability(name: string): string {
@@ -84,9 +81,11 @@ export async function withServicePrograms<T>(
     const source = JSON.stringify(join(import.meta.dir, "resolv-conf-listener.program.ts"));
     await Bun.write(listenerPath, await bundleForHosts("resolv-conf-listener-entry.ts", `await import(${source});\n`));
     const programs: Record<string, string> = { bun: process.execPath, [LISTENER]: listenerPath };
+    const { carried } = await import("higgs:carried-wireguard-go");
     if (carried !== null) {
-      programs[CARRIED] = join(dir, CARRIED);
-      await Bun.write(programs[CARRIED], Bun.gunzipSync(await Bun.file(carried.gzPath).bytes()));
+      const name = carriedName(carried);
+      programs[name] = join(dir, name);
+      await Bun.write(programs[name], Bun.gunzipSync(await Bun.file(carried.gzPath).bytes()));
     }
     return await use(programs);
   } finally {
