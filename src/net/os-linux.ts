@@ -66,7 +66,7 @@ const TRIALS: Readonly<Record<Role, ChainsOf>> = {
 /** Throws PrivilegeMissing, or ToolMissing for `ip` or `wg`; nothing was changed then. */
 async function node(options: SystemOptions): Promise<NodeSystem> {
   const { machine, mechanism, deps, sysctl } = await linux("node", options);
-  const { exec, identifiers, journal, log } = deps;
+  const { journal, log } = deps;
   const exit = exitBy(mechanism, { ...deps, sysctl });
   return {
     ...machine,

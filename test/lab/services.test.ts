@@ -1,4 +1,5 @@
 // The roles as services of a real systemd: under their own user with the least privileges, through crashes, restarts and a power cut.
+// long because all of it happens to the same four machines, one after the other: a boot of each takes longer than a test.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cafeHost, smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
 import type { Lab } from "../../src/lab/lab.ts";

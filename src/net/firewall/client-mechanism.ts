@@ -1,11 +1,8 @@
 // The client's firewall by whatever mechanism works on this machine, and what another mechanism holds from before.
-import { HiggsError } from "../../base/errors.ts";
 import type { Family } from "../../base/ip.ts";
 import type { ClientFirewall } from "./client.ts";
-import { FirewallNotLoaded } from "./errors.ts";
 import { iptablesClientFirewall } from "./iptables-client.ts";
 import { clientTrial } from "./iptables-client-chains.ts";
-import { findIptables } from "./iptables.ts";
 import { type FirewallMechanism, findMechanism } from "./mechanism.ts";
 import { nftClientFirewall } from "./nft-client.ts";
 import { type Others, type OthersDeps, othersThan } from "./other-mechanisms.ts";
