@@ -81,7 +81,10 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
       const settling = settle(controller.signal);
       stack.defer(() => settling);
     },
-    [Symbol.asyncDispose]: () => stack.disposeAsync(),
+    async [Symbol.asyncDispose]() {
+      stop(); // a role may end by itself, as one whose start failed
+      await stack.disposeAsync();
+    },
   };
 }
 
