@@ -242,7 +242,7 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
     return at !== null && Date.now() - at < SESSION_LIFE_MS;
   }
 
-  /** From the exit's session to its first handshake; a handshake raises no event, so it is looked for while the exit is there. */
+  /** From the exit's session to its first handshake; a handshake raises no event, so it is looked for while the exit is there, the device or not. */
   async function poll(): Promise<void> {
     polling = true;
     let askedId: MachineId | null = null;
@@ -252,13 +252,13 @@ export async function connect(deps: ConnectionDeps, choice: ExitChoice, signal: 
         if (askedId !== exit.id) sinceMs = performance.now();
         askedId = exit.id;
         await sleep(handshakePollMs(performance.now() - sinceMs), alive);
-        if (await answers()) {
+        if (await answers().catch(() => false)) {
           settle.poke();
           return;
         }
       }
     } catch {
-      // the connection is closing, or the device is gone: the next pass tells
+      // the connection is closing
     } finally {
       polling = false;
     }

@@ -46,6 +46,8 @@ const PORT_DEADLINE_MS = 3_000;
 /** A wireguard-go that was just started, by whom ever, has made its interface before its socket answers. */
 const ANSWER_DEADLINE_MS = 2_000;
 const END_DEADLINE_MS = 3_000;
+/** Interface and socket of a wireguard-go that was killed last until the last of its threads is gone. */
+const DYING_MS = 500;
 const POLL_MS = 10;
 
 export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
@@ -66,8 +68,12 @@ export function linuxWireGuard(deps: LinuxWireGuardDeps): WireGuardDevice {
   let current: Implementation | null = null;
 
   const adopt = async (link: LinkState, signal: AbortSignal): Promise<Implementation | null> => {
-    if (link.kind === "tun")
-      await waitFor(() => answers(exec, name, signal), { timeoutMs: ANSWER_DEADLINE_MS, signal });
+    if (link.kind === "tun") {
+      const isGone = async (): Promise<boolean> => (await readLink(exec, name, signal)) === null;
+      const isDecided = async (): Promise<boolean> => (await answers(exec, name, signal)) || (await isGone());
+      await waitFor(isDecided, { timeoutMs: ANSWER_DEADLINE_MS, signal });
+      if (await isGone()) return null; // its wireguard-go had just been killed
+    }
     if (!(await isWireGuard(exec, { name, link, signal }))) throw interfaceTaken(name, link);
     const living = await livingImplementation(makers, link, signal);
     if (deps.only === undefined || deps.only === living.kind) return living;
@@ -202,17 +208,25 @@ export function removeWireGuardDevice(
 async function removeDevice(at: DeviceAt, signal: AbortSignal): Promise<boolean> {
   const { exec, host, log, name } = at;
   const link = await readLink(exec, name, signal);
+  const isGone = async (): Promise<boolean> => (await readLink(exec, name, signal)) === null;
   const isOurs = link !== null && (host.processOf(name) !== null || (await isWireGuard(exec, { name, link, signal })));
   if (link !== null && !isOurs) {
-    log.warn({ interface: name, kind: link.kind }, "an interface with our name is no WireGuard and stays");
-    return false;
+    const goesByItself = link.kind === "tun" && (await waitFor(isGone, { timeoutMs: DYING_MS, signal }));
+    if (!goesByItself) {
+      log.warn({ interface: name, kind: link.kind }, "an interface with our name is no WireGuard and stays");
+      return false;
+    }
   }
-  if (link !== null) {
+  if (isOurs) {
     log.info({ interface: name, kind: link.kind }, "removing the WireGuard device");
-    await applyLines(exec, [`link del dev ${name}`], signal);
+    await applyLines(exec, [`link del dev ${name}`], signal).catch(async (thrown: unknown) => {
+      if (!(await isGone())) throw thrown; // it went by itself meanwhile
+    });
     const hasEnded = (): Promise<boolean> => Promise.resolve(host.processOf(name) === null);
     await waitFor(hasEnded, { timeoutMs: END_DEADLINE_MS, signal });
   }
+  const isSilent = async (): Promise<boolean> => (await host.socketState(name)) !== "answers";
+  await waitFor(isSilent, { timeoutMs: DYING_MS, signal });
   if ((await host.socketState(name)) === "stale") await host.removeSocket(name);
   return link !== null;
 }

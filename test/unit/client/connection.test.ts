@@ -99,6 +99,23 @@ test("connect() takes routes and DNS over only after the exit answered, the fire
   expect(connection.trouble).toBeNull();
 });
 
+test("connect() goes on looking for the exit's answer after a look that found no device", async () => {
+  const network = new FakeNetwork();
+  const { connection } = await start(network);
+  network.show(knownPeer(home));
+  await until(() => network.asked.length === 1);
+  network.asked[0]?.grant();
+  await until(() => network.wanted[0]?.session?.id === 1);
+  const passes = network.looks;
+  await until(() => network.looks > passes); // nothing else looks now
+  network.isDeviceGone = true;
+  const looks = network.looks;
+  await until(() => network.looks > looks);
+  network.isDeviceGone = false;
+  network.handshakes.set(home.wireGuard, Date.now());
+  await connection.connected(NEVER);
+});
+
 test("connect() waits, and says for what, while there is no exit", async () => {
   const network = new FakeNetwork();
   const { connection, system } = await start(network, "home");

@@ -25,6 +25,7 @@ export class FakeNetwork {
   failSync: Error | null = null;
   /** How often the handshakes were asked for. */
   looks = 0;
+  isDeviceGone = false;
 
   get membership(): Membership {
     const network = () => this; // getters have a `this` of their own
@@ -71,6 +72,7 @@ export class FakeNetwork {
       },
       stats: () => {
         this.looks++;
+        if (this.isDeviceGone) return Promise.reject(new Error("no such device"));
         return Promise.resolve(
           this.wanted.map(({ wireGuard }): PeerStats => {
             const lastHandshakeMs = this.handshakes.get(wireGuard) ?? null;

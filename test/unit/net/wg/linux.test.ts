@@ -154,6 +154,15 @@ describe("linuxWireGuard() apply", () => {
     expect(machine.printed()).toBe(before);
   });
 
+  test("makes the device anew where one goes whose wireguard-go was just killed", async () => {
+    const { machine, wireGuard } = device({ wireguardGoOnPath: GO });
+    machine.addLink("higgs0", "tun");
+    machine.sockets.set("higgs0", "stale");
+    setTimeout(() => machine.killServer("higgs0"), 30);
+    await wireGuard.apply(config(), signal);
+    expect(machine.printed()).toBe(WHOLE);
+  });
+
   test("refuses when a wireguard-go of another network serves our name", async () => {
     const { machine, wireGuard } = device({ wireguardGoOnPath: GO });
     machine.sockets.set("higgs0", "answers");
@@ -267,6 +276,30 @@ describe("linuxWireGuard() reset", () => {
     const { machine, wireGuard } = device({ wireguardGoOnPath: GO });
     await wireGuard.apply(config(), signal);
     machine.killServer("higgs0");
+    await wireGuard.reset(signal);
+    expect(machine.printed()).toBe("\n");
+  });
+
+  test("is done when the device goes by itself at the same moment, as its wireguard-go was killed", async () => {
+    const { machine, journal, wireGuard } = device({ wireguardGoOnPath: GO, failAt: /link del/ });
+    await wireGuard.apply(config(), signal);
+    const run = machine.run.bind(machine);
+    machine.run = async (argv, options) => {
+      const answer = await run(argv, options);
+      if (options?.stdin?.startsWith("link del") === true) machine.killServer("higgs0");
+      return answer;
+    };
+    await wireGuard.reset(signal);
+    expect(machine.printed()).toBe("\n");
+    expect(journal.printed()).toBe("");
+  });
+
+  test("waits for a wireguard-go that is dying, and takes its socket away", async () => {
+    const { machine, wireGuard } = device({ wireguardGoOnPath: GO });
+    await wireGuard.apply(config(), signal);
+    machine.processes.delete("higgs0");
+    machine.sockets.set("higgs0", "stale"); // interface and socket are there until its last thread is gone
+    setTimeout(() => machine.killServer("higgs0"), 30);
     await wireGuard.reset(signal);
     expect(machine.printed()).toBe("\n");
   });
