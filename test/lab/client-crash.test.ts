@@ -1,22 +1,44 @@
-// The client is killed at every step of its way up and down; state clean, or the next start, then puts the laptop back to the last byte.
+// The client, its wireguard-go or both are killed at every step of the way up and down; state clean, or the next start, then puts the laptop back to the last byte.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { Lab } from "../../src/lab/lab.ts";
-import { journalOf, killEverywhere, plans, ROLES } from "./client-kills.ts";
-import { killAt, killNow, pidOf, startClient, startClientLab, startNetwork, startServer } from "./client-lab.ts";
-import { snapshot } from "./harness.ts";
+import { untilPath } from "./cables.ts";
+import { addressSeen, ALL_KILLS, journalOf, killAndClean, Killing, momentTries, stepTries } from "./client-kills.ts";
+import {
+  higgsOrThrow,
+  HOME4,
+  leaksOf,
+  startClient,
+  startClientLab,
+  startNetwork,
+  startProbing,
+  wireGuardPort,
+} from "./client-lab.ts";
+import { failureOf, snapshot, until } from "./harness.ts";
+import { steadyState } from "./outages.ts";
 
 const MINUTE = 60_000;
+const FIRST = "first";
+const SETTLED_EVERY = 4;
+const LONG = ALL_KILLS ? 15 * MINUTE : 2 * MINUTE;
 let lab: Lab;
-/** How many entries the journal has when the client is all the way up. */
-let full: number;
+/** What the journal has when the client is all the way up. */
+let full: readonly string[];
+let port: number;
 
 beforeAll(async () => {
   lab = await startClientLab();
   await startNetwork(lab);
+  const laptop = lab.host("laptop");
+  const client = await startClient(laptop);
+  full = await journalOf(laptop, "client");
+  port = await wireGuardPort(laptop);
+  client.kill();
+  expect(await client.exited).toBe(0);
+  expect(full.length).toBeGreaterThanOrEqual(7);
 }, MINUTE);
 
 afterAll(async () => {
-  await lab[Symbol.asyncDispose]();
+  await lab?.[Symbol.asyncDispose]();
 }, MINUTE);
 
 describe("kill -9 at every step", () => {
@@ -24,39 +46,79 @@ describe("kill -9 at every step", () => {
     "of the client's way up and down leaves nothing that state clean does not undo",
     async () => {
       const laptop = lab.host("laptop");
-      const client = await startClient(laptop);
-      full = await journalOf(laptop, "client");
-      client.kill();
-      expect(await client.exited).toBe(0);
-      expect(full).toBeGreaterThanOrEqual(7);
-      await killEverywhere(lab, "client", { full, before: await snapshot(laptop) });
+      expect(["", HOME4]).not.toContain(await addressSeen(laptop)); // positive control: what is open is seen
+      const tries = [...stepTries(full), ...momentTries("client", full)];
+      await killAndClean(lab, "client", { what: "state clean", tries, before: await snapshot(laptop) });
     },
-    MINUTE,
+    LONG,
   );
 
   test(
-    "of the client's way up and down is taken over by the next start, which connects and undoes everything at its end",
+    "of the client's way up and down is taken over by the next start, which connects as a first one does and undoes everything at its end",
     async () => {
       const laptop = lab.host("laptop");
-      // Its limits start anew with it: a machine that connects forty times a minute is held back.
-      await killNow(lab.host("vps"), await pidOf(lab.host("vps"), "server"));
-      await startServer(lab);
       const before = await snapshot(laptop);
-      const steps = plans("client", full).filter((at) => at.kind === "entries" || at.kind === "entries-left");
-      let killed = 0;
-      for (const at of steps) {
-        const journalPath = "/var/lib/higgs/client/journal.json";
-        const result = await killAt(laptop, { command: ROLES.client.command, at, journalPath });
-        if (result.killed) killed++;
-        const client = await startClient(laptop);
-        client.kill();
-        expect(await client.exited).toBe(0);
-        const after = await snapshot(laptop);
-        if (after !== before) expect({ at, result, after }).toEqual({ at, result, after: before });
+      const clean = await upAndDown(FIRST);
+      expect(await snapshot(laptop)).toBe(before);
+      const killing = new Killing(lab, "client");
+      const tries = stepTries(full, ["role", "both"]);
+      for (const [i, one] of tries.entries()) {
+        await killing.kill(one, async (result) => {
+          await killing.started();
+          // To settle on a path takes longer than all the rest.
+          await upAndDown(ALL_KILLS || i % SETTLED_EVERY === 0 ? clean : null);
+          const after = await snapshot(laptop);
+          if (after !== before) expect({ one, result, after }).toEqual({ one, result, after: before });
+        });
       }
-      console.log(`client: ${killed} kills of ${steps.length} tries, each taken over by the next start`);
-      expect(killed).toBeGreaterThanOrEqual(steps.length - 2);
+      killing.expectReached("the next start", tries);
     },
-    MINUTE,
+    LONG,
+  );
+
+  test(
+    "of the client's way up and down under the kill switch lets nothing pass",
+    async () => {
+      const laptop = lab.host("laptop");
+      await using sniffer = await lab.host("cafe-router").sniff("lan", await leaksOf(laptop, port));
+      const probing = await startProbing(laptop);
+      await until(() => sniffer.packets().length >= 10, { what: "probes beside the tunnel" }); // positive control
+      await higgsOrThrow(laptop, "client", "lockdown", "on");
+      const client = await startClient(laptop);
+      const locked = await journalOf(laptop, "client");
+      client.kill();
+      expect(await client.exited).toBe(0);
+      const before = await snapshot(laptop);
+      const [rounds, open] = [probing.rounds(), sniffer.packets().length];
+      const tries = stepTries(locked).filter((_, i) => ALL_KILLS || i % 2 === 0);
+      await killAndClean(lab, "client", { what: "kill switch", tries, before });
+      expect(probing.rounds()).toBeGreaterThan(rounds + 20);
+      expect(sniffer.packets().slice(open)).toEqual([]);
+      await probing.stop();
+      await higgsOrThrow(laptop, "client", "lockdown", "off");
+    },
+    LONG,
   );
 });
+
+/** Resolves with what the laptop is like once it is connected and settled as it was, or for the first time; null waits for neither. */
+async function upAndDown(as: string | null): Promise<string> {
+  const laptop = lab.host("laptop");
+  const client = await startClient(laptop);
+  let state = "";
+  const settled = async (): Promise<boolean> => {
+    state = await steadyState(laptop);
+    return state === as;
+  };
+  if (as === FIRST) {
+    await untilPath(laptop, "direct", 15_000);
+    state = await steadyState(laptop);
+  } else if (as !== null && !(await eventually(settled))) expect(state).toBe(as);
+  client.kill();
+  expect(await client.exited).toBe(0);
+  return state;
+}
+
+async function eventually(condition: () => Promise<boolean>): Promise<boolean> {
+  return (await failureOf(until(condition, { timeoutMs: 15_000, everyMs: 100 }))) === undefined;
+}

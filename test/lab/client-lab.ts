@@ -12,6 +12,7 @@ import type { Topology } from "../../src/lab/topology.ts";
 import { asService } from "./daemon-user.ts";
 import { bundleForHosts } from "./bundle.ts";
 import { startHiggsLab, until } from "./harness.ts";
+import type { Killed, KillPlan } from "./kill-moment.ts";
 
 export const HIGGS = "/usr/local/bin/higgs";
 export const PAGE = `http://${WEB_NAME}/`;
@@ -173,29 +174,10 @@ export async function startProbing(host: LabHost): Promise<Probing> {
   };
 }
 
-export interface KillPlan {
-  readonly command: readonly string[];
-  /** When to kill -9: so long after the start, or at the moment when the journal has (again) so many entries. */
-  readonly at:
-    | { readonly kind: "delay"; readonly ms: number }
-    | { readonly kind: "entries"; readonly count: number }
-    /** SIGTERM once it has `full` entries, then the kill when there are only so many, or so long after. */
-    | { readonly kind: "entries-left"; readonly full: number; readonly count: number }
-    | { readonly kind: "delay-down"; readonly full: number; readonly ms: number };
-  readonly journalPath: string;
-}
-
-export interface Killed {
-  /** False when it was over before the moment came. */
-  readonly killed: boolean;
-  /** As the journal had it just after the kill. */
-  readonly entries: number;
-}
-
 /** Runs inside of the host, as the moments are milliseconds apart. */
 export async function killAt(host: LabHost, plan: KillPlan): Promise<Killed> {
   const order = JSON.stringify({ ...plan, command: asService(plan.command) });
-  const said = await host.execOrThrow([...PROGRAM, "kill", order]);
+  const said = await host.execOrThrow([...PROGRAM, "kill", order], { timeoutMs: 100_000 });
   return JSON.parse(said.trim().split("\n").at(-1) ?? "{}") as Killed;
 }
 

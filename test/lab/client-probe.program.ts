@@ -1,8 +1,8 @@
 // Runs in the lab's hosts: sends what could leak, kills a program at a chosen moment of its way up or down, and streams and echoes datagrams.
 import { createSocket } from "node:dgram";
-import { readFileSync } from "node:fs";
 import { connect, isIPv6 } from "node:net";
-import type { Killed, KillPlan, Streamed, StreamPlan } from "./client-lab.ts";
+import type { Streamed, StreamPlan } from "./client-lab.ts";
+import { type KillPlan, killAtMoment } from "./kill-moment.ts";
 
 /** A name asked for: "web.lab.example" A, with recursion desired (RFC 1035, section 4.1). */
 const QUERY = Buffer.from("00010100000100000000000003776562036c6162076578616d706c650000010001", "hex");
@@ -10,7 +10,7 @@ const HEADER = "X: y\r\n"; // six bytes: no other probe has this length
 
 const [mode = "", argument = ""] = process.argv.slice(2);
 if (mode === "probe") await probe();
-else if (mode === "kill") console.log(JSON.stringify(await killAt(JSON.parse(argument) as KillPlan)));
+else if (mode === "kill") console.log(JSON.stringify(await killAtMoment(JSON.parse(argument) as KillPlan)));
 else if (mode === "echo") echo(Number(argument));
 else if (mode === "stream") console.log(JSON.stringify(await stream(JSON.parse(argument) as StreamPlan)));
 else throw new Error(`There is no mode "${mode}".`);
@@ -43,36 +43,6 @@ async function probe(): Promise<void> {
     console.log(`round ${round}`);
     await Bun.sleep(100);
   }
-}
-
-async function killAt(plan: KillPlan): Promise<Killed> {
-  const child = Bun.spawn([...plan.command], { stdin: "ignore", stdout: "ignore", stderr: "ignore" });
-  const entries = (): number => {
-    try {
-      return (JSON.parse(readFileSync(plan.journalPath, "utf8")) as { undo: unknown[] }).undo.length;
-    } catch {
-      return 0; // there is none
-    }
-  };
-  const isOver = (): boolean => child.exitCode !== null || child.signalCode !== null;
-  const reach = async (met: () => boolean): Promise<void> => {
-    const end = performance.now() + 10_000;
-    // Gives way to others and to the news of the child's end, but sleeps for nothing.
-    while (!met() && !isOver() && performance.now() < end) await new Promise((resolve) => setImmediate(resolve));
-  };
-  const { at } = plan;
-  if (at.kind === "delay") await Promise.race([Bun.sleep(at.ms), child.exited]);
-  if (at.kind === "entries") await reach(() => entries() >= at.count);
-  if (at.kind === "entries-left" || at.kind === "delay-down") {
-    await reach(() => entries() >= at.full);
-    child.kill("SIGTERM");
-    if (at.kind === "entries-left") await reach(() => entries() <= at.count);
-    else await Promise.race([Bun.sleep(at.ms), child.exited]);
-  }
-  const killed = !isOver();
-  child.kill("SIGKILL");
-  await child.exited;
-  return { killed, entries: entries() };
 }
 
 function echo(port: number): void {

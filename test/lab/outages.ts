@@ -92,17 +92,19 @@ export async function killAndStart(running: Running, victim: Victim): Promise<vo
   }
 }
 
+/** What both machines hold, as `steadyState` has it. */
+export async function stateOf({ lab, laptop }: Running): Promise<string> {
+  return (await Promise.all([laptop, lab.host("home-pc")].map(steadyState))).join("\n");
+}
+
 /**
- * What both machines hold, without what every clean start draws anew (numbers of interfaces, ports of discovery's sockets), and without
+ * What a machine holds, without what every clean start draws anew (numbers of interfaces, ports of discovery's sockets), and without
  * the order of the tables, which changes nothing: what one of them drops is dropped.
  */
-export async function stateOf({ lab, laptop }: Running): Promise<string> {
-  const both = await Promise.all([laptop, lab.host("home-pc")].map((host) => snapshot(host)));
-  return both
-    .map((text) =>
-      text.replace(/^(== ruleset\n)(.*?)(?=^== )/ms, (_, head: string, rules: string) => head + inOrder(rules)),
-    )
-    .join("\n")
+export async function steadyState(host: LabHost): Promise<string> {
+  const text = await snapshot(host);
+  return text
+    .replace(/^(== ruleset\n)(.*?)(?=^== )/ms, (_, head: string, rules: string) => head + inOrder(rules))
     .replaceAll(/^\d+: (?=higgs)/gm, "N: ")
     .replaceAll(/(udp dport set|udp sport|udp dport) \d+/g, "$1 N")
     .replaceAll(/^ping .*\n/gm, "")
