@@ -242,6 +242,38 @@ describe.each([...exitMechanisms("nft", "iptables-legacy")])(
     );
 
     test(
+      "bug: nor for packets of no connection, which have no status that a rule could deny",
+      async () => {
+        const { name } = mechanism;
+        const rule = "PREROUTING -s 192.168.1.20 -j NOTRACK";
+        const [begin, end] =
+          name === "nft"
+            ? [
+                'nft "add table ip blind; add chain ip blind in { type filter hook prerouting priority -300; }; add rule ip blind in ip saddr 192.168.1.20 notrack"',
+                "nft delete table ip blind",
+              ]
+            : [`${name} -t raw -I ${rule}`, `${name} -t raw -D ${rule}`];
+        const neighbour = { udp: udp(WEB4, HTTP) };
+        // Or the home PC would tell the neighbour of a shorter way.
+        const redirects = (value: 0 | 1) =>
+          ["all", "eth0"].map((one) => `net.ipv4.conf.${one}.send_redirects=${value}`);
+        await host("home-pc").execOrThrow(["sysctl", "-qw", ...redirects(0)]);
+        await host("home-nas").execOrThrow(["ip", "route", "flush", "cache"]);
+        await host("home-pc").execOrThrow(["sh", "-c", begin]);
+        try {
+          expect(await unanswered(neighbour, "home-nas")).toEqual([]);
+          await exit.apply({ ...POLICY, fence4: ["eth0"], fence6: ["eth0"] }, signal);
+          expect(await unanswered(neighbour, "home-nas")).toEqual(all(neighbour));
+        } finally {
+          await host("home-pc").execOrThrow(["sh", "-c", end]);
+          await host("home-pc").execOrThrow(["sysctl", "-qw", ...redirects(1)]);
+          await exit.apply(POLICY, signal);
+        }
+      },
+      MINUTE,
+    );
+
+    test(
       "loses no packet while rules and clients change",
       async () => {
         const running = await stream(host("client"), udp(WEB4, HTTP));

@@ -71,8 +71,14 @@ function forward(tunnel: string, outlet: ExitOutlet): NftChain {
     priority: BEFORE_FILTER,
     policy: "accept",
     rules: [
-      rule("meta nfproto ipv4 iifname @fence4 oifname @fence4 ct status ! dnat drop", "no router for its neighbours"),
-      rule("meta nfproto ipv6 iifname @fence6 oifname @fence6 ct status ! dnat drop", "no router for its neighbours"),
+      // Two rules: a packet of no connection has no status that a rule could deny.
+      ...([4, 6] as const).flatMap((family) => {
+        const between = `meta nfproto ipv${family} iifname @fence${family} oifname @fence${family}`;
+        return [
+          rule(`${between} ct status dnat accept`, "redirected on purpose"),
+          rule(`${between} drop`, "no router for its neighbours"),
+        ];
+      }),
       rule(`iifname != ${tunnel} oifname != ${tunnel} return`, "not of the tunnel"),
       rule(`iifname ${tunnel} oifname ${tunnel} drop`, "no client reaches another"),
       rule(`oifname ${tunnel} oifname != @lease drop`, "closed without a lease"),
