@@ -1,4 +1,5 @@
 // An exit on real hosts: each probe first without the table, then under a lease, then after it.
+// long because every rule is tried with each mechanism in one home, which takes longer to build than a test.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { silentLogger } from "../../src/base/log.ts";
 import type { Lab } from "../../src/lab/lab.ts";
