@@ -30,6 +30,14 @@ export const NETWORK_SETUP: DebianPackages = {
   iproute2 procps bash coreutils util-linux passwd login libc-bin grep sed findutils hostname dash debianutils systemd`),
 };
 
+/** A host firewall that is a service of its own, asked over D-Bus. */
+export const FIREWALLD: DebianPackages = {
+  name: "firewalld",
+  packages: words(`
+  systemd systemd-sysv dbus firewalld netbase nftables iproute2 procps bash coreutils util-linux passwd login libc-bin grep sed findutils
+  hostname mount dash`),
+};
+
 const NSSWITCH = `passwd: files
 group: files
 shadow: files

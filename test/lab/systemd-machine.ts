@@ -3,7 +3,7 @@ import type { LabHost } from "../../src/lab/host.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { type ExecOptions, type ExecResult, runChild } from "../../src/lab/spawn.ts";
 import { LAB_CA_PATH } from "../../src/lab/service.ts";
-import { debianRoot } from "./debian-root.ts";
+import { type DebianPackages, debianRoot } from "./debian-root.ts";
 import { until } from "./harness.ts";
 
 export interface SystemdMachine extends AsyncDisposable {
@@ -24,6 +24,8 @@ export interface SystemdMachine extends AsyncDisposable {
 export interface SystemdOptions {
   /** `resolved`: /etc/resolv.conf leads to systemd-resolved's stub, and it runs from the boot on. Default: a plain file, no resolved. */
   readonly resolved?: boolean;
+  /** Which Debian it is; default: that with all that higgs needs. */
+  readonly debian?: DebianPackages;
   /** Laid over the root, the first on top. */
   readonly layers?: readonly string[];
   /** NetworkManager runs from the boot on, with these files below /etc/NetworkManager, which are root's alone. */
@@ -87,7 +89,7 @@ let booted = 0;
 
 /** Resolves when systemd says that it is up. The host's programs are at /usr/local/bin. */
 export async function bootSystemd(host: LabHost, options: SystemdOptions = {}): Promise<SystemdMachine> {
-  const rootDirs = [...(options.layers ?? []), await debianRoot()].join(":");
+  const rootDirs = [...(options.layers ?? []), await debianRoot(options.debian)].join(":");
   const cgroup = `higgs-lab-${process.pid}-${++booted}`;
   await prepareDisk(host, options);
   let first: LabProcess | null = null;

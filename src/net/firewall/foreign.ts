@@ -58,11 +58,15 @@ function dropsIn(
   { tunnel, hooks }: { readonly tunnel: string; readonly hooks: readonly Hook[] },
 ): readonly string[] {
   const items = LISTING.parse(json).nftables;
+  const chains = Map.groupBy(
+    items.flatMap(({ rule }) => rule ?? []),
+    (rule) => chainKey(rule, rule.chain),
+  );
   const accepting = new Set<string>();
   const closing = new Set<string>();
   for (const { rule } of items) {
     if (rule === undefined) continue;
-    if (acceptsInterface(rule.expr, tunnel)) accepting.add(`${rule.family} ${rule.table}`);
+    if (acceptsInterface(rule, tunnel, chains)) accepting.add(`${rule.family} ${rule.table}`);
     if (dropsAll(rule.expr)) closing.add(`${rule.family} ${rule.table} ${rule.chain}`);
   }
   const sentences: string[] = [];
@@ -79,8 +83,16 @@ function dropsIn(
 
 /** Whatever comes to such a rule goes no further: the end of a chain whose policy says otherwise. */
 function dropsAll(expressions: readonly unknown[]): boolean {
-  const kinds = expressions.flatMap((one) => (typeof one === "object" && one !== null ? Object.keys(one) : []));
-  return kinds.some((kind) => kind === "drop" || kind === "reject") && !kinds.some((kind) => CONDITIONS.includes(kind));
+  const kinds = kindsOf(expressions);
+  return kinds.some((kind) => kind === "drop" || kind === "reject") && !hasCondition(expressions);
+}
+
+function hasCondition(expressions: readonly unknown[]): boolean {
+  return kindsOf(expressions).some((kind) => CONDITIONS.includes(kind));
+}
+
+function kindsOf(expressions: readonly unknown[]): readonly string[] {
+  return expressions.flatMap((one) => (typeof one === "object" && one !== null ? Object.keys(one) : []));
 }
 
 /** What a rule may ask of a packet; the rest counts, logs or decides. */
@@ -105,6 +117,10 @@ export function letPass(sentence: string, tunnel: string): string | null {
   if (family !== "inet" && table === "filter" && ["FORWARD", "INPUT"].includes(chain)) {
     return byIptables(family === "ip" ? "iptables" : "ip6tables", chain, tunnel);
   }
+  // Its own rules are made anew at every reload.
+  if (table === "firewalld") {
+    return `sudo firewall-cmd --permanent --zone=trusted --add-interface=${tunnel} && sudo firewall-cmd --reload`;
+  }
   const insert = `sudo nft insert rule ${family} ${table} ${chain}`;
   const inwards = `${insert} iifname ${tunnel} accept`;
   const isForward = sentence.endsWith(DROPS.forward);
@@ -117,12 +133,34 @@ function byIptables(tool: string, chain: string, tunnel: string): string {
   return chain.startsWith("INPUT") ? inwards : `${inwards} && ${answers}`;
 }
 
-function acceptsInterface(expressions: readonly unknown[], tunnel: string): boolean {
-  const accepts = expressions.some(
-    (expression) => typeof expression === "object" && expression !== null && "accept" in expression,
-  );
-  return accepts && expressions.some((expression) => matchesInterface(expression, tunnel));
+type Rule = z.infer<typeof RULE>;
+type Chains = ReadonlyMap<string, readonly Rule[]>;
+
+function chainKey({ family, table }: Pick<Rule, "family" | "table">, chain: string): string {
+  return `${family} ${table} ${chain}`;
 }
+
+/** Itself, or by a chain that it leads to, as firewalld's zones do. */
+function acceptsInterface(rule: Rule, tunnel: string, chains: Chains): boolean {
+  return rule.expr.some((expression) => matchesInterface(expression, tunnel)) && accepts(rule, chains, MOST_JUMPS);
+}
+
+/** The kernel allows 16. */
+const MOST_JUMPS = 16;
+
+function accepts(rule: Rule, chains: Chains, jumpsLeft: number): boolean {
+  if (rule.expr.some((one) => typeof one === "object" && one !== null && "accept" in one)) return true;
+  const [name] = rule.expr.flatMap((one) => {
+    const leads = LEADS.safeParse(one).data;
+    return (leads?.jump ?? leads?.goto)?.target ?? [];
+  });
+  if (name === undefined || jumpsLeft === 0) return false;
+  const led = chains.get(chainKey(rule, name)) ?? [];
+  return led.some((one) => !hasCondition(one.expr) && accepts(one, chains, jumpsLeft - 1));
+}
+
+const TARGET = z.object({ target: z.string() });
+const LEADS = z.object({ jump: TARGET.optional(), goto: TARGET.optional() });
 
 const MATCH = z.object({
   match: z.object({

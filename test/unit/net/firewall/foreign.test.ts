@@ -25,6 +25,17 @@ describe("forwardDropsIn()", () => {
     expect(forwardDropsIn(recorded("higgs-node"), "higgsn0")).toEqual([]);
   });
 
+  test("bug: follows firewalld's zones: an interface of the trusted one is let through, whatever its base chains end in", () => {
+    expect(exitDropsIn(recorded("firewalld-trusted"), "higgsn0")).toEqual([]);
+    const another: unknown = JSON.parse(JSON.stringify(recorded("firewalld-trusted")).replaceAll("higgsn0", "eth9"));
+    const closed = exitDropsIn(another, "higgsn0");
+    expect(closed).toEqual([
+      'The chain "filter_INPUT" of the nft table "inet firewalld" drops what clients ask its resolver.',
+      'The chain "filter_FORWARD" of the nft table "inet firewalld" drops what this machine forwards.',
+    ]);
+    for (const sentence of closed) expect(letPass(sentence, "higgsn0")).toContain("--add-interface=higgsn0");
+  });
+
   /** As `nft -j list ruleset` shows a table with one chain. */
   const listing = (chain: object, ...rules: readonly object[][]): unknown => ({
     nftables: [
