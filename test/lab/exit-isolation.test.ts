@@ -110,6 +110,9 @@ describe.each([...exitMechanisms("nft", "iptables-legacy")])("the exit by $name"
     }
     // WireGuard itself takes only the client's own address; with that opened, the rules must hold by themselves. A node that runs closes it again.
     const own = `${addresses.laptop4}/32,${addresses.laptop6}/128`;
+    // With the node asleep nobody answers the client's checks: what keeps its direct path is that packets come by it.
+    await using pulse = await laptop.spawn(["ping", "-n", "-i", "0.1", WEB4]);
+    await pulse.waitForLine(/bytes from/);
     scene.node.kill("SIGSTOP");
     await pc.execOrThrow(["wg", "set", "higgsn0", "peer", key, "allowed-ips", `${own},${stranger}/32`]);
     expect(await answered(laptop, from(stranger))).toEqual([]);
