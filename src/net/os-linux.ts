@@ -78,7 +78,7 @@ async function node(options: SystemOptions): Promise<NodeSystem> {
     foreignDrops: exit.foreignDrops,
     async forgetPaths(signal) {
       if (machine.nftTrouble === null) await machine.redirect.reset(signal);
-      await forgetSharing(deps, signal);
+      await forgetTables(deps, SHARING, signal);
     },
   };
 }
@@ -197,7 +197,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     }),
     async discovery(signal) {
       if (nftTrouble === null && (await canShareByNft(deps, signal))) return nftDiscovery(deps);
-      await forgetSharing(deps, signal);
+      await forgetTables(deps, nftTrouble === null ? SHARING : [...SHARING, "log-table"], signal);
       return bridgeDiscovery(deps);
     },
     redirect: nftTrouble === null ? nftRedirect(deps) : noRedirect(),
@@ -220,20 +220,20 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
   return { machine, mechanism, deps, sysctl };
 }
 
-/**
- * Takes away what an earlier process, which had nft, does to the packets of WireGuard's port; and its record of connections, which nobody
- * would read.
- */
-async function forgetSharing(
+/** What an earlier process with nft does to the packets of WireGuard's port. */
+const SHARING = ["demux-table", "redirect-table"] as const;
+
+/** Of an earlier process; its record of connections too, where without nft nobody would read it. */
+async function forgetTables(
   deps: { readonly exec: Exec; readonly journal: Journal; readonly identifiers: Identifiers; readonly log: Logger },
+  kinds: readonly ("demux-table" | "redirect-table" | "log-table")[],
   signal: AbortSignal,
 ): Promise<void> {
   const { exec, journal, identifiers, log } = deps;
-  for (const [kind, table] of [
-    ["demux-table", identifiers.demuxTable],
-    ["redirect-table", identifiers.redirectTable],
-    ["log-table", identifiers.logTable],
-  ] as const) {
+  const { demuxTable, redirectTable, logTable } = identifiers;
+  const names = { "demux-table": demuxTable, "redirect-table": redirectTable, "log-table": logTable };
+  for (const kind of kinds) {
+    const table = names[kind];
     try {
       if (await removeTable(exec, { table }, signal)) log.info({ table }, "removed an nft table of an earlier process");
       await journal.remove({ kind });
