@@ -123,13 +123,29 @@ export async function removeRulesAndRoutes(
   if (numbers === null) return false;
   let found = false;
   for (const family of FAMILIES) {
-    const listed = await readLines(exec, { numbers, family, signal });
-    const batch = listed === null ? [] : removal(listed, numbers);
-    if (batch.length === 0) continue;
-    await runBatch(exec, { family, batch, signal });
-    found = true;
+    found = (await removeFamily(exec, { numbers, family, signal })) || found;
   }
   return found;
+}
+
+/** What leaves by itself meanwhile, as routes do whose interface dies, fails the batch: as long as less is left, the rest is tried again. */
+async function removeFamily(exec: Exec, reading: Reading): Promise<boolean> {
+  let last = Infinity;
+  let failure: ToolFailed | undefined;
+  for (;;) {
+    const listed = await readLines(exec, reading);
+    const batch = listed === null ? [] : removal(listed, reading.numbers);
+    if (batch.length === 0) return last < Infinity;
+    if (batch.length >= last && failure !== undefined) throw failure;
+    last = batch.length;
+    try {
+      await runBatch(exec, { ...reading, batch });
+      return true;
+    } catch (thrown) {
+      if (!(thrown instanceof ToolFailed)) throw thrown;
+      failure = thrown;
+    }
+  }
 }
 
 /** The role's own, by its fixed numbers; none for a role that makes none. As `ip rule` and `ip route` take them. */

@@ -12,6 +12,8 @@ export class FakeIp implements Exec {
   readonly done: string[] = [];
   /** What the kernel lacks. */
   readonly without: { ipv6?: boolean; ipv6OnDevice?: boolean } = {};
+  /** What happens between the lists and a batch; a text is what every batch then fails with. */
+  beforeBatch: (family: 4 | 6) => string | void = () => undefined;
 
   async run(argv: readonly [string, ...string[]], options: { stdin?: string } = {}): Promise<ExecResult> {
     const command = argv.join(" ");
@@ -40,6 +42,8 @@ export class FakeIp implements Exec {
 
   /** Stops at the first line that fails, as `ip` does. */
   #batch(stdin: string, family: 4 | 6): ExecResult {
+    const failure = this.beforeBatch(family);
+    if (typeof failure === "string") return failed(failure);
     for (const line of stdin.split("\n").filter((text) => text !== "")) {
       const known = /^(rule|route) (add|del|replace) (.*)$/.exec(line);
       if (known === null) throw new Error(`FakeIp does not know "${line}".`);

@@ -1,11 +1,13 @@
 // A client's routes over an ip that remembers.
 import { describe, expect, test } from "bun:test";
+import { errorText } from "../../../../src/base/errors.ts";
 import { silentLogger } from "../../../../src/base/log.ts";
 import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
 import { linuxClientRoutes, removeRulesAndRoutes } from "../../../../src/net/routes/linux.ts";
 import { cidr } from "../firewall/exit-policy.ts";
 import { memoryJournal } from "../memory-journal.ts";
 import { memorySysctl } from "../memory-sysctl.ts";
+import { failureOf } from "../../support/failure.ts";
 import { FakeIp } from "./fake-ip.ts";
 import { POLICY } from "./routes-policy.ts";
 
@@ -172,5 +174,25 @@ describe("removeRulesAndRoutes()", () => {
     expect(await removeRulesAndRoutes(ip, IDENTIFIERS.client, signal)).toBe(true);
     expect(ip.printed()).toBe("");
     expect(await removeRulesAndRoutes(ip, IDENTIFIERS.node, signal)).toBe(false);
+  });
+
+  test("bug: a route that left with its interface meanwhile kept all the rest from being taken away", async () => {
+    const { ip, routes } = client();
+    await routes.apply(POLICY, signal);
+    ip.beforeBatch = (family) => {
+      ip.families[family].routes = ip.families[family].routes.filter((line) => !line.includes("dev higgs0"));
+    };
+    await routes.reset(signal);
+    expect(ip.printed()).toBe("");
+  });
+
+  test("fails with the tool's own words where nothing gets less", async () => {
+    const { ip, routes } = client();
+    await routes.apply(POLICY, signal);
+    ip.beforeBatch = () => "RTNETLINK answers: Operation not permitted";
+    expect(errorText(await failureOf(removeRulesAndRoutes(ip, IDENTIFIERS.client, signal)))).toContain(
+      "Operation not permitted",
+    );
+    expect(ip.printed()).toBe(WHOLE);
   });
 });
