@@ -9,7 +9,7 @@ import { ensurePrivateDir, readSecretFile, syncDir, writeSecretFile } from "../n
 import { type IdentityKey, type IdentitySecret, identityKeyOf, newIdentity } from "../proto/keys.ts";
 import { CertificateError, makeSelfSigned, type ServerTls, spkiOf } from "./certificate.ts";
 import { type Database, openDatabase } from "./db/open.ts";
-import { createNetwork } from "./network.ts";
+import { belongsTo, createNetwork } from "./network.ts";
 
 export class StateError extends HiggsError {
   override readonly name = "StateError";
@@ -59,6 +59,7 @@ export async function openServerState(options: StateOptions): Promise<ServerStat
   const database = await openDatabase({
     url: options.databaseUrl ?? `file:${databaseFile(options.stateDir)}`,
     mayCreate: known === null,
+    examine: belongsTo(identityKeyOf(identity)),
     log: options.log,
     ...(options.databaseToken === undefined ? {} : { authToken: options.databaseToken }),
   });

@@ -96,15 +96,22 @@ export async function startNetwork(database: Database, secret: IdentitySecret): 
   });
 }
 
-/** Throws as startNetwork does. */
-export async function requireIdentity(database: Database, identity: IdentityKey): Promise<void> {
-  await database.read((queries) => rowOf(queries, identity, database.path));
+/** For `openDatabase`: refuses, as startNetwork does, a database that another identity's server made. One without a network passes. */
+export function belongsTo(identity: IdentityKey): (queries: Queries, path: string) => Promise<void> {
+  return async (queries, path) => {
+    const row = await queries.select({ identity: network.identity }).from(network).where(eq(network.id, 1)).get();
+    if (row !== undefined && row.identity !== identity) throw identityMismatch(path);
+  };
 }
 
 async function rowOf(queries: Queries, identity: IdentityKey, path: string): Promise<typeof network.$inferSelect> {
   const row = await networkRow(queries);
   if (row.identity === identity) return row;
-  throw new NetworkError(`Cannot use the database "${path}": it belongs to another identity than network.key.`, {
+  throw identityMismatch(path);
+}
+
+function identityMismatch(path: string): NetworkError {
+  return new NetworkError(`Cannot use the database "${path}": it belongs to another identity than network.key.`, {
     code: "identity-mismatch",
     remedy: "Put the network.key and the database of the same server together, from one backup.",
   });

@@ -9,7 +9,7 @@ import type { IdentityKey } from "../proto/keys.ts";
 import { recordAudit } from "./audit.ts";
 import { type Database, openDatabase } from "./db/open.ts";
 import { audit, invites, machines } from "./db/schema.ts";
-import { requireIdentity } from "./network.ts";
+import { belongsTo, networkRow } from "./network.ts";
 
 export class RestoreRefused extends HiggsError {
   override readonly name = "RestoreRefused";
@@ -42,8 +42,13 @@ export async function restoreDatabase(
   await writeSecretFile(incoming, await bytesOf(copyPath));
   let found: Pick<Restored, "machines" | "asOf">;
   try {
-    await using database = await openDatabase({ url: `file:${incoming}`, mayCreate: false, log: options.log });
-    await requireIdentity(database, options.identity);
+    await using database = await openDatabase({
+      url: `file:${incoming}`,
+      mayCreate: false,
+      examine: belongsTo(options.identity),
+      log: options.log,
+    });
+    await database.read(networkRow);
     found = await settle(database, options.nowMs);
   } catch (thrown) {
     for (const end of BESIDE) await removeIfThere(`${incoming}${end}`);

@@ -178,7 +178,13 @@ describe("a later start", () => {
     const state = await openServerState(options({ stateDir: other }));
     await state.database[Symbol.asyncDispose]();
     await copyFile(join(other, "network.key"), join(stateDir, "network.key"));
+    // bug: as a killed server leaves it, it was changed before it was refused
+    const killed = createClient({ url: `file:${join(stateDir, "higgs.db")}` });
+    await killed.execute("PRAGMA journal_mode = WAL");
+    killed.close();
+    const left = await readFile(join(stateDir, "higgs.db"));
     expect(await codeOf(startServer({ stateDir, keepState: true }))).toBe("identity-mismatch");
+    expect(await readFile(join(stateDir, "higgs.db"))).toEqual(left);
 
     const foreign = join(stateDir, "foreign.db");
     const client = createClient({ url: `file:${foreign}` });

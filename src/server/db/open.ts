@@ -34,6 +34,8 @@ export interface OpenOptions {
   readonly authToken?: string;
   /** False: an absent database is an error, since starting empty would forget every machine and every used invite. */
   readonly mayCreate: boolean;
+  /** Looks whether a database that has a schema is the caller's, before anything is written to it; throws when it is not. */
+  readonly examine?: (queries: Queries, path: string) => Promise<void>;
   readonly log: Logger;
 }
 
@@ -87,8 +89,11 @@ async function open(options: OpenOptions, filePath: string | null): Promise<Data
     throw databaseError(thrown, path);
   }
   try {
-    if (filePath !== null) await prepareFile(client, path);
-    if (!options.mayCreate && !(await hasSchema(client))) throw databaseMissing(path);
+    if (filePath !== null) await lockFile(client, path);
+    const isNew = !(await hasSchema(client));
+    if (isNew && !options.mayCreate) throw databaseMissing(path);
+    if (!isNew) await options.examine?.(connect(client), path);
+    if (filePath !== null) await prepareFile(client);
     const count = await migrate(client, { path, isFile: filePath !== null });
     if (count > 0) {
       // The schema's version then stands in the file itself, where an older program looks before it opens it.
@@ -189,9 +194,12 @@ async function createEmpty(path: string): Promise<void> {
  * EXCLUSIVE keeps every other connection out for as long as this one lives, and comes first, before the file is touched. The driver's
  * SQLite (3.45.1) can lose commits when a second connection makes a checkpoint (mended in 3.51.3): there must be none.
  */
-async function prepareFile(client: Client, path: string): Promise<void> {
+async function lockFile(client: Client, path: string): Promise<void> {
   await client.execute("PRAGMA locking_mode = EXCLUSIVE");
   if ((await isDamaged(client)) || !(await hasMadeSchema(client))) throw databaseCorrupt(path);
+}
+
+async function prepareFile(client: Client): Promise<void> {
   await client.execute("PRAGMA journal_mode = WAL");
   // With NORMAL a power cut may take the last commits back, and a used one-time secret with them.
   await client.execute("PRAGMA synchronous = FULL");
