@@ -37,6 +37,9 @@ const suites: readonly Suite[] = [
 
 /** Of what a run prints beside others, its end, in characters. */
 const PRINTED_LIMIT = 2_000_000;
+/** Of what a failed test said, in the summary. */
+const GIST_LINES = 12;
+const GIST_WIDTH = 240;
 /** How long the rest of its output may take to come after a run has ended and everything of it was killed. */
 const LAST_WORDS_MS = 2000;
 
@@ -46,8 +49,14 @@ interface Run {
   readonly failed: number;
   /** Why it counts as failed although no test said so. */
   readonly trouble?: string;
-  /** Names of the tests that failed, for the summary: of a long run people see its end. */
-  readonly failures?: readonly string[];
+  /** The tests that failed, for the summary: of a long run people see its end. */
+  readonly failures?: readonly Failure[];
+}
+
+interface Failure {
+  readonly test: string;
+  /** What it said, without what was as expected. */
+  readonly why: readonly string[];
 }
 
 /** The groups of the runs that are under way, which are this process's to end. */
@@ -76,7 +85,7 @@ for (const { name, passed, failed, trouble, failures } of runs) {
   console.log(
     `${failed === 0 ? "ok    " : "FAILED"} ${name}: ${passed} passed, ${failed} failed${trouble === undefined ? "" : ` (${trouble})`}`,
   );
-  for (const failure of failures ?? []) console.log(`         ${failure}`);
+  for (const { test, why } of failures ?? []) console.log([test, ...why].map((line) => `         ${line}`).join("\n"));
 }
 const passed = runs.reduce((sum, run) => sum + run.passed, 0);
 const failed = runs.reduce((sum, run) => sum + run.failed, 0);
@@ -205,15 +214,25 @@ function countsOf(report: string): { passed: number; failed: number } {
   return { passed: Math.max(0, count("tests") - failures), failed: failures };
 }
 
-function failuresIn(report: string): readonly string[] {
-  return [...report.matchAll(/<testcase name="([^"]*)"[^>]*>\s*<(?:failure|error|skipped)/g)].map(([, name = ""]) =>
-    name
-      .replaceAll("&lt;", "<")
-      .replaceAll("&gt;", ">")
-      .replaceAll("&quot;", '"')
-      .replaceAll("&apos;", "'")
-      .replaceAll("&amp;", "&"),
+function failuresIn(report: string): readonly Failure[] {
+  const cases = report.matchAll(
+    /<testcase name="([^"]*)"[^>]*>\s*<(?:failure|error|skipped)(?:\s+type="[^"]*")?(?:\s+message="([^"]*)")?/g,
   );
+  return [...cases].map(([, test = "", message = ""]) => ({ test: unescaped(test), why: gist(unescaped(message)) }));
+}
+
+/** Of a comparison, its first line and what differs; of other messages, their beginning. */
+function gist(message: string): readonly string[] {
+  const [first = "", ...rest] = message.split("\n").filter((line) => line.trim() !== "");
+  const different = rest.filter((line) => /^[-+] /.test(line));
+  return [first, ...(different.length > 0 ? different : rest)]
+    .slice(0, GIST_LINES)
+    .map((line) => `  ${line.slice(0, GIST_WIDTH)}`);
+}
+
+function unescaped(text: string): string {
+  const named: Readonly<Record<string, string>> = { lt: "<", gt: ">", quot: '"', apos: "'", amp: "&", "#10": "\n" };
+  return text.replaceAll(/&(lt|gt|quot|apos|amp|#10);/g, (whole, name: string) => named[name] ?? whole);
 }
 
 /** What makes this user root enough for network namespaces, or `undefined`. */

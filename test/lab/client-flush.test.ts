@@ -6,6 +6,7 @@ import type { Packet } from "../../src/lab/pcap.ts";
 import type { Sniffer } from "../../src/lab/sniffer.ts";
 import { decodeStun } from "../../src/proto/stun.ts";
 import { looksLikeWireGuard } from "../../src/proto/wireguard-packet.ts";
+import { untilPath } from "./cables.ts";
 import { higgsOrThrow, leaksOf, pidOf, startNetwork, untilBrowses, wireGuardPort } from "./client-lab.ts";
 import { inDebian, installDebian } from "./dhcp-scene.ts";
 import { until } from "./harness.ts";
@@ -96,7 +97,7 @@ afterAll(async () => {
 /** All that is the client's and what of WireGuard tells nobody of a change, without what only the moment decides. */
 async function picture(): Promise<string> {
   const script = [
-    "nft -s list tables | grep higgs; nft -s list table inet higgs_client; nft -s list table inet higgs_client_demux",
+    "nft -s list tables | grep higgs | sort; nft -s list table inet higgs_client; nft -s list table inet higgs_client_demux",
     "for f in -4 -6; do ip $f rule; ip $f route show table 5270; done",
     "wg show higgs0 fwmark; wg show higgs0 listen-port; wg show higgs0 allowed-ips",
   ].join("; ");
@@ -150,7 +151,7 @@ test(
 test(
   "canary: while nobody is awake to put the rules back, every kind of the stream is seen",
   async () => {
-    // A path that is being moved has rules of the moment.
+    await untilPath(laptop, "direct", 15_000); // one that is being moved has rules of the moment
     wanted = await until(
       async () => {
         const first = await picture();

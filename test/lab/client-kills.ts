@@ -41,6 +41,8 @@ const ROLES = {
 /** From the start of the process until some time after all is up, and from the signal until all is undone. */
 const UP_MS = 1200;
 const DOWN_MS = 200;
+/** Moments of the way down at which wireguard-go alone is killed, beside those of all victims. */
+const RACES = 12;
 /** A machine that dials the server more than thirty times a minute is held back: its limits start anew with it. */
 const STARTS_A_SERVER = 20;
 /** A step that was passed before the kill came is tried again. */
@@ -84,15 +86,18 @@ export function momentTries(role: KilledRole, full: readonly string[]): readonly
   const { delaysUp, delaysDown } = ROLES[role];
   const few = ALL_KILLS ? 1 : 2;
   const spread = (count: number, ms: number): number[] => Array.from({ length: count }, (_, i) => (i * ms) / count);
-  return withVictims(
-    [
-      ...spread(Math.ceil(delaysUp / few), UP_MS).map((ms) => ({ kind: "delay", ms }) as const),
-      ...spread(Math.ceil(delaysDown / few), DOWN_MS).map(
-        (ms) => ({ kind: "delay-down", full: full.length, ms }) as const,
-      ),
-    ],
-    VICTIMS,
-  );
+  const down = (ms: number): KillPlan["at"] => ({ kind: "delay-down", full: full.length, ms });
+  return [
+    ...withVictims(
+      [
+        ...spread(Math.ceil(delaysUp / few), UP_MS).map((ms) => ({ kind: "delay", ms }) as const),
+        ...spread(Math.ceil(delaysDown / few), DOWN_MS).map(down),
+      ],
+      VICTIMS,
+    ),
+    // What its interface takes with it is taken away by the role at the same time.
+    ...spread(RACES / few, DOWN_MS / 2).map((ms) => ({ at: down(ms), victim: "wireguard-go" }) as const),
+  ];
 }
 
 function withVictims(moments: readonly KillPlan["at"][], victims: readonly Victim[]): readonly Try[] {

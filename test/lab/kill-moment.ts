@@ -49,26 +49,40 @@ export async function killAtMoment(plan: KillPlan): Promise<Killed> {
   const child = Bun.spawn([...plan.command], { stdin: "ignore", stdout: "ignore", stderr: Bun.file(said) });
   const isOver = (): boolean => child.exitCode !== null || child.signalCode !== null;
   const entries = (): number => journaled(plan.journalPath).length;
-  const reach = async (met: () => boolean): Promise<void> => {
+  const reach = async (met: () => boolean): Promise<boolean> => {
     const end = performance.now() + MOMENT_MS;
     // Gives way to others and to the news of the child's end, but sleeps for nothing.
     while (!met() && !isOver() && performance.now() < end) await new Promise((resolve) => setImmediate(resolve));
+    return !isOver() && performance.now() < end;
   };
-  const isThere = (): boolean => victim === "role" || wireGuardGo(plan.interface).length > 0;
+  /** The role takes no step more while its wireguard-go is looked for. */
+  const hold = (): void => {
+    if (victim !== "role") child.kill("SIGSTOP");
+  };
+  const isThere = (): boolean => wireGuardGo(plan.interface).length > 0;
   const isDown = at.kind === "entries-left" || at.kind === "delay-down";
   if (at.kind === "delay") await Promise.race([Bun.sleep(at.ms), child.exited]);
-  if (at.kind === "entries") await reach(() => entries() >= at.count && (victim === "both" || isThere()));
+  if (at.kind === "entries" && (await reach(() => entries() >= at.count))) {
+    hold();
+    // One that is just being started comes while the role waits for nothing else.
+    if (victim === "wireguard-go" && !isThere()) {
+      child.kill("SIGCONT");
+      await reach(isThere);
+      hold();
+    }
+  }
   if (isDown) {
     await reach(() => entries() >= at.full);
     child.kill("SIGTERM");
-    if (at.kind === "entries-left") await reach(() => entries() <= at.count);
-    else await Promise.race([Bun.sleep(at.ms), child.exited]);
+    if (at.kind === "entries-left" && (await reach(() => entries() <= at.count))) hold();
+    if (at.kind === "delay-down") await Promise.race([Bun.sleep(at.ms), child.exited]);
   }
   const pids = victim === "role" ? [] : wireGuardGo(plan.interface);
   const killed = victim === "wireguard-go" ? pids.length > 0 : !isOver();
   if (victim !== "wireguard-go") child.kill("SIGKILL");
   for (const pid of pids) kill(pid);
   const left = journaled(plan.journalPath);
+  if (victim === "wireguard-go") child.kill("SIGCONT");
   if (victim === "wireguard-go" && killed) {
     const aftermath = await aftermathOf(child, plan, isDown);
     child.kill("SIGKILL");

@@ -31,6 +31,6 @@ describe("kill -9 at every step", () => {
       const tries = [...stepTries(full), ...momentTries("node", full)];
       await killAndClean(lab, "node", { what: "state clean", tries, before: await snapshot(home) });
     },
-    ALL_KILLS ? 15 * MINUTE : 2 * MINUTE,
+    ALL_KILLS ? 15 * MINUTE : 3 * MINUTE,
   );
 });

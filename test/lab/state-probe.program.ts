@@ -9,7 +9,7 @@ const { symbols: c } = dlopen("libc.so.6", {
   bind: { args: [i32, pointer, u32], returns: i32 },
   connect: { args: [i32, pointer, u32], returns: i32 },
   sendto: { args: [i32, pointer, u64, i32, pointer, u32], returns: i32 },
-  recv: { args: [i32, pointer, u64, i32], returns: i32 },
+  recvfrom: { args: [i32, pointer, u64, i32, pointer, pointer], returns: i32 },
   close: { args: [i32], returns: i32 },
   if_nametoindex: { args: [pointer], returns: u32 },
   __errno_location: { args: [], returns: pointer },
@@ -126,8 +126,18 @@ function isAnswered(order: Order, fd: number): boolean {
     const to = socketAddress(order.to, order.port);
     return c.connect(fd, ptr(to), to.length) === 0 || errno() === EISCONN;
   }
+  // By whom it was asked: a port may get what was meant for one who had it before.
+  const wanted = socketAddress(order.to, order.port);
+  const addressAt = wanted.length === 16 ? 2 : 8;
   const buffer = new Uint8Array(2048);
-  return c.recv(fd, ptr(buffer), 2048, MSG_DONTWAIT) > 0;
+  for (;;) {
+    const from = new Uint8Array(wanted.length);
+    if (c.recvfrom(fd, ptr(buffer), 2048, MSG_DONTWAIT, ptr(from), ptr(new Uint32Array([from.length]))) < 0)
+      return false;
+    const same = (at: number, length: number): boolean =>
+      from.subarray(at, at + length).every((byte, i) => byte === wanted[at + i]);
+    if (same(2, 2) && same(addressAt, wanted.length === 16 ? 4 : 16)) return true;
+  }
 }
 
 interface Work {
