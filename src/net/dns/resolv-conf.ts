@@ -84,10 +84,8 @@ export async function restoreResolvConf(deps: ResolvConfDeps, signal: AbortSigna
   const { stateDir, journal, log } = deps;
   const path = pathOf(deps);
   await removeTemporary(path);
-  const now = await readThrough(path);
   const backup = await readBackup(stateDir);
-  const half = now !== null && backup?.kind === "file" && isPaddedCopy(now.bytes, backup.bytes);
-  const mustReturn = now !== null && (half || isOurs(now.bytes));
+  let mustReturn = await isOursToPutBack(path, backup);
   if (mustReturn) {
     if (backup === null) throw copyMissing(path);
     warnIfOther(backup, { journal, log });
@@ -96,13 +94,24 @@ export async function restoreResolvConf(deps: ResolvConfDeps, signal: AbortSigna
       await put(path, { kind: "file", bytes: utf8(EMPTY_TEXT), mode: 0o644, uid: 0, gid: 0 });
       await deps.makeRead(signal);
     }
-    await put(path, backup);
-  } else if (backup !== null) {
-    log.info({ path }, "leaving resolv.conf as somebody else wrote it");
+    // That took as long as the resolver did: a file that somebody else wrote meanwhile is theirs.
+    mustReturn = await isOursToPutBack(path, backup);
+    if (mustReturn) await put(path, backup);
   }
+  if (!mustReturn && backup !== null) log.info({ path }, "leaving resolv.conf as somebody else wrote it");
   await forget(journal);
   await removeBackup(stateDir);
   return mustReturn;
+}
+
+/**
+ * True for a file of ours, whole or half written, and for none at all where there was one: whoever took ours away put nothing in its
+ * place.
+ */
+async function isOursToPutBack(path: string, backup: FileState | null): Promise<boolean> {
+  const now = await readThrough(path);
+  if (now !== null) return isOurs(now.bytes) || (backup?.kind === "file" && isPaddedCopy(now.bytes, backup.bytes));
+  return backup !== null && backup.kind !== "absent" && (await readState(path)).kind === "absent";
 }
 
 /** Ours as any other, should we be killed before the next step. */

@@ -2,7 +2,7 @@
 import { SerialQueue, sleep } from "../../base/async.ts";
 import { parseIp } from "../../base/ip.ts";
 import type { Logger } from "../../base/log.ts";
-import { type Exec, type ExecResult, ToolMissing } from "../exec.ts";
+import { type Exec, type ExecResult, ToolMissing, ToolTimeout } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
 import { isDomain, searchDomainsOf } from "./domains.ts";
@@ -52,9 +52,18 @@ export function resolvedDns(deps: ResolvedDeps): SystemDns {
 
 /** Takes our settings off the link, without memory; a link or a resolved that is not there has none. True when it was done. */
 export async function revertResolved(exec: Exec, identifiers: Identifiers, signal: AbortSignal): Promise<boolean> {
-  if (!(await resolvedRuns(exec, signal))) return false;
-  const result = await tryTool(exec, ["resolvectl", "revert", identifiers.interface], signal);
+  const result = await tell(exec, ["resolvectl", "revert", identifiers.interface], signal);
   return result?.code === 0;
+}
+
+/** Null where there is nobody to tell, or nobody who answers in time: what is put back must not hang on a resolver that does. */
+async function tell(exec: Exec, argv: readonly [string, ...string[]], signal: AbortSignal): Promise<ExecResult | null> {
+  try {
+    return (await resolvedRuns(exec, signal)) ? await tryTool(exec, argv, signal) : null;
+  } catch (thrown) {
+    if (thrown instanceof ToolTimeout) return null;
+    throw thrown;
+  }
 }
 
 /**
@@ -82,8 +91,7 @@ const SETTLE_POLL_MS = 50;
  * file, also when its own takes that one's place. Any question makes it look, and this one is sent to nobody.
  */
 export async function makeResolvedRead(exec: Exec, signal: AbortSignal): Promise<void> {
-  if (!(await resolvedRuns(exec, signal))) return;
-  await tryTool(exec, ["resolvectl", "query", "--network=no", "--cache=no", "resolv-conf.higgs.example"], signal);
+  await tell(exec, ["resolvectl", "query", "--network=no", "--cache=no", "resolv-conf.higgs.example"], signal);
 }
 
 async function tryTool(

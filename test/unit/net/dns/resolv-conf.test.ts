@@ -19,7 +19,9 @@ import { silentLogger } from "../../../../src/base/log.ts";
 import { DnsRefused } from "../../../../src/net/dns/errors.ts";
 import { resolvConfDns, restoreResolvConf, type ResolvConfDeps } from "../../../../src/net/dns/resolv-conf.ts";
 import { resolvConfText } from "../../../../src/net/dns/resolv-conf-text.ts";
+import { makeResolvedRead } from "../../../../src/net/dns/resolved.ts";
 import type { DnsPolicy } from "../../../../src/net/dns/system-dns.ts";
+import { type Exec, ToolTimeout } from "../../../../src/net/exec.ts";
 import type { UndoEntry } from "../../../../src/net/journal.ts";
 import { ip } from "../firewall/exit-policy.ts";
 import { memoryJournal, type MemoryJournal } from "../memory-journal.ts";
@@ -174,6 +176,46 @@ describe("resolvConfDns()", () => {
     writeFileSync(at.path, "nameserver 192.0.2.1\n".padEnd(readFileSync(at.path).length, "\n"));
     expect(await restoreResolvConf(at, signal)).toBe(true);
     expect(readFileSync(at.path, "utf8")).toBe("nameserver 192.0.2.1\n");
+  });
+
+  for (const name of ["a file of odd bytes", "a link", "a link to nothing"]) {
+    test(`bug: ${name} did not come back after somebody had taken ours away`, async () => {
+      const at = place();
+      ORIGINALS[name]?.(at);
+      const before = printed(at);
+      await resolvConfDns(at).apply(POLICY, signal);
+      unlinkSync(at.path);
+      expect(await restoreResolvConf(at, signal)).toBe(true);
+      expect(printed(at)).toBe(before);
+    });
+  }
+
+  test("bug: what somebody wrote while a resolver read ours was overwritten by the copy", async () => {
+    const at = place();
+    symlinkSync("../run/systemd/resolve/stub-resolv.conf", at.path);
+    await resolvConfDns(at).apply(POLICY, signal);
+    const makeRead = async (): Promise<void> => {
+      unlinkSync(at.path);
+      writeFileSync(at.path, "nameserver 192.0.2.9\n");
+    };
+    expect(await restoreResolvConf({ ...at, makeRead }, signal)).toBe(false);
+    expect(readFileSync(at.path, "utf8")).toBe("nameserver 192.0.2.9\n");
+  });
+
+  test("bug: a systemd-resolved that does not answer kept a file without servers in place of its link", async () => {
+    const at = place();
+    symlinkSync("../run/systemd/resolve/stub-resolv.conf", at.path);
+    const before = printed(at);
+    await resolvConfDns(at).apply(POLICY, signal);
+    const hangs: Exec = {
+      async run([tool]) {
+        if (tool === "systemctl") return { code: 0, stdout: "active\n", stderr: "" };
+        throw new ToolTimeout(`Cannot run "${tool}".`, { code: "tool-timeout" });
+      },
+    };
+    const makeRead = (limited: AbortSignal): Promise<void> => makeResolvedRead(hangs, limited);
+    expect(await restoreResolvConf({ ...at, makeRead }, signal)).toBe(true);
+    expect(printed(at)).toBe(before);
   });
 
   test("says so when the copy is gone, and leaves the file", async () => {
