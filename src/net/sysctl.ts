@@ -92,7 +92,12 @@ export function linuxSysctl(deps: SysctlDeps): Sysctl {
     if (now !== entry.ours && entry.key !== REDIRECTS)
       return `Left the kernel setting ${entry.key} at ${now}: somebody else set it.`;
     deps.log.info({ key: entry.key, before: now, value: entry.before }, "putting back a kernel setting");
-    await write(entry.key, entry.before);
+    try {
+      await write(entry.key, entry.before);
+    } catch (thrown) {
+      if ((await read(entry.key)) === null) return null; // it went with its interface meanwhile
+      throw thrown;
+    }
     return `Put the kernel setting ${entry.key} back to ${entry.before}.`;
   };
 

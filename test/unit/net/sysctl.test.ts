@@ -134,6 +134,17 @@ describe("linuxSysctl()", () => {
     expect(journal.entries()).toEqual([]);
   });
 
+  test("bug: restore() failed at an interface that went away between its look and its writing", async () => {
+    const { journal } = sysctl([{ kind: "sysctl", key: ACCEPT_RA, before: "1", ours: "2" }]);
+    write(ACCEPT_RA, "2");
+    const log = {
+      ...silentLogger,
+      info: () => rmSync(dirname(join(rootDir, sysctlFile(ACCEPT_RA))), { recursive: true }),
+    };
+    expect(await linuxSysctl({ journal, log, rootDir }).restore()).toEqual([]);
+    expect(journal.entries()).toEqual([]);
+  });
+
   test("restore() forgets an interface that went away", async () => {
     const { journal, sysctl: settings } = sysctl([
       { kind: "sysctl", key: "net.ipv6.conf.usb0.accept_ra", before: "1", ours: "2" },
