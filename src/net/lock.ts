@@ -18,13 +18,22 @@ export function nearbyOf(networks: LocalNetworks, { lan }: Lockdown): Nearby {
 
 /** Closes this machine. Before the network is up there is no LAN to allow yet: it is closed until a client connects. */
 export async function loadBlocked(deps: LockDeps, lockdown: Lockdown, signal: AbortSignal): Promise<void> {
-  const networks = await deps.networks(signal).catch((thrown: unknown) => {
-    signal.throwIfAborted();
-    // Without them everything is closed, which is what matters.
-    deps.log.warn({ reason: errorText(thrown) }, "cannot read this machine's networks; the LAN stays closed");
-    return NOTHING_NEAR;
-  });
+  const networks = await networksOrNone(deps, signal);
   const near = nearbyOf(networks, lockdown);
   const egress = lockdown.paranoid ? networks.outward : [];
   await deps.firewall.apply({ policy: { kind: "blocked", near }, egress }, signal);
+}
+
+/** None where they cannot be read just now: then everything is closed, which is what matters. */
+export async function networksOrNone(
+  { networks, log }: Pick<LockDeps, "networks" | "log">,
+  signal: AbortSignal,
+): Promise<LocalNetworks> {
+  try {
+    return await networks(signal);
+  } catch (thrown) {
+    signal.throwIfAborted();
+    log.warn({ reason: errorText(thrown) }, "cannot read this machine's networks; the LAN stays closed");
+    return NOTHING_NEAR;
+  }
 }

@@ -2,7 +2,7 @@
 import { errorText, HiggsError } from "../base/errors.ts";
 import { type Logger, silentLogger } from "../base/log.ts";
 import type { Connection } from "../client/connection.ts";
-import { nearbyOf } from "../net/lock.ts";
+import { nearbyOf, networksOrNone } from "../net/lock.ts";
 import {
   type KeptLockdown,
   type Lockdown,
@@ -49,7 +49,7 @@ export interface HeldLockdown {
 }
 
 export async function holdLockdown(deps: {
-  readonly os: ClientSystem;
+  readonly os: Pick<ClientSystem, "block" | "clientFirewall" | "firewallTrouble" | "localNetworks" | "paranoidTrouble">;
   readonly stateDir: string;
   readonly log: Logger;
 }): Promise<HeldLockdown> {
@@ -85,7 +85,7 @@ export async function holdLockdown(deps: {
     },
     async close() {
       const signal = AbortSignal.timeout(CLOSE_MS);
-      const near = nearbyOf(await os.localNetworks(signal), current);
+      const near = nearbyOf(await networksOrNone({ networks: os.localNetworks, log }, signal), current);
       await os.clientFirewall.apply({ policy: { kind: "disconnecting", near }, egress: [] }, signal);
     },
     rested() {
