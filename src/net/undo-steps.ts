@@ -24,7 +24,7 @@ interface UndoPlan {
   /** What to type for another try. */
   readonly remedy: string;
   /** True for a failure which shows that there cannot have been such a change; not asked for one in the journal. */
-  readonly wasNeverThere: (thrown: unknown) => Promise<boolean>;
+  readonly wasNeverThere: (thrown: unknown, kind: Kind) => Promise<boolean>;
 }
 
 /** Sentences of what was done. Throws UndoIncomplete after having tried everything. */
@@ -56,7 +56,9 @@ export async function runUndo(
       done.push(...(await step(journaled.includes(kind))));
     } catch (thrown) {
       signal.throwIfAborted();
-      if (!journaled.includes(kind) && (await plan.wasNeverThere(thrown))) continue;
+      // What cannot be found out may have been there.
+      const wasNeverThere = async (): Promise<boolean> => await plan.wasNeverThere(thrown, kind).catch(() => false);
+      if (!journaled.includes(kind) && (await wasNeverThere())) continue;
       log.warn({ kind, error: errorText(thrown) }, "cannot put back a change");
       failures.push(errorText(thrown));
     }

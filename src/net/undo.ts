@@ -18,7 +18,7 @@ import { type Lockdown, OPEN, readLockdown } from "./lockdown-file.ts";
 import { removeRulesAndRoutes } from "./routes/linux.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import type { WireGuardHost } from "./wg/host.ts";
-import { runUndo, type Step, UndoIncomplete } from "./undo-steps.ts";
+import { type Kind, runUndo, type Step, UndoIncomplete } from "./undo-steps.ts";
 import { removeWireGuardDevice } from "./wg/linux.ts";
 
 type LinuxKind = LinuxUndoEntry["kind"];
@@ -72,9 +72,12 @@ export async function undoAll(role: Role, deps: UndoDeps): Promise<readonly stri
     kept: locked.lockdown ? { kinds: CLOSING, close: () => keepLocked(deps, locked) } : null,
     remedy: `sudo higgs state clean --role ${role}`,
     // What a missing tool would have to undo, it was never there to do.
-    wasNeverThere: async (thrown) => thrown instanceof ToolMissing || (await isNftUseless(thrown, deps)),
+    wasNeverThere: async (thrown, kind) =>
+      thrown instanceof ToolMissing || (NFT_TABLES.includes(kind) && (await isNftUseless(thrown, deps))),
   });
 }
+
+const NFT_TABLES: readonly Kind[] = ["nft-table", "egress-table", "demux-table", "redirect-table", "log-table"];
 
 /** What holds the kill switch. */
 const CLOSING: readonly LinuxKind[] = ["nft-table", "egress-table", "iptables-chains"];

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "../../../src/base/log.ts";
-import { type Exec, type ExecResult, toolMissing } from "../../../src/net/exec.ts";
+import { type Exec, type ExecResult, toolMissing, ToolTimeout } from "../../../src/net/exec.ts";
 import type { UndoEntry } from "../../../src/net/journal.ts";
 import { undoAll, type UndoDeps } from "../../../src/net/undo.ts";
 import type { Role } from "../../../src/proto/role.ts";
@@ -27,6 +27,7 @@ class FakeSystem implements Exec {
   readonly rules = new Set<number>();
   readonly missing = new Set<string>();
   readonly refused = new Set<string>();
+  readonly silent = new Set<string>();
   readonly machine = new FakeMachine();
   readonly iptables = new FakeIptables();
   readonly order: string[] = [];
@@ -34,6 +35,7 @@ class FakeSystem implements Exec {
   async run(argv: readonly [string, ...string[]], options: { readonly stdin?: string } = {}): Promise<ExecResult> {
     const command = argv.join(" ");
     if (this.missing.has(argv[0])) throw toolMissing(argv[0]);
+    if (this.silent.has(argv[0])) throw new ToolTimeout(`Cannot run "${argv[0]}".`, { code: "tool-timeout" });
     if (this.refused.has(argv[0])) return result(1, "", "Operation not permitted");
     const table = /^nft delete table (?:inet|netdev) (\S+)$/.exec(command)?.[1];
     if (table !== undefined) {
@@ -179,6 +181,30 @@ describe("undoAll()", () => {
     const used = setUp([{ kind: "nft-table" }], "node");
     used.exec.missing.add("nft");
     expect(String(await used.undo().catch((thrown: unknown) => thrown))).toContain('Cannot find the tool "nft"');
+  });
+
+  test("bug: a step that failed at what no journal names ended the undoing on a machine without nft", async () => {
+    const { exec, undo } = setUp();
+    const stdin = "*filter\n:higgs-client-out - [0:0]\n-I OUTPUT 1 -j higgs-client-out\nCOMMIT\n";
+    await exec.iptables.run(["iptables-restore", "--noflush", "-w", "5"], { stdin });
+    exec.missing.add("nft");
+    exec.refused.add("ip");
+    expect(await undo().catch((caught: unknown) => caught)).toMatchObject({ code: "undo-incomplete" });
+    expect((await exec.iptables.run(["iptables-save"])).stdout).not.toContain("higgs");
+  });
+
+  test("bug: rules that ip refused to list were taken for none where nft does no work", async () => {
+    const { exec, undo } = setUp();
+    exec.refused.add("ip").add("nft");
+    expect(String(await undo().catch((caught: unknown) => caught))).toContain("Cannot list the IPv4 rules");
+  });
+
+  test("bug: a resolved that does not answer kept the undoing incomplete, although its link goes away", async () => {
+    const { exec, journal, undo } = setUp(UP);
+    exec.silent.add("systemctl").add("resolvectl");
+    exec.machine.addLink("higgs0", "wireguard");
+    expect(await undo()).toContain("Removed the WireGuard device higgs0.");
+    expect(journal.printed()).toBe("");
   });
 
   test("leaves an interface with our name that is no WireGuard", async () => {
