@@ -6,6 +6,7 @@ import { linuxDns } from "./dns/linux.ts";
 import { watchNames } from "./dns/watch-names.ts";
 import { bridgeDiscovery } from "./discovery/bridge.ts";
 import { canShareByNft, nftDiscovery } from "./discovery/nft.ts";
+import { forgetTables, SHARING } from "./discovery/earlier-tables.ts";
 import { type Exec, findTool, systemExec, ToolFailed, ToolMissing, toolMissing } from "./exec.ts";
 import { clientFirewallBy, findClientFirewall } from "./firewall/client-mechanism.ts";
 import { exitBy } from "./firewall/exit-mechanism.ts";
@@ -16,13 +17,12 @@ import { exitTrial } from "./firewall/iptables-exit-chains.ts";
 import { findMechanism, hasIpv6Packets, troubleOfNft } from "./firewall/mechanism.ts";
 import { nftConnectionLog } from "./firewall/nft-connection-log.ts";
 import { removingWithoutNft } from "./firewall/netlink-table.ts";
-import { readTable, removeTable } from "./firewall/nft.ts";
+import { readTable } from "./firewall/nft.ts";
 import { noConnectionLog, noRedirect } from "./firewall/unfiltered.ts";
 import { forgivingJournal } from "./forgiving-journal.ts";
 import { listChanges } from "./changes.ts";
 import { enableForwarding, forwardingFence } from "./forwarding.ts";
-import { IDENTIFIERS, type Identifiers } from "./identifiers.ts";
-import type { Journal } from "./journal.ts";
+import { IDENTIFIERS } from "./identifiers.ts";
 import { openJournal } from "./journal-file.ts";
 import { readLinks } from "./links.ts";
 import { readLocalNetworks } from "./local-networks.ts";
@@ -40,7 +40,6 @@ import { watchLinks } from "./watch-links.ts";
 import { watchRules } from "./watch-rules.ts";
 import { watchSettings } from "./watch-settings.ts";
 import { linuxWireGuard } from "./wg/linux.ts";
-import type { Logger } from "../base/log.ts";
 import type { IpAddress } from "../base/ip.ts";
 import type { Service } from "../base/service.ts";
 import type { Role } from "../proto/role.ts";
@@ -78,7 +77,7 @@ async function node(options: SystemOptions): Promise<NodeSystem> {
     foreignDrops: exit.foreignDrops,
     async forgetPaths(signal) {
       if (machine.nftTrouble === null) await machine.redirect.reset(signal);
-      await forgetTables(deps, SHARING, signal);
+      await forgetTables({ ...deps, nftTrouble: machine.nftTrouble }, SHARING, signal);
     },
   };
 }
@@ -197,7 +196,7 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     }),
     async discovery(signal) {
       if (nftTrouble === null && (await canShareByNft(deps, signal))) return nftDiscovery(deps);
-      await forgetTables(deps, nftTrouble === null ? SHARING : [...SHARING, "log-table"], signal);
+      await forgetTables({ ...deps, nftTrouble }, nftTrouble === null ? SHARING : [...SHARING, "log-table"], signal);
       return bridgeDiscovery(deps);
     },
     redirect: nftTrouble === null ? nftRedirect(deps) : noRedirect(),
@@ -218,30 +217,6 @@ async function linux(role: Role, options: SystemOptions, tools: readonly string[
     undoAll: (signal, how) => undoAll(role, { exec, journal, log, stateDir, signal, unlock: how?.unlock ?? false }),
   };
   return { machine, mechanism, deps, sysctl };
-}
-
-/** What an earlier process with nft does to the packets of WireGuard's port. */
-const SHARING = ["demux-table", "redirect-table"] as const;
-
-/** Of an earlier process; its record of connections too, where without nft nobody would read it. */
-async function forgetTables(
-  deps: { readonly exec: Exec; readonly journal: Journal; readonly identifiers: Identifiers; readonly log: Logger },
-  kinds: readonly ("demux-table" | "redirect-table" | "log-table")[],
-  signal: AbortSignal,
-): Promise<void> {
-  const { exec, journal, identifiers, log } = deps;
-  const { demuxTable, redirectTable, logTable } = identifiers;
-  const names = { "demux-table": demuxTable, "redirect-table": redirectTable, "log-table": logTable };
-  for (const kind of kinds) {
-    const table = names[kind];
-    try {
-      if (await removeTable(exec, { table }, signal)) log.info({ table }, "removed an nft table of an earlier process");
-      await journal.remove({ kind });
-    } catch (thrown) {
-      // A kernel that cannot be asked for tables has none.
-      if (!(thrown instanceof ToolMissing || thrown instanceof ToolFailed)) throw thrown;
-    }
-  }
 }
 
 function nothingToWatch(): Service {

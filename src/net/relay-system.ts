@@ -8,6 +8,7 @@ import { FORWARD4, FORWARD6, forwardsForUs, interfaceNames } from "./forwarding.
 import type { Journal } from "./journal.ts";
 import { nftRelayTable, removeRelayTables, type RelayTable } from "./relay-table.ts";
 import { removeTrial, tryRelay } from "./relay-trial.ts";
+import { removeEach } from "./remove-listed.ts";
 import type { Sysctl } from "./sysctl.ts";
 
 export interface RelaySystemDeps {
@@ -95,12 +96,18 @@ export async function resetKernelRelay(
   signal: AbortSignal,
 ): Promise<readonly string[]> {
   // Forwarding ends before the fence goes.
-  const said = [...(await deps.sysctl.restore())];
-  try {
+  const said = await deps.sysctl.restore();
+  const trial = async (): Promise<boolean> => {
     await removeTrial(deps.exec, signal);
-    if (await removeRelayTables(deps.exec, signal)) said.push("Removed the nft tables of the relay.");
-  } catch (thrown) {
-    if (!(thrown instanceof ToolMissing)) throw thrown;
-  }
-  return said;
+    return false;
+  };
+  const wereThere = await removeEach([trial, () => removeRelayTables(deps.exec, signal)], async (remove) => {
+    try {
+      return await remove();
+    } catch (thrown) {
+      if (thrown instanceof ToolMissing) return false;
+      throw thrown;
+    }
+  });
+  return wereThere ? [...said, "Removed the nft tables of the relay."] : said;
 }

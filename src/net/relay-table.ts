@@ -14,6 +14,7 @@ import { type Endpoint, type Family, familyOf, formatEndpoint, type IpAddress, p
 import type { Exec } from "./exec.ts";
 import { isMissing, loadRuleset, nftFailed } from "./firewall/nft.ts";
 import { quotedInterface } from "./firewall/nft-table.ts";
+import { removeEach } from "./remove-listed.ts";
 
 /** Of the families ip and ip6. */
 export const RELAY_TABLE = "higgs_relay";
@@ -328,13 +329,11 @@ function wantedRules(address: IpAddress, fence: readonly string[]): readonly str
 
 /** By their fixed name, from whatever state. True when there was one. */
 export async function removeRelayTables(exec: Exec, signal: AbortSignal): Promise<boolean> {
-  let wasThere = false;
-  for (const family of ["ip", "ip6"] as const) {
+  return await removeEach(["ip", "ip6"] as const, async (family) => {
     const result = await exec.run(["nft", "delete", "table", family, RELAY_TABLE], { signal });
-    if (result.code === 0) wasThere = true;
-    else if (!isMissing(result.stderr)) throw nftFailed(`delete the nft table "${RELAY_TABLE}"`, result);
-  }
-  return wasThere;
+    if (result.code === 0 || isMissing(result.stderr)) return result.code === 0;
+    throw nftFailed(`delete the nft table "${RELAY_TABLE}"`, result);
+  });
 }
 
 interface ListedRelay {

@@ -2,6 +2,7 @@
 import type { HiggsError } from "../../base/errors.ts";
 import type { Family } from "../../base/ip.ts";
 import { type Exec, type ExecResult, findTool, ToolFailed, ToolMissing, toolMissing } from "../exec.ts";
+import { removeEach, removeListed } from "../remove-listed.ts";
 import {
   chainDifferences,
   type IptablesChain,
@@ -94,11 +95,26 @@ export async function loadChains(
   signal: AbortSignal,
 ): Promise<readonly string[]> {
   const { iptables, chains, prefix } = wanted;
-  const saved = await readChains(exec, iptables, signal);
-  const differences = chainDifferences(chains, saved, prefix);
-  if (differences.length > 0) await restore(exec, { iptables, text: replacementOf(chains, saved, prefix) }, signal);
-  return differences;
+  let failed = null as { readonly text: string; readonly thrown: ToolFailed } | null;
+  for (let tries = 1; ; tries++) {
+    const saved = await readChains(exec, iptables, signal);
+    const differences = chainDifferences(chains, saved, prefix);
+    if (differences.length === 0) return differences;
+    const text = replacementOf(chains, saved, prefix);
+    if (failed?.text === text) throw failed.thrown;
+    try {
+      await restore(exec, { iptables, text }, signal);
+      return differences;
+    } catch (thrown) {
+      // What it speaks of may have been taken away since it was read: then there is something else to be done.
+      if (!(thrown instanceof ToolFailed) || tries === MOST_TRIES) throw thrown;
+      failed = { text, thrown };
+    }
+  }
 }
+
+/** Of others who change rules all the time. */
+const MOST_TRIES = 5;
 
 /** `but`: leaves what is there in this way. */
 export type RemoveOptions = AbortSignal | { readonly signal: AbortSignal; readonly but: IptablesVariant };
@@ -117,16 +133,14 @@ export async function variantOf(
  */
 export async function removeChains(exec: Exec, prefix: string, options: RemoveOptions): Promise<boolean> {
   const { signal, but = null } = options instanceof AbortSignal ? { signal: options } : options;
-  let wereThere = false;
-  for (const iptables of STEMS.flatMap(commandsOf)) {
-    const saved = await savedOrNothing(exec, iptables, signal);
-    if (saved.size === 0 || (but !== null && (await variantOf(exec, iptables, signal)) === but)) continue;
-    const text = removalOf(saved, prefix);
-    if (text === "") continue;
-    await restore(exec, { iptables, text }, signal);
-    wereThere = true;
-  }
-  return wereThere;
+  return await removeEach(STEMS.flatMap(commandsOf), async (iptables) => {
+    const list = async (): Promise<readonly string[]> => {
+      const saved = await savedOrNothing(exec, iptables, signal);
+      if (saved.size === 0 || (but !== null && (await variantOf(exec, iptables, signal)) === but)) return [];
+      return removalOf(saved, prefix).split("\n").slice(0, -1);
+    };
+    return await removeListed(list, (lines) => restore(exec, { iptables, text: `${lines.join("\n")}\n` }, signal));
+  });
 }
 
 /**

@@ -6,6 +6,7 @@ import type { Logger } from "../../base/log.ts";
 import { type Exec, output, ToolFailed } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal, SysctlKey } from "../journal.ts";
+import { removeEach, removeListed } from "../remove-listed.ts";
 import type { Sysctl } from "../sysctl.ts";
 import type { ClientRoutes, ClientRoutesPolicy } from "./client-routes.ts";
 import { RoutesRefused } from "./errors.ts";
@@ -121,31 +122,15 @@ export async function removeRulesAndRoutes(
 ): Promise<boolean> {
   const numbers = routeNumbers(identifiers);
   if (numbers === null) return false;
-  let found = false;
-  for (const family of FAMILIES) {
-    found = (await removeFamily(exec, { numbers, family, signal })) || found;
-  }
-  return found;
+  return await removeEach(FAMILIES, (family) => removeFamily(exec, { numbers, family, signal }));
 }
 
-/** What leaves by itself meanwhile, as routes do whose interface dies, fails the batch: as long as less is left, the rest is tried again. */
 async function removeFamily(exec: Exec, reading: Reading): Promise<boolean> {
-  let last = Infinity;
-  let failure: ToolFailed | undefined;
-  for (;;) {
+  const list = async (): Promise<readonly string[]> => {
     const listed = await readLines(exec, reading);
-    const batch = listed === null ? [] : removal(listed, reading.numbers);
-    if (batch.length === 0) return last < Infinity;
-    if (batch.length >= last && failure !== undefined) throw failure;
-    last = batch.length;
-    try {
-      await runBatch(exec, { ...reading, batch });
-      return true;
-    } catch (thrown) {
-      if (!(thrown instanceof ToolFailed)) throw thrown;
-      failure = thrown;
-    }
-  }
+    return listed === null ? [] : removal(listed, reading.numbers);
+  };
+  return await removeListed(list, (batch) => runBatch(exec, { ...reading, batch }));
 }
 
 /** The role's own, by its fixed numbers; none for a role that makes none. As `ip rule` and `ip route` take them. */

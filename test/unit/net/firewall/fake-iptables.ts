@@ -17,6 +17,8 @@ export class FakeIptables implements Exec {
   readonly loaded: string[] = [];
   /** Words of a rule that this kernel has no part for. */
   readonly unknown = new Set<string>();
+  /** What happens between a look and a load; a text is what every load then fails with. */
+  beforeLoad: (command: string) => string | void = () => undefined;
   readonly #name: string;
 
   constructor(name: "iptables" | "iptables-legacy" | "iptables-nft" = "iptables") {
@@ -34,6 +36,8 @@ export class FakeIptables implements Exec {
     if (verb === "save") return done(printed(tables));
     if (args.join(" ") !== "--noflush -w 5") throw new Error(`FakeIptables does not know "${argv.join(" ")}".`);
     this.loaded.push(`${command}\n${options.stdin ?? ""}`);
+    const failure = this.beforeLoad(command);
+    if (typeof failure === "string") return { code: 4, stdout: "", stderr: failure };
     return this.#load(tables, options.stdin ?? "");
   }
 

@@ -1,6 +1,6 @@
 // Chains of iptables: put in place whole, found out when they were touched, and taken away without a trace.
 import { describe, expect, test } from "bun:test";
-import { HiggsError } from "../../../../src/base/errors.ts";
+import { errorText, HiggsError } from "../../../../src/base/errors.ts";
 import type { Exec } from "../../../../src/net/exec.ts";
 import {
   chainDifferences,
@@ -16,6 +16,7 @@ import {
   readChains,
   removeChains,
 } from "../../../../src/net/firewall/iptables.ts";
+import { failureOf } from "../../support/failure.ts";
 import { FakeIptables } from "./fake-iptables.ts";
 
 const { signal } = new AbortController();
@@ -154,6 +155,44 @@ test("removeChains() leaves what was before, byte for byte, and the other role's
   expect(await removeChains(exec, prefix, signal)).toBe(true);
   expect(await shown()).toBe(before);
   expect(await removeChains(exec, prefix, signal)).toBe(false);
+});
+
+/** As somebody does who flushes all rules, and only once. */
+function flushing(exec: FakeIptables): void {
+  exec.beforeLoad = () => {
+    exec.beforeLoad = () => undefined;
+    exec.families.iptables.clear();
+  };
+}
+
+test("bug: chains that somebody flushed just now kept removeChains() from what it was to do", async () => {
+  const { exec, load, shown } = await machine();
+  await load();
+  flushing(exec);
+  expect(await removeChains(exec, prefix, signal)).toBe(true);
+  expect(await shown()).toBe("");
+});
+
+test("bug: chains that somebody flushed just now kept loadChains() from closing", async () => {
+  const { exec, type, load } = await machine();
+  await load();
+  await type("*filter\n-F higgs-client-out\nCOMMIT\n");
+  flushing(exec);
+  expect(await load()).toHaveLength(3);
+  const saved = await readChains(exec, iptables, signal);
+  expect(chainDifferences(CHAINS, saved, prefix)).toEqual([]);
+});
+
+test("bug: one family's command that fails kept removeChains() from the other's chains", async () => {
+  const { exec, load } = await machine();
+  await load();
+  const six = { family: 6, save: "ip6tables-save", restore: "ip6tables-restore" } as const;
+  await loadChains(exec, { iptables: six, chains: CHAINS, prefix }, signal);
+  exec.beforeLoad = (command) =>
+    command === "iptables-restore" ? "Another app is holding the xtables lock." : undefined;
+  expect(errorText(await failureOf(removeChains(exec, prefix, signal)))).toContain("holding the xtables lock");
+  expect((await exec.run(["ip6tables-save"])).stdout).not.toContain("higgs");
+  expect(exec.loaded.filter((text) => text.startsWith("iptables-restore"))).toHaveLength(3); // not again and again
 });
 
 test("listChains() shows every line of ours, by table", async () => {

@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { errorText } from "../../../../src/base/errors.ts";
 import { silentLogger } from "../../../../src/base/log.ts";
+import { ToolFailed } from "../../../../src/net/exec.ts";
 import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
 import { linuxClientRoutes, removeRulesAndRoutes } from "../../../../src/net/routes/linux.ts";
 import { cidr } from "../firewall/exit-policy.ts";
@@ -184,6 +185,15 @@ describe("removeRulesAndRoutes()", () => {
     };
     await routes.reset(signal);
     expect(ip.printed()).toBe("");
+  });
+
+  test("bug: rules of IPv4 that could not be taken away kept those of IPv6", async () => {
+    const { ip, routes } = client();
+    await routes.apply(POLICY, signal);
+    ip.beforeBatch = (family) => (family === 4 ? "RTNETLINK answers: Operation not permitted" : undefined);
+    expect(await failureOf(removeRulesAndRoutes(ip, IDENTIFIERS.client, signal))).toBeInstanceOf(ToolFailed);
+    expect(ip.families[4].rules).not.toEqual([]);
+    expect([...ip.families[6].rules, ...ip.families[6].routes]).toEqual([]);
   });
 
   test("fails with the tool's own words where nothing gets less", async () => {
