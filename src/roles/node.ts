@@ -281,11 +281,11 @@ export async function runNode(settings: NodeSettings, callbacks: NodeCallbacks):
     callbacks.onReady(store.value.name);
     await aborted(signal);
   } finally {
-    try {
-      await stack.disposeAsync();
-    } finally {
-      await undo(os);
-    }
+    await stack.disposeAsync().catch((thrown: unknown) => {
+      // What it could not put back itself is put back below, and what remains then is told.
+      log.error({ reason: errorText(thrown) }, "the node did not close in order");
+    });
+    await undo(os);
   }
 }
 

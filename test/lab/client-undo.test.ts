@@ -288,6 +288,27 @@ describe("the home PC is as it was", () => {
   }
 
   test(
+    "bug: a node that put everything back failed all the same, where nft had failed once on the way",
+    async () => {
+      node = await startNode(lab);
+      const nft = (await home.execOrThrow(["sh", "-c", "readlink -f $(command -v nft)"])).trim();
+      const [real, once, failed] = ["/root/real-nft", "/root/nft-once", "/root/nft-failed"];
+      await home.execOrThrow(["cp", nft, real]);
+      const fails = `mkdir ${failed} 2>/dev/null && { echo "Error: Could not process rule: Out of memory" >&2; exit 1; }`;
+      await home.writeFile(once, `#!/bin/sh\n[ "$1 $4" = "delete higgs_node_demux" ] && ${fails}\nexec ${real} "$@"\n`);
+      await home.execOrThrow(["sh", "-c", `chmod 755 ${once} && mount --bind ${once} ${nft}`]);
+      node.kill();
+      const code = await node.exited;
+      await home.execOrThrow(["umount", nft]);
+      await home.execOrThrow(["rmdir", failed]); // positive control: it did fail
+      await home.execOrThrow(["rm", real, once]);
+      expect(code).toBe(0);
+      expect(await snapshot(home)).toBe(before);
+    },
+    MINUTE,
+  );
+
+  test(
     "after kill -9 and state clean, also without wireguard-go",
     async () => {
       for (const also of [false, true]) {
