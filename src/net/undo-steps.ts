@@ -19,7 +19,7 @@ interface UndoPlan {
   readonly steps: Readonly<Partial<Record<Kind, Step>>>;
   /** For what no journal tells the order of. */
   readonly order: readonly Kind[];
-  /** A kill switch that is on: closed first, and what holds it stays. */
+  /** A kill switch that is on: closed first, and again at the end, if somebody opened it meanwhile; what holds it stays. */
   readonly kept: { readonly kinds: readonly Kind[]; readonly close: () => Promise<string> } | null;
   /** What to type for another try. */
   readonly remedy: string;
@@ -35,14 +35,10 @@ export async function runUndo(
   const { journal, log, signal } = deps;
   const done: string[] = [];
   const failures: string[] = [];
-  if (plan.kept !== null) {
-    try {
-      done.push(await plan.kept.close());
-    } catch (thrown) {
-      signal.throwIfAborted();
-      failures.push(errorText(thrown));
-    }
-  }
+  await plan.kept?.close().catch((thrown: unknown) => {
+    signal.throwIfAborted();
+    log.warn({ error: errorText(thrown) }, "cannot close this machine before it is put back");
+  });
   const journaled = journal.entries().map((entry) => entry.kind);
   const kinds = [...new Set([...journaled.toReversed(), ...plan.order])];
   for (const kind of kinds.filter((one) => plan.kept?.kinds.includes(one) !== true)) {
@@ -62,6 +58,12 @@ export async function runUndo(
       log.warn({ kind, error: errorText(thrown) }, "cannot put back a change");
       failures.push(errorText(thrown));
     }
+  }
+  try {
+    if (plan.kept !== null) done.unshift(await plan.kept.close());
+  } catch (thrown) {
+    signal.throwIfAborted();
+    failures.unshift(errorText(thrown));
   }
   if (failures.length === 0) return done;
   throw new UndoIncomplete(`Cannot put everything back: ${failures.join(" ")}`, {
