@@ -5,12 +5,12 @@ import { sleep } from "../base/async.ts";
 import { HiggsError } from "../base/errors.ts";
 import { boundedLog, ensureBackground } from "./background.ts";
 import { durationMs, MOST_UP_MS, MOST_WAIT_MS } from "./duration.ts";
-import { endRunning } from "./end-running.ts";
+import { endIfRunning } from "./end-running.ts";
 import { EXIT } from "./exit-codes.ts";
 import { policyLines, policyShape } from "./exit-text.ts";
 import { installCommand, uninstallCommand } from "./install.ts";
 import { interruptSignal } from "./interrupt.ts";
-import { ask, isRunning, type LocalRole } from "./local.ts";
+import { ask, type LocalRole } from "./local.ts";
 import { decide, lockdownCommand } from "./lockdown.ts";
 import { logWriter } from "./log-text.ts";
 import { joinCommand, joinIfAsked, leaveCommand, warnOfPassword } from "./machine-actions.ts";
@@ -65,12 +65,11 @@ export function clientCommand(context: Context): Command {
       .action(async (_options, self: Command) => {
         const { run: runDir } = await configOf("client", self);
         const target = { role: "client" as const, runDir };
-        if (!(await isRunning(target))) {
+        const lockdown = await isLockedDown(target);
+        if (!(await endIfRunning(target, "down", interruptSignal()))) {
           term.out("Not connected: no client runs here.");
           return;
         }
-        const lockdown = await isLockedDown(target);
-        await endRunning(target, "down", interruptSignal());
         term.out("Disconnected; routes and DNS are as they were.");
         if (!lockdown) return;
         term.out(`  ${term.paint("red", "!")} The kill switch is on: no internet until the next connection.`);

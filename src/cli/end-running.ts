@@ -13,10 +13,25 @@ const TIMEOUT_MS = 20_000;
 const POLL_MS = 15;
 const hello = z.object({ pid: z.number().int().positive() });
 
+/** As endRunning; false where no process of the role runs, or not any more. */
+export async function endIfRunning(target: LocalRole, verb: "down" | "stop", signal: AbortSignal): Promise<boolean> {
+  try {
+    await endRunning(target, verb, signal);
+    return true;
+  } catch (thrown) {
+    if (isNotRunning(thrown)) return false;
+    throw thrown;
+  }
+}
+
 /** Sends `verb`, whose answer may say that the process goes on. Throws LocalApiError, or NotEnding `timeout`. */
 export async function endRunning(target: LocalRole, verb: "down" | "stop", signal: AbortSignal): Promise<void> {
   const running = processOf(hello.parse(await ask(target, "hello", { signal })).pid);
-  const answer = z.object({ ends: z.boolean() }).safeParse(await ask(target, verb, { signal }));
+  const said = await ask(target, verb, { signal }).catch((thrown: unknown) => {
+    if (!isNotRunning(thrown)) throw thrown;
+    return null; // somebody else asked it to end just now, and it did
+  });
+  const answer = z.object({ ends: z.boolean() }).safeParse(said);
   if (running === null || (answer.success && !answer.data.ends)) return;
   const deadline = performance.now() + TIMEOUT_MS;
   // Its sockets go first and its lock goes last; the process itself is the only thing to wait for.
@@ -29,4 +44,8 @@ export async function endRunning(target: LocalRole, verb: "down" | "stop", signa
     }
     await sleep(POLL_MS, signal);
   }
+}
+
+function isNotRunning(thrown: unknown): boolean {
+  return thrown instanceof HiggsError && thrown.code === "not-running";
 }

@@ -1,10 +1,9 @@
 // What `higgs node` and `higgs client` share: joining and leaving.
 import { Command } from "commander";
-import { endRunning } from "./end-running.ts";
+import { endIfRunning } from "./end-running.ts";
 import { addSettings, configOf, readConfig } from "./options.ts";
 import { interruptSignal } from "./interrupt.ts";
 import { readInvite } from "./invite-input.ts";
-import { isRunning } from "./local.ts";
 import type { Terminal } from "./output.ts";
 import type { Source } from "../roles/config.ts";
 import type { ProxySetting } from "../roles/proxy-setting.ts";
@@ -73,7 +72,7 @@ export function leaveCommand(role: MachineRole, { term }: Context): Command {
       const signal = interruptSignal();
       const target = { role, runDir: config.run };
       if (role === "client") await requireUnlockedTo("leave", config.state);
-      if (await isRunning(target)) await endRunning(target, "stop", signal);
+      await endIfRunning(target, "stop", signal);
       const { leaveNetwork } = await import("../roles/leave.ts");
       for (const line of await leaveNetwork(role, config, signal)) term.out(line);
     });
