@@ -66,7 +66,8 @@ export async function runUndo(
     failures.unshift(errorText(thrown));
   }
   if (failures.length === 0) return done;
-  throw new UndoIncomplete(`Cannot put everything back: ${failures.join(" ")}`, {
+  // One step may be for two kinds.
+  throw new UndoIncomplete(`Cannot put everything back: ${[...new Set(failures)].join(" ")}`, {
     code: "undo-incomplete",
     remedy: plan.remedy,
     detail: { done, failures },

@@ -107,7 +107,9 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<LinuxKind, Step>> 
     await journal.remove({ kind: "ip-rules" });
     return forgetting("ip-routes", wereThere ? [`Removed the routing rules and routes of the ${role}.`] : []);
   };
-  const names: Step = async () => {
+  const names: Step = async (isJournaled) => {
+    // A node sets none: what bears our marker or our fixed names is a client's, which may be connected.
+    if (role === "node" && !isJournaled) return [];
     const makeRead = (): Promise<void> => makeResolvedRead(exec, signal);
     if (needsHelper()) return (await askHelper({ reset: true }, signal)) ? [`Put ${path} back.`] : [];
     const nothing: Restored = { file: false, record: false };

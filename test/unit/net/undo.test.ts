@@ -3,7 +3,9 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { IpAddress } from "../../../src/base/ip.ts";
 import { silentLogger } from "../../../src/base/log.ts";
+import { resolvConfText } from "../../../src/net/dns/resolv-conf-text.ts";
 import { type Exec, type ExecResult, toolMissing, ToolTimeout } from "../../../src/net/exec.ts";
 import type { UndoEntry } from "../../../src/net/journal.ts";
 import { undoAll, type UndoDeps } from "../../../src/net/undo.ts";
@@ -205,6 +207,16 @@ describe("undoAll()", () => {
     exec.machine.addLink("higgs0", "wireguard");
     expect(await undo()).toContain("Removed the WireGuard device higgs0.");
     expect(journal.printed()).toBe("");
+  });
+
+  test("bug: a node that ended beside a connected client failed at the client's resolv.conf", async () => {
+    const { undo } = setUp([FORWARD], "node");
+    const ofClient = resolvConfText({ interface: "higgs0", servers: ["10.64.0.1" as IpAddress] });
+    writeFileSync(join(dir, "resolv.conf"), ofClient);
+    writeFileSync(join(dir, "resolv.conf.higgs-new"), "half");
+    expect(await undo()).toEqual(["Put the kernel setting net.ipv4.ip_forward back to 0."]);
+    expect(readFileSync(join(dir, "resolv.conf"), "utf8")).toBe(ofClient);
+    expect(readFileSync(join(dir, "resolv.conf.higgs-new"), "utf8")).toBe("half");
   });
 
   test("leaves an interface with our name that is no WireGuard", async () => {
