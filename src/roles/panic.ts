@@ -10,6 +10,7 @@ import { systemsHere } from "../net/os.ts";
 import { usualDirs } from "../net/platform.ts";
 import { readPrivileges, requireNetAdmin } from "../net/privileges.ts";
 import { flagIn, killProcess, rolesRunning } from "../net/processes.ts";
+import { acquireInstanceLock, lockOwner } from "../net/single-instance.ts";
 import { UndoIncomplete } from "../net/undo-steps.ts";
 import type { AnyRole } from "./config.ts";
 import { SOCKET } from "./runtime.ts";
@@ -49,6 +50,7 @@ export async function panic(says: PanicSays, signal: AbortSignal): Promise<void>
     }
     for (const runDir of dirs.run(role)) {
       for (const name of Object.values(SOCKET)) await removeSocket(join(runDir, name)).catch(() => undefined); // it is nobody's
+      await removeLock(runDir, role).catch(() => undefined); // another has started since
     }
   }
 }
@@ -96,6 +98,12 @@ async function switchOff(stateDir: string, says: PanicSays): Promise<void> {
   if (!(await readLockdown(stateDir)).lockdown) return;
   await writeLockdown(stateDir, OPEN);
   says.done("Switched the kill switch off.");
+}
+
+/** Of whoever was killed. */
+async function removeLock(runDir: string, role: AnyRole): Promise<void> {
+  if ((await lockOwner(runDir)) === null) return;
+  await using _lock = await acquireInstanceLock({ runDir, role });
 }
 
 async function undo(

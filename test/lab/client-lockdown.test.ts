@@ -295,6 +295,7 @@ describe("higgs panic", () => {
         expect(said).toContain(what);
       }
       expect(await snapshot(laptop, { without: ["processes", "etc and run"] })).toBe(clean);
+      expect(await laptop.execOrThrow(["ls", "-A", "/run/higgs/client"])).toBe(""); // nor the lock of the client that was ended
       expect(await waysNow()).toEqual(["open"]);
       expect(await higgsOrThrow(laptop, "panic")).toContain("Nothing of higgs was found");
     },
