@@ -1,11 +1,11 @@
 // Small Debians in folders, unpacked from the distribution's own packages and kept in build/; nothing is installed here.
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { LabRefused } from "../../src/lab/errors.ts";
 import { runChild, runChildOrThrow } from "../../src/lab/spawn.ts";
 import { ROOT_DIR } from "./bundle.ts";
+import { madeOnce } from "./made-once.ts";
 
 /** One Debian: apt finds what its packages need. */
 export interface DebianPackages {
@@ -73,29 +73,22 @@ async function madeRoot({ name, packages }: DebianPackages): Promise<string> {
     .slice(0, 12);
   const cacheDir = join(ROOT_DIR, "build/debian-root", name);
   const rootDir = join(cacheDir, key);
-  if (existsSync(rootDir)) return rootDir;
-  await rm(cacheDir, { recursive: true, force: true }); // of other packages
-  await mkdir(cacheDir, { recursive: true });
-  const workDir = await mkdtemp(join(cacheDir, "making-"));
-  try {
+  await madeOnce(rootDir, async (workDir) => {
+    for (const other of await readdir(cacheDir)) {
+      if (other !== basename(workDir)) await rm(join(cacheDir, other), { recursive: true, force: true }); // of other packages
+    }
     const making = join(workDir, "root");
     await unpack(await download(packages, workDir), making);
     await makeReady(making);
-    await rename(making, rootDir);
-  } finally {
-    await rm(workDir, { recursive: true, force: true });
-  }
+    return making;
+  });
   return rootDir;
 }
 
 /** The package alone, unpacked into a folder of its own; what it needs is in the root. As `debianRoot`. */
 export async function debianLayer(name: DebianLayer): Promise<string> {
-  const layersDir = join(ROOT_DIR, "build/debian-layers");
-  const layerDir = join(layersDir, name);
-  if (existsSync(layerDir)) return layerDir;
-  await mkdir(layersDir, { recursive: true });
-  const workDir = await mkdtemp(join(layersDir, "making-"));
-  try {
+  const layerDir = join(ROOT_DIR, "build/debian-layers", name);
+  await madeOnce(layerDir, async (workDir) => {
     const { code, stdout, stderr } = await runChild(
       ["sh", "-c", 'cd "$1" && exec apt-get -q -o APT::Sandbox::User=root download "$2"', "download", workDir, name],
       { timeoutMs: DOWNLOAD_MS, env: proxies() },
@@ -107,10 +100,8 @@ export async function debianLayer(name: DebianLayer): Promise<string> {
       archives.map((file) => join(workDir, file)),
       making,
     );
-    await rename(making, layerDir);
-  } finally {
-    await rm(workDir, { recursive: true, force: true });
-  }
+    return making;
+  });
   return layerDir;
 }
 
