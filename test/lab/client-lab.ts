@@ -184,6 +184,7 @@ export async function killAt(host: LabHost, plan: KillPlan): Promise<Killed> {
 export interface StreamPlan {
   readonly to: string;
   readonly port: number;
+  /** At most, if nobody ends it before. */
   readonly count: number;
   readonly perS: number;
 }
@@ -206,13 +207,17 @@ export async function startEcho(host: LabHost): Promise<void> {
   await child.waitForLine(/^echoing/);
 }
 
-/** Numbered datagrams to the echoing host. Resolves after the first second, with what becomes of them all. */
+/** Numbered datagrams to the echoing host. Resolves after the first second; `stop` ends it, and resolves with what became of them all. */
 export async function startStream(
   host: LabHost,
   plan: Omit<StreamPlan, "port">,
-): Promise<{ readonly over: Promise<Streamed> }> {
+): Promise<{ stop(): Promise<Streamed> }> {
   const child = await host.spawn([...PROGRAM, "stream", JSON.stringify({ ...plan, port: ECHO_PORT })]);
   await child.waitForLine(/^streaming/);
-  const over = child.waitForLine(/^\{/, { timeoutMs: 60_000 }).then((line) => JSON.parse(line) as Streamed);
-  return { over };
+  return {
+    async stop() {
+      child.kill("SIGTERM");
+      return JSON.parse(await child.waitForLine(/^\{/)) as Streamed;
+    },
+  };
 }
