@@ -46,6 +46,20 @@ export async function untilPath(host: LabHost, kind: string, timeoutMs: number):
   await until(async () => (await pathOf(host))?.kind === kind, { timeoutMs, everyMs: 100, what: `the path ${kind}` });
 }
 
+/** On that path, with no move of it under way and the router's answer about a port: from now on the machine's rules stay as they are. */
+export async function untilSettled(host: LabHost, kind: string): Promise<void> {
+  await until(
+    async () => {
+      const { stdout } = await higgs(host, "client", "status", "--json");
+      if (!stdout.startsWith("{")) return false;
+      const status = JSON.parse(stdout) as { path: Path | null; portMapping: { state: string } };
+      if (status.path?.kind !== kind || status.portMapping.state === "asking") return false;
+      return !(await host.readFile("/var/lib/higgs/client/journal.json")).includes("redirect-table");
+    },
+    { timeoutMs: 40_000, everyMs: 100, what: `a client at rest on the path ${kind}` },
+  );
+}
+
 export interface Pings {
   readonly sent: number;
   readonly received: number;

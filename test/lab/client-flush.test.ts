@@ -6,7 +6,7 @@ import type { Packet } from "../../src/lab/pcap.ts";
 import type { Sniffer } from "../../src/lab/sniffer.ts";
 import { decodeStun } from "../../src/proto/stun.ts";
 import { looksLikeWireGuard } from "../../src/proto/wireguard-packet.ts";
-import { untilPath } from "./cables.ts";
+import { untilSettled } from "./cables.ts";
 import { higgsOrThrow, leaksOf, pidOf, startNetwork, untilBrowses, wireGuardPort } from "./client-lab.ts";
 import { inDebian, installDebian } from "./dhcp-scene.ts";
 import { until } from "./harness.ts";
@@ -14,6 +14,8 @@ import { type Probe, probesTo } from "./state-probes.ts";
 import { type OrderStream, startStateLab, streamOrders } from "./state-scene.ts";
 
 const MINUTE = 60_000;
+/** The packages of a Debian are fetched and unpacked once. */
+const START_MS = 5 * MINUTE;
 const WEB = ["203.0.113.80", "2001:db8:80::80"] as const;
 /** Each of the twelve kinds a hundred times a second. */
 const EVERY_MS = 10;
@@ -88,7 +90,7 @@ beforeAll(async () => {
     .host("cafe-router")
     .execOrThrow(["sysctl", "-qw", "net.ipv4.conf.lan.proxy_arp=1", "net.ipv4.neigh.lan.proxy_delay=0"]); // it answers for the whole world
   sniffer = await lab.host("cafe-router").sniff("lan", await leaksOf(laptop, await wireGuardPort(laptop)));
-}, MINUTE);
+}, START_MS);
 
 afterAll(async () => {
   await lab[Symbol.asyncDispose]();
@@ -151,7 +153,7 @@ test(
 test(
   "canary: while nobody is awake to put the rules back, every kind of the stream is seen",
   async () => {
-    await untilPath(laptop, "direct", 15_000); // one that is being moved has rules of the moment
+    await untilSettled(laptop, "direct"); // one that is being moved has rules of the moment
     wanted = await until(
       async () => {
         const first = await picture();

@@ -226,9 +226,9 @@ async function expectClosed(host: LabHost, one: Try, { entries }: Killed): Promi
   if (!["", HOME4].includes(seen)) expect({ one, entries, seen }).toEqual({ one, entries, seen: "" });
 }
 
-/** By the web, of a program that has a second; "" where nothing passes. */
-export async function addressSeen(host: LabHost): Promise<string> {
-  const { code, stdout } = await host.exec(["timeout", "1", HIGGS, "lab-service", "fetch", PAGE4]);
+/** By the web, of a program that has so long; "" where nothing passes. */
+export async function addressSeen(host: LabHost, seconds = 1): Promise<string> {
+  const { code, stdout } = await host.exec(["timeout", String(seconds), HIGGS, "lab-service", "fetch", PAGE4]);
   return code === 0 ? stdout.trim() : "";
 }
 

@@ -132,6 +132,8 @@ export async function nodeDown(host: LabHost, running: LabProcess): Promise<void
 }
 
 const WIREGUARD_PORT = 51_999;
+const STAYS = 5;
+const STAYS_APART_MS = 400;
 /** Nothing but the way by the server: it is the test that leads a tunnel elsewhere. */
 export const RELAYED_FLAGS: readonly string[] = ["--paths", "wss"];
 /** For `startNode`: the home's router has to forward this UDP port to it. */
@@ -154,14 +156,22 @@ export async function goDirect(client: LabHost, home: string): Promise<void> {
   )?.[0];
   const way = `${home}:${WIREGUARD_PORT}`;
   const answers = async (): Promise<boolean> => {
-    if ((await client.exec(["ping", "-n", "-c", "1", "-W", "1", node ?? ""])).code !== 0) return false;
+    if ((await client.exec(["ping", "-n", "-c", "1", "-W", "2", node ?? ""])).code !== 0) return false;
     return (await client.execOrThrow(["wg", "show", "higgs0", "endpoints"])).includes(way);
+  };
+  // A session that was still being made leads the client back to the server.
+  const stays = async (): Promise<boolean> => {
+    for (let i = 0; i < STAYS; i++) {
+      if (!(await answers())) return false;
+      await Bun.sleep(STAYS_APART_MS);
+    }
+    return true;
   };
   await until(
     async () => {
-      // Both ends follow every packet: one that was still under way by the server leads them back to it.
+      // Both ends follow every packet: one that was still under way by the server does as much.
       await client.execOrThrow(["wg", "set", "higgs0", "peer", peer, "endpoint", way]);
-      return (await answers()) && (await answers());
+      return await stays();
     },
     { what: "answers of the node without the server" },
   );

@@ -4,6 +4,7 @@ import type { LabHost } from "../../src/lab/host.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { HIGGS, higgs, killNow, pidOf, startClientLab, startNetwork, startNode, untilBrowses } from "./client-lab.ts";
+import { untilSettled } from "./cables.ts";
 import { daemonsHaveUser } from "./daemon-user.ts";
 import { snapshot, until } from "./harness.ts";
 
@@ -107,7 +108,8 @@ describe("reconciling", () => {
     ({ node } = await startNetwork(lab));
     await higgs(host("laptop"), "client", "up");
     await untilBrowses(host("laptop"));
-  }, MINUTE);
+    await untilSettled(host("laptop"), "direct"); // a path that is being moved has rules of the moment
+  }, 2 * MINUTE);
   afterAll(async () => {
     await lab?.[Symbol.asyncDispose]();
   });
@@ -120,7 +122,6 @@ describe("reconciling", () => {
       `puts back what somebody took away from the ${role}`,
       async () => {
         const machine = host(name);
-        // A path that is being moved has rules of the moment.
         const wanted = await until(
           async () => {
             const first = await picture(machine);
@@ -143,7 +144,7 @@ describe("reconciling", () => {
         ]);
         await untilBrowses(host("laptop"));
       },
-      2 * MINUTE,
+      4 * MINUTE,
     );
   }
 
@@ -164,10 +165,11 @@ describe("reconciling", () => {
       const mended = async (): Promise<boolean> =>
         (await laptop.execOrThrow(["ip", "link", "show", "dev", "higgs0"])).includes("mtu 1420");
       await until(mended, { timeoutMs: MENDED_MS, what: "the tunnel's size" });
-      expect(await verify()).toContain(foreign);
+      // The look that mended it may have begun before they wrote.
+      await until(async () => (await verify()).includes(foreign), { what: "somebody else's name servers, seen" });
       expect(await file()).toBe(theirs);
       const isOpen = flags.length === 0;
-      expect((await health()).includes("names-closed")).toBe(!isOpen);
+      await until(async () => (await health()).includes("names-closed") === !isOpen, { what: "that as health" });
       // In the tunnel the exit answers, whoever is asked.
       if (isOpen) await untilBrowses(laptop);
     }
