@@ -145,6 +145,11 @@ test(
 );
 
 describe("what is sent to the tunnel's address on the LAN", () => {
+  const protocolFrom = (address: string, text: string): readonly string[] => {
+    const [protocol = "", from = ""] = text.split(" ");
+    return from.replace(/:\d+$/, "") === address ? [protocol] : [];
+  };
+
   /** Whether the laptop tells the LAN that it has the address, and what it says to a SYN for it (CVE-2019-14899). */
   async function asked(): Promise<{ readonly arp: boolean; readonly answers: readonly string[] }> {
     await router.exec(["ip", "route", "del", `${tunnelAddress}/32`]);
@@ -152,13 +157,14 @@ describe("what is sent to the tunnel's address on the LAN", () => {
     await router.exec(["ping", "-n", "-c", "2", "-W", "1", "-i", "0.3", tunnelAddress]);
     const neighbour = await router.execOrThrow(["ip", "neigh", "show", tunnelAddress, "dev", "lan"]);
     await on(router, [`ip route replace ${tunnelAddress}/32 via 192.168.7.2`]);
-    await using sniffer = await router.sniff("lan", `src host ${tunnelAddress}`);
+    await using sniffer = await router.sniff("lan", `src host ${tunnelAddress} or icmp`);
     const orders: Order[] = [22, 80, 40_000].map((port) => ({ id: `${port}`, kind: "tcp", to: tunnelAddress, port }));
     await sendOrders(router, orders);
+    await caughtUp(sniffer, router, "192.168.7.2");
     await on(router, [`ip route del ${tunnelAddress}/32`]);
     return {
       arp: / lladdr /.test(neighbour),
-      answers: [...new Set(sniffer.packets().map((packet) => packet.text.split(" ")[0] ?? ""))],
+      answers: [...new Set(sniffer.packets().flatMap(({ text }) => protocolFrom(tunnelAddress, text)))],
     };
   }
 

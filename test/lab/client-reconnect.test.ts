@@ -21,6 +21,8 @@ import {
 import { until } from "./harness.ts";
 
 const MINUTE = 60_000;
+/** Of a test, on a machine that has other work. */
+const LIMIT_MS = 2 * MINUTE;
 /** WireGuard itself would begin anew only after this long without an answer (Keepalive-Timeout and Rekey-Timeout). */
 const WIREGUARD_S = 15;
 let lab: Lab;
@@ -100,7 +102,7 @@ test(
     expect(server.lines.filter((line) => line.includes("--join"))).toEqual([]);
     await healthy();
   },
-  MINUTE,
+  LIMIT_MS,
 );
 
 test(
@@ -121,7 +123,7 @@ test(
     await browsesAgain();
     await healthy();
   },
-  MINUTE,
+  LIMIT_MS,
 );
 
 test(
@@ -131,7 +133,9 @@ test(
     await until(async () => (await machines()).some(({ name, online }) => name === "home-pc" && !online), {
       timeoutMs: 50_000,
     });
-    expect((await higgs(laptop, "client", "status")).code).toBe(6);
+    await until(async () => (await higgs(laptop, "client", "status")).code === 6, {
+      what: "a client that has heard of it",
+    });
     await home.boot();
     await startNode(lab);
     const readyMs = performance.now();
@@ -143,7 +147,7 @@ test(
     await browsesAgain();
     await healthy();
   },
-  MINUTE,
+  LIMIT_MS,
 );
 
 test(
@@ -171,7 +175,7 @@ test(
     await browsesAgain();
     await healthy();
   },
-  MINUTE,
+  LIMIT_MS,
 );
 
 test(
@@ -183,7 +187,7 @@ test(
     expect([HOME4, HOME6]).toContain(await page(laptop));
     await healthy();
   },
-  MINUTE,
+  LIMIT_MS,
 );
 
 test(
@@ -196,12 +200,12 @@ test(
     await laptop.execOrThrow(["sed", "-i", "-E", other, "/var/lib/higgs/client/journal.json"]);
     await killNow(home, await pidOf(home, "node"));
     expect(await laptop.readFile("/etc/resolv.conf")).toContain("higgs"); // positive control
-    expect((await higgs(laptop, "client", "up", "--timeout", "1s")).code).not.toBe(0);
+    expect((await higgs(laptop, "client", "up", "--timeout", "5s")).code).not.toBe(0);
     expect(await laptop.readFile("/etc/resolv.conf")).not.toContain("higgs");
     await startNode(lab);
     await higgsOrThrow(laptop, "client", "wait");
     await browsesAgain();
     await healthy();
   },
-  MINUTE,
+  LIMIT_MS,
 );

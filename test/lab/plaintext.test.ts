@@ -41,17 +41,20 @@ test("the server sees ciphertext alone: no page, no HTTP, no name, neither on it
   await using atNode = await lab.host("home-pc").sniff("higgsn0");
   const url = `http://${WEB_NAME}/sink`;
   for (let round = 0; round < 20; round++) {
-    const sent = await laptop.execOrThrow(["curl", "-sS", "-4", "--max-time", "5", "-d", `${MARKER} ${MARKER}`, url]);
+    const sent = await laptop.execOrThrow(["curl", "-sS", "-4", "--max-time", "20", "-d", `${MARKER} ${MARKER}`, url]);
     expect(JSON.parse(sent)).toEqual({ bytes: 2 * MARKER.length + 1 });
   }
   await askDns(laptop, [dns("udp", "8.8.8.8", WEB_NAME), dns("tcp", "8.8.8.8", WEB_NAME)]);
   // Positive control: the same reader finds every sign where the page is in plain text.
   await until(() => signsIn(atNode.packets()).length === Object.keys(SIGNS).length, { what: "all signs at the node" });
+  await until(() => signsIn(atWeb.packets()).length === 4, { what: "the signs at the web server" });
   expect(signsIn(atWeb.packets())).toEqual(["marker", "http", "request", "name"]);
-  const carried = atServer
-    .packets()
-    .filter((packet) => packet.text.includes("203.0.113.10:443") || packet.text.includes("[2001:db8:10::10]:443"));
-  expect(carried.length).toBeGreaterThan(100); // the traffic did come by here
+  const carried = (): number =>
+    atServer
+      .packets()
+      .filter((packet) => packet.text.includes("203.0.113.10:443") || packet.text.includes("[2001:db8:10::10]:443"))
+      .length;
+  await until(() => carried() > 100, { what: "the traffic, which came by here" });
   expect(signsIn(atServer.packets())).toEqual([]);
 
   expect(isInMemory(serverPid, MARKER)).toBe(false);

@@ -47,8 +47,8 @@ async function usage(): Promise<readonly Usage[]> {
   return machines;
 }
 
-const fetchBytes = (n: number) =>
-  laptop.exec([HIGGS, "lab-service", "fetch", `${PAGE4}bytes?n=${n}`], { timeoutMs: 8_000 });
+const fetchBytes = (n: number, timeoutS = 30) =>
+  laptop.exec([HIGGS, "lab-service", "fetch", `${PAGE4}bytes?n=${n}`], { timeoutMs: timeoutS * 1000 });
 
 test(
   "what the kernel relayed is counted, and once it is used up nothing is relayed and both ends know why",
@@ -65,7 +65,8 @@ test(
     });
     for (const { relayed } of counted) expect(relayed).toMatchObject({ limitBytes: QUOTA_BYTES, usedUp: false });
 
-    await fetchBytes(3_000_000); // whether its end comes through is a matter of when the server looks
+    // Whether its end comes through is a matter of when the server looks; without one it waits in vain.
+    await fetchBytes(3_000_000, 8).catch(() => undefined);
     const text = (host: LabHost, role: "client" | "node") =>
       until(async () => (await statusOf(host, role)).health.find(({ code }) => code === "relay-quota")?.text, {
         what: `${role} says why`,
@@ -113,7 +114,7 @@ test(
 test(
   "a machine that has used it up and may not go directly is told why it does not connect",
   async () => {
-    const up = await higgs(laptop, "client", "up", "--paths", "udp-relay,wss", "--timeout", "4s");
+    const up = await higgs(laptop, "client", "up", "--paths", "udp-relay,wss", "--timeout", "10s");
     expect(up.code).toBe(5);
     expect(up.stderr).toContain(
       'Cannot connect. Packets to "home-pc" wait for a direct path: the server relays none, as',

@@ -6,6 +6,7 @@ import { dnsStats, forgetQueries } from "./dns-hosts.ts";
 import { debianRoot } from "./debian-root.ts";
 import { until } from "./harness.ts";
 import { HIGGS, invite, startNetworkLab, startNode, startServer } from "./network.ts";
+import { caughtUp } from "./state-scene.ts";
 import { bootSystemd, type SystemdMachine } from "./systemd-machine.ts";
 
 const MINUTE = 60_000;
@@ -71,9 +72,11 @@ describe("names through a real systemd-resolved", () => {
 
   /** The queries that the café's LAN sees meanwhile. */
   async function seenOnLan(ask: () => Promise<void>): Promise<readonly string[]> {
-    await using sniffer = await lab.host("cafe-router").sniff("lan", "port 53 or port 853");
+    const router = lab.host("cafe-router");
+    await using sniffer = await router.sniff("lan", "port 53 or port 853 or icmp");
     await ask();
-    return sniffer.packets().map((packet) => packet.text);
+    await caughtUp(sniffer, router, "192.168.7.2");
+    return sniffer.packets().flatMap(({ text }) => (/[.:](?:53|853)\b/.test(text) ? [text] : []));
   }
 
   async function expectTunnelled(claimed = ""): Promise<void> {
@@ -162,8 +165,8 @@ describe("names through a real systemd-resolved", () => {
         const said = await laptop.exec(["resolvectl", "dns", "higgs0"]);
         return said.stdout.includes("fd") && (await isSet());
       };
-      await until(mended, { timeoutMs: 5_000, what: `mended settings after ${script}` });
-      await laptop.execOrThrow([HIGGS, "client", "wait", "--timeout", "15s"]);
+      await until(mended, { timeoutMs: 15_000, what: `mended settings after ${script}` });
+      await laptop.execOrThrow([HIGGS, "client", "wait", "--timeout", "40s"]);
       await expectTunnelled();
     });
   }
