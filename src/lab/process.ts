@@ -26,7 +26,8 @@ export interface LabProcess extends AsyncDisposable {
 }
 
 const LINES_LIMIT = 10_000;
-const WAIT_FOR_LINE_MS = 10_000;
+/** Of a program that may start on a busy machine. */
+const WAIT_FOR_LINE_MS = 30_000;
 const LOOK_FOR_CHILD_MS = 2;
 
 /** `argv` is an `nsenter` whose only child is the program; that child dies with it. */

@@ -46,7 +46,7 @@ async function status(): Promise<Status> {
   return JSON.parse((await higgs(laptop, "client", "status", "--json")).stdout) as Status;
 }
 
-async function untilPath(kind: string, timeoutMs = 15_000): Promise<void> {
+async function untilPath(kind: string, timeoutMs = 30_000): Promise<void> {
   await until(async () => (await status()).path?.kind === kind, { timeoutMs, everyMs: 100, what: `the path ${kind}` });
 }
 

@@ -6,6 +6,8 @@ import { cutUdp, mendUdp, NAS4, pull, TRANSFER_BYTES, untilPath, withMobile } fr
 import { higgsOrThrow, killNow, pidOf, startClientLab, startNetwork, startServer } from "./client-lab.ts";
 
 const MINUTE = 60_000;
+/** Of a test, on a machine that has other work. */
+const LIMIT_MS = 2 * MINUTE;
 /** Promised are one second and three; the lab's machine may be busy with other things, hence as much again. */
 const PAUSE_S = 2;
 const MOVED_S = 6;
@@ -35,7 +37,7 @@ function pulls(name: string, limitS: number, cable: () => Promise<void>, mend?: 
       expect(bytes).toBe(TRANSFER_BYTES);
       expect(pings.gapS).toBeLessThan(limitS);
     },
-    MINUTE,
+    LIMIT_MS,
   );
 }
 

@@ -249,7 +249,7 @@ describe("the machine", () => {
         "higgs client exit list",
       );
       expectRefusal(
-        await higgs(laptop, "client", "up", "--exit", "nobody", "--timeout", "1s"),
+        await higgs(laptop, "client", "up", "--exit", "nobody", "--timeout", "5s"),
         5,
         '"nobody"',
         "higgs client exit list",

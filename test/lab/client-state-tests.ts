@@ -50,7 +50,7 @@ export function testClientStates(mechanism: Mechanism): void {
     await killNow(vps, await pidOf(vps, "server"));
   };
   const waitsInVain = async (): Promise<void> => {
-    expect((await higgs(laptop, "client", "up", "--timeout", "1s")).code).not.toBe(0);
+    expect((await higgs(laptop, "client", "up", "--timeout", "5s")).code).not.toBe(0);
   };
 
   /** How a person, or fate, gets from each row to the next, in the document's order. */

@@ -53,7 +53,7 @@ describe("names that somebody manages", () => {
   }, MINUTE);
 
   const shell = (machine: SystemdMachine, script: string): Promise<string> =>
-    machine.execOrThrow(["sh", "-c", script], { timeoutMs: 30_000 });
+    machine.execOrThrow(["sh", "-c", script], { timeoutMs: MINUTE });
 
   async function renew(machine: SystemdMachine, manager: Manager, server: string): Promise<void> {
     if (manager.machine === "dhclient") {
@@ -173,7 +173,7 @@ describe("names that somebody manages", () => {
     const higgs = (...args: readonly string[]): Promise<string> =>
       machine.execOrThrow([HIGGS, ...args], { timeoutMs: MINUTE });
     await higgs("client", "install");
-    await higgs("client", "wait", "--timeout", "20s");
+    await higgs("client", "wait", "--timeout", "40s");
     await until(() => asksTunnel(machine), { what: `the tunnel's servers by ${manager.name}` });
     for (const server of [OTHER_RESOLVER, CAFE_RESOLVER]) {
       await shell(machine, manager.renew(server));
@@ -192,7 +192,7 @@ describe("names that somebody manages", () => {
     expect((await begun(machine, manager)).replace("/var/lib/higgs/client/journal.json\n", "")).toBe(before);
 
     await shell(machine, "systemctl start higgs-client");
-    await higgs("client", "wait", "--timeout", "20s");
+    await higgs("client", "wait", "--timeout", "40s");
     await until(() => asksTunnel(machine), { what: `the tunnel's servers by ${manager.name} after the boot` });
     await higgs("client", "uninstall");
     expect(await settled(machine, manager)).toBe(before);

@@ -93,7 +93,7 @@ const networkManager = (dns: string, file: string): Omit<Manager, "name"> => ({
     ${dns === "systemd-resolved" ? "systemctl start systemd-resolved" : ":"}
     ${file}
     printf '${nmConf(dns).replaceAll("\n", "\\n")}' > /etc/NetworkManager/NetworkManager.conf
-    systemctl restart NetworkManager && nm-online -q -t 10
+    systemctl restart NetworkManager && nm-online -q -t 30
     ${nmRenew(CAFE_RESOLVER)}`,
   renew: nmRenew,
   memory: NM_MEMORY,

@@ -95,7 +95,7 @@ describe("names through the exit", () => {
       "--join",
       await invite(lab, "client"),
       "--timeout",
-      "2s",
+      "10s",
       ...RELAYED_FLAGS,
     );
     expect(up.code).not.toBe(0);
@@ -203,7 +203,7 @@ describe("names through the exit", () => {
     await forgetQueries(lab);
     node = await startNode(host("home-pc"), { flags: ["--dns", "udp://203.0.113.53", ...RELAYED_FLAGS] });
     const asked = dns("udp", "8.8.8.8", WEB_NAME);
-    await until(async () => (await askDns(host("laptop"), [asked]))[0]?.failure === "", { timeoutMs: 15_000 });
+    await until(async () => (await askDns(host("laptop"), [asked]))[0]?.failure === "", { timeoutMs: 30_000 });
     const stats = await dnsStats(lab);
     expect(stats.udp).toBeGreaterThan(0);
     expect({ tcp: stats.tcp, dot: stats.dot, doh: stats.doh }).toEqual({ tcp: 0, dot: 0, doh: 0 });
@@ -218,7 +218,7 @@ describe("names through the exit", () => {
     const names = ["--dns-block", "/root/block.txt", "--dns-private", "home.lab.example"];
     node = await startNode(pc, { flags: [...flags, ...names, ...RELAYED_FLAGS] });
     const ask = async (name: string) => (await askDns(host("laptop"), [dns("udp", "8.8.8.8", name)]))[0];
-    await until(async () => (await ask(WEB_NAME))?.failure === "", { timeoutMs: 15_000 });
+    await until(async () => (await ask(WEB_NAME))?.failure === "", { timeoutMs: 30_000 });
     expect(await ask(WEB_NAME)).toMatchObject({ code: "NOERROR", data: [WEB4] });
     expect(await ask("x.blocked.lab.example")).toMatchObject({ code: "NXDOMAIN", data: [] });
     expect(await ask(DNS_NAME)).toMatchObject({ code: "NXDOMAIN", data: [] });
@@ -233,11 +233,11 @@ describe("names through the exit", () => {
   });
 
   test("a client that floods the resolver gets no more than its share, and another notices nothing", async () => {
-    const flood = Array.from({ length: 600 }, () => dns("udp", node4, WEB_NAME, { waitMs: 1500 }));
+    const flood = Array.from({ length: 900 }, () => dns("udp", node4, WEB_NAME, { waitMs: 1500 }));
     const answers = await askDns(host("laptop"), flood);
     const got = answers.filter((answer) => answer.failure === "").length;
     expect(got).toBeGreaterThan(100);
-    expect(got).toBeLessThan(550);
+    expect(got).toBeLessThan(850); // 400 at once, and 50 more for every second that it takes to ask
     expect(failures(await askDns(host("tablet"), [dns("udp", node4, WEB_NAME)]))).toEqual([""]);
   });
 });

@@ -194,6 +194,6 @@ export async function withoutIsolation(scene: Scene, use: () => Promise<void>): 
   } finally {
     await mechanism.takeBack(pc);
     node.kill("SIGCONT");
-    await until(async () => (await mechanism.leaseLeftS(pc)) > 0, { timeoutMs: 15_000, what: "the rules' return" });
+    await until(async () => (await mechanism.leaseLeftS(pc)) > 0, { what: "the rules' return" });
   }
 }

@@ -69,7 +69,7 @@ async function serviceBundle(): Promise<string> {
 }
 
 export interface UntilOptions {
-  /** Default 10 000. */
+  /** Default 30 000: real programs on a machine that has other work. */
   readonly timeoutMs?: number;
   readonly everyMs?: number;
   /** For the sentence when it does not come true. */
@@ -81,7 +81,7 @@ export async function until<T>(
   condition: () => T | Promise<T>,
   options: UntilOptions = {},
 ): Promise<Exclude<T, false | null | undefined>> {
-  const timeoutMs = options.timeoutMs ?? 10_000;
+  const timeoutMs = options.timeoutMs ?? 30_000;
   const end = performance.now() + timeoutMs;
   for (;;) {
     const value = await condition();

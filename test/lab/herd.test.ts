@@ -18,7 +18,7 @@ beforeAll(async () => {
   lab = await startClientLab(smallInternet({ extraHosts: [HERD_HOST] }));
   await startServer(lab);
   herd = await startHerd(lab, MACHINES);
-}, MINUTE);
+}, 3 * MINUTE);
 afterAll(async () => {
   await lab?.[Symbol.asyncDispose]();
 });
@@ -36,5 +36,5 @@ test(
     const status = await higgsOrThrow(lab.host("vps"), "server", "status", "--json");
     expect((JSON.parse(status) as { machines: unknown }).machines).toEqual({ total: MACHINES, online: MACHINES });
   },
-  2 * MINUTE,
+  3 * MINUTE,
 );

@@ -38,8 +38,8 @@ export interface Killed {
   readonly said: readonly string[];
 }
 
-const MOMENT_MS = 10_000;
-const AFTERMATH_MS = 20_000;
+const MOMENT_MS = 20_000;
+const AFTERMATH_MS = 40_000;
 const LAST_LINES = 20;
 
 export async function killAtMoment(plan: KillPlan): Promise<Killed> {
@@ -111,7 +111,7 @@ async function aftermathOf(child: Bun.Subprocess, plan: KillPlan, isDown: boolea
 }
 
 async function works({ argv, pattern }: KillPlan["works"]): Promise<boolean> {
-  const asked = Bun.spawn([...argv], { stdin: "ignore", stdout: "pipe", stderr: "ignore", timeout: 2_000 });
+  const asked = Bun.spawn([...argv], { stdin: "ignore", stdout: "pipe", stderr: "ignore", timeout: 5_000 });
   return new RegExp(pattern).test(await new Response(asked.stdout).text());
 }
 

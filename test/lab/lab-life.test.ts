@@ -7,7 +7,7 @@ import { homeHost, smallInternet } from "../../src/lab/small-internet.ts";
 import { ROOT_DIR } from "./bundle.ts";
 import { failureOf, requireLab, until } from "./harness.ts";
 
-const START_MS = 30_000;
+const START_MS = 60_000;
 
 describe("startLab()", () => {
   const mounts = (): string => readFileSync("/proc/self/mounts", "utf8");

@@ -17,6 +17,8 @@ import { probesTo } from "./state-probes.ts";
 import { startStateLab, verdictsOf } from "./state-scene.ts";
 
 const MINUTE = 60_000;
+/** Of a test, on a machine that has other work. */
+const LIMIT_MS = 2 * MINUTE;
 const WEB = "203.0.113.80";
 const EXIT_TIMED_OUT = 8;
 let lab: Lab;
@@ -72,7 +74,7 @@ describe("lockdown off opens the machine", () => {
       expect(await waysNow()).toEqual(["open"]);
       expect(await snapshot(laptop)).toBe(before);
     },
-    MINUTE,
+    LIMIT_MS,
   );
 
   test(
@@ -90,7 +92,7 @@ describe("lockdown off opens the machine", () => {
       );
       expect(await snapshot(laptop)).toBe(before);
     },
-    MINUTE,
+    LIMIT_MS,
   );
 
   const STATES: Readonly<Record<string, () => Promise<unknown>>> = {
@@ -101,7 +103,7 @@ describe("lockdown off opens the machine", () => {
     },
     "with a client that does not connect": async () => {
       await killNow(lab.host("vps"), await pidOf(lab.host("vps"), "server"));
-      expect((await higgs(laptop, "client", "up", "--lockdown", "--timeout", "1s")).code).not.toBe(0);
+      expect((await higgs(laptop, "client", "up", "--lockdown", "--timeout", "5s")).code).not.toBe(0);
     },
   };
   for (const what of ["without a client", "with a client that does not connect"]) {
@@ -121,7 +123,7 @@ describe("lockdown off opens the machine", () => {
         }
         await putAllBack();
       },
-      MINUTE,
+      LIMIT_MS,
     );
   }
 
@@ -141,7 +143,7 @@ describe("lockdown off opens the machine", () => {
         expect((await laptop.exec(["nft", "list", "table", "inet", "higgs_client"])).code).not.toBe(0);
         await putAllBack();
       },
-      MINUTE,
+      LIMIT_MS,
     );
   }
 

@@ -110,7 +110,7 @@ beforeAll(async () => {
     const server = await lab.host(host).spawn(["bun", "-e", SERVER, own, other]);
     await server.waitForLine(/^ready$/);
   }
-}, 30_000);
+}, 60_000);
 afterAll(async () => {
   await lab?.[Symbol.asyncDispose]();
 });
@@ -118,7 +118,7 @@ afterAll(async () => {
 describe("a lab router", () => {
   for (const kind of KINDS) {
     test(`of the kind "${kind}" maps and filters as its name says`, async () => {
-      const said = await lab.host(`behind-${kind}`).execOrThrow(["bun", "-e", CLIENT, A, B], { timeoutMs: 10_000 });
+      const said = await lab.host(`behind-${kind}`).execOrThrow(["bun", "-e", CLIENT, A, B], { timeoutMs: 30_000 });
       const probes = said
         .trim()
         .split("\n")
@@ -132,7 +132,7 @@ describe("a lab router", () => {
     await using server = await lab.host("behind-forwards").spawn(["bun", "-e", listener]);
     await server.waitForLine(/^ready$/);
     for (const from of ["a", "behind-forwards", "neighbour"]) {
-      const { stdout } = await lab.host(from).exec(["curl", "-sS", "--max-time", "3", "http://203.0.113.200:80/"]);
+      const { stdout } = await lab.host(from).exec(["curl", "-sS", "--max-time", "10", "http://203.0.113.200:80/"]);
       expect({ from, stdout }).toEqual({ from, stdout: "forwarded" });
     }
   });
@@ -144,7 +144,7 @@ describe("a lab router", () => {
       for (const port of [3000, 53]) socket.send("x", port, "${A}");
       await fetch("http://${A}:81/").catch(() => undefined);
       socket.close();`;
-    await lab.host("behind-no-udp").execOrThrow(["bun", "-e", send], { timeoutMs: 10_000 });
+    await lab.host("behind-no-udp").execOrThrow(["bun", "-e", send], { timeoutMs: 30_000 });
     const kinds = () =>
       new Set(sniffer.packets().map((packet) => packet.text.replace(/^(\w+) .* > \S+:(\d+) .*$/, "$1 $2")));
     await until(() => kinds().size >= 2); // the one that is blocked was sent before the two that are not

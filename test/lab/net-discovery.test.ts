@@ -66,7 +66,7 @@ beforeAll(async () => {
     programs: { bun: process.execPath },
     visible: [ROOT_DIR],
   });
-}, 30_000);
+}, 60_000);
 afterAll(async () => {
   await lab?.[Symbol.asyncDispose]();
 });
@@ -88,7 +88,7 @@ for (const mechanism of ["nft", "bridge"] as const) {
         await end.order({ do: "open", mechanism, ports });
       }
       await lab.host("laptop").execOrThrow(["nft", "-f", "-"], { stdin: HOST_FIREWALL });
-    }, 30_000);
+    }, 60_000);
     afterAll(async () => {
       await lab.host("laptop").exec(["nft", "delete", "table", "inet", "host"]);
       for (const end of [laptop, vps]) {
@@ -106,7 +106,7 @@ for (const mechanism of ["nft", "bridge"] as const) {
       await laptop.order({ do: "peer", peer: peer("vps", toVps) });
       const seen = await until(async () => (await vps.status()).endpoints[0] || null, { what: "a handshake" });
       expect(seen).toBe(mechanism === "nft" ? (mapped ?? "") : `${toLaptop.address}:${toLaptop.port}`);
-      expect((await lab.host("laptop").exec(["ping", "-n", "-c", "2", "-W", "2", "10.64.0.2"])).code).toBe(0);
+      expect((await lab.host("laptop").exec(["ping", "-n", "-c", "2", "-W", "5", "10.64.0.2"])).code).toBe(0);
       expect(await laptop.order<string | null>({ do: "ask", to: `${VPS}:${PORT}` })).toBe(mapped);
     });
 
@@ -129,7 +129,7 @@ for (const mechanism of ["nft", "bridge"] as const) {
       const arrived = async (): Promise<boolean> => {
         const [left, right] = await Promise.all([laptop.status(), vps.status()]);
         // A machine that is too busy drops some of a stream; none of it may have gone to discovery.
-        return left.received > right.sent * 0.95 && right.received > left.sent * 0.95;
+        return left.received > right.sent * 0.8 && right.received > left.sent * 0.8;
       };
       await until(arrived, { what: "what was sent" });
       expect((await laptop.status()).mistaken + (await vps.status()).mistaken).toBe(0);

@@ -39,6 +39,8 @@ const NODE6 = "2001:db8:7:1::10";
 const SSH = 22;
 const HTTP = 80;
 const MAIL = 25;
+/** Time enough to ask while it lasts. */
+const SHORT_LEASE_S = 8;
 const RESOLVER = 5300;
 /** What must never be seen on the node's LAN: a packet with an address of the tunnel as its source. */
 const LEAKS = "src net 10.83.0.0/16 or src net fd83::/16";
@@ -310,9 +312,9 @@ describe.each([...exitMechanisms("nft", "iptables-legacy")])(
     test(
       "closes by itself when the lease runs out, isolated as before, and opens again with a new one",
       async () => {
-        await exit.apply({ ...POLICY, leaseS: 2 }, signal);
+        await exit.apply({ ...POLICY, leaseS: SHORT_LEASE_S }, signal);
         expect(await unanswered(INTERNET)).toEqual([]);
-        await until(async () => (await leaseLeftS(2)) === -1, { what: "the end of the lease" });
+        await until(async () => (await leaseLeftS(SHORT_LEASE_S)) === -1, { what: "the end of the lease" });
         const closed = { ...INTERNET, ...DNS, ...FORBIDDEN };
         expect(await unanswered(closed)).toEqual(all(closed));
         expect(await unanswered({ client: tcp(CLIENT4, HTTP) }, "home-nas")).toEqual(["client"]);

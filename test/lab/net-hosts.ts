@@ -27,7 +27,7 @@ export interface Probe {
 
 const PROBE = ["/usr/local/bin/bun", "/usr/local/bin/net-probe.js"] as const;
 /** Longer than any answer takes in the lab, also on a busy machine; the probes of a call wait side by side. */
-const WAIT_MS = 1500;
+const WAIT_MS = 2500;
 
 export function tcp(to: string, port: number, more: Partial<Probe> = {}): Probe {
   return { protocol: "tcp", to, port, waitMs: WAIT_MS, ...more };

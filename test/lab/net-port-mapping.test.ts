@@ -30,7 +30,7 @@ let vps: PathHost;
 beforeAll(async () => {
   await requireLab();
   lab = await startLab(smallInternet(), { programs: { bun: process.execPath }, visible: [ROOT_DIR] });
-}, 30_000);
+}, 90_000);
 afterAll(async () => {
   await lab?.[Symbol.asyncDispose]();
 });
@@ -39,7 +39,7 @@ beforeEach(async () => {
   // No WireGuard is needed to be reached: the bridge has the port itself.
   await home.order({ do: "open", mechanism: "bridge", ports: { wireGuardPort: 51900, publicPort: PORT } });
   await vps.order({ do: "open", mechanism: "bridge", ports: { wireGuardPort: 51900, publicPort: VPS_PORT } });
-}, 30_000);
+}, 90_000);
 afterEach(async () => {
   for (const end of [home, vps]) await end.process[Symbol.asyncDispose]();
 });
@@ -76,7 +76,7 @@ describe("a port that the router maps", () => {
       expect(await lab.host("home-router").execOrThrow(["nft", "list", "table", "ip", "mapped"])).not.toContain("dnat");
       await lab.host("home-router").execOrThrow(["conntrack", "-F"]);
       expect(await reach(PORT)).toBe(null);
-    }, 30_000);
+    }, 90_000);
   }
 
   test("is asked for past a full tunnel, by the mark of our own sockets", async () => {
@@ -98,7 +98,7 @@ describe("a port that the router maps", () => {
     } finally {
       await lab.host("home-pc").execOrThrow(["ip", "rule", "del", ...rule]);
     }
-  }, 30_000);
+  }, 90_000);
 
   test("is given up when the router dies, and found again when it lives", async () => {
     const router = await startRouter({ pcp: "honest", natPmp: "honest" });
@@ -110,5 +110,5 @@ describe("a port that the router maps", () => {
     await using _ = await startRouter({ natPmp: "honest" });
     await home.order({ do: "refresh" });
     expect((await mapped()).protocol).toBe("nat-pmp");
-  }, 45_000);
+  }, 120_000);
 });

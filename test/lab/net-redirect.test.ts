@@ -55,7 +55,7 @@ beforeAll(async () => {
     { segments: [{ name: "wire" }], hosts },
     { programs: { bun: process.execPath }, visible: [ROOT_DIR] },
   );
-}, 30_000);
+}, 90_000);
 afterAll(async () => {
   await lab?.[Symbol.asyncDispose]();
 });
@@ -95,7 +95,7 @@ for (const family of [4, 6] as const) {
       await ends[0].order({ do: "stream", to: "10.64.0.2" });
       await ends[1].order({ do: "stream", to: "10.64.0.1" });
       await beyond(500);
-    }, 30_000);
+    }, 90_000);
     afterEach(async () => {
       for (const end of ends) {
         await end.order({ do: "stop" });
@@ -103,7 +103,7 @@ for (const family of [4, 6] as const) {
         await end.process[Symbol.asyncDispose]();
       }
       await relay[Symbol.asyncDispose]();
-    }, 30_000);
+    }, 90_000);
 
     /** Resolves when both ends have received so many more. */
     async function beyond(more: number): Promise<void> {
@@ -169,7 +169,7 @@ for (const family of [4, 6] as const) {
       for (const name of ["left", "right"]) {
         expect(await lab.host(name).execOrThrow(["nft", "list", "tables"])).not.toContain("redirect");
       }
-    }, 30_000);
+    }, 90_000);
 
     test("moves at once when it is told, and the path that was given up is dropped on arrival", async () => {
       for (const index of [0, 1] as const) {
@@ -181,6 +181,6 @@ for (const family of [4, 6] as const) {
       const before = await passed();
       await beyond(500);
       expect(await passed()).toBe(before);
-    }, 30_000);
+    }, 90_000);
   });
 }

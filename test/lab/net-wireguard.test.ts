@@ -16,8 +16,8 @@ import { snapshot, until } from "./harness.ts";
 import type { DriverOptions } from "./net-driver.ts";
 import { drive, driveOrThrow, startTwoMachines } from "./net-machines.ts";
 
-const START_MS = 30_000;
-const SLOW_MS = 30_000;
+const START_MS = 60_000;
+const SLOW_MS = 120_000;
 const NAME = "higgs0";
 const LEFT_SECRET = newWireGuardSecret();
 const RIGHT_SECRET = newWireGuardSecret();
@@ -99,7 +99,7 @@ async function connect(options: DriverOptions = userspace): Promise<void> {
 }
 
 async function ping(address = "10.64.0.2"): Promise<boolean> {
-  return (await left.exec(["ping", "-c", "1", "-W", "1", address])).code === 0;
+  return (await left.exec(["ping", "-c", "1", "-W", "5", address])).code === 0;
 }
 
 async function stats(host: LabHost): Promise<readonly PeerStats[]> {

@@ -4,6 +4,8 @@ import { transfer } from "./cables.ts";
 import { killAndStart, pingAcross, type Running, serverOutage, startOn } from "./outages.ts";
 
 const MINUTE = 60_000;
+/** Of a test, on a machine that has other work. */
+const LIMIT_MS = 2 * MINUTE;
 const TENTH_S = 0.1;
 
 describe("on the WebSocket", () => {
@@ -32,7 +34,7 @@ describe("on the WebSocket", () => {
       expect(gapS - awayS).toBeLessThan(4);
       expect(await transferring).toBe(bytes);
     },
-    MINUTE,
+    LIMIT_MS,
   );
 });
 
@@ -53,7 +55,7 @@ describe("on a direct path", () => {
         console.log(`${victim} killed: longest gap ${gapS.toFixed(2)} s, ${lost} lost`);
         expect(gapS).toBeLessThan(3);
       },
-      MINUTE,
+      LIMIT_MS,
     );
   }
 });

@@ -42,7 +42,7 @@ export async function startOn(kind: Kind): Promise<Running> {
   const laptop = lab.host("laptop");
   await startNetwork(lab);
   const client = await startClient(laptop, ...flagsOf(kind));
-  await untilPath(laptop, kind, 15_000);
+  await untilPath(laptop, kind, 30_000);
   return { lab, laptop, kind, client };
 }
 

@@ -112,11 +112,11 @@ describe("between two Linux routers", () => {
       `UDP dropped at the ${name} leads to the WebSocket, and back to a direct path by itself`,
       async () => {
         await higgsOrThrow(laptop, "client", "up");
-        await untilPath(laptop, "direct", 15_000);
+        await untilPath(laptop, "direct", 30_000);
         const router = lab.host(name);
         const pinging = await startPinging(laptop);
         await cutUdp(router);
-        await untilPath(laptop, "wss", 10_000);
+        await untilPath(laptop, "wss", 30_000);
         const replies = pinging.replies();
         await until(() => pinging.replies() > replies + 5, { what: "replies by the WebSocket" });
         await mendUdp(router);
@@ -132,7 +132,7 @@ describe("between two Linux routers", () => {
   test(
     "the server's death costs a direct pair no packet",
     async () => {
-      await untilPath(laptop, "direct", 15_000);
+      await untilPath(laptop, "direct", 30_000);
       const pinging = await startPinging(laptop);
       await killNow(vps, await pidOf(vps, "server"));
       const replies = pinging.replies();
@@ -151,7 +151,7 @@ describe("between two Linux routers", () => {
   test(
     "down leaves the laptop as it was",
     async () => {
-      await untilPath(laptop, "direct", 15_000);
+      await untilPath(laptop, "direct", 30_000);
       await higgsOrThrow(laptop, "client", "down");
       expect(await snapshot(laptop)).toBe(laptopBefore);
     },
@@ -162,13 +162,13 @@ describe("between two Linux routers", () => {
     "a revoked client loses the direct path as well, and down leaves the home PC as it was",
     async () => {
       await higgsOrThrow(laptop, "client", "up");
-      await untilPath(laptop, "direct", 15_000);
+      await untilPath(laptop, "direct", 30_000);
       const peers = async (): Promise<readonly string[]> =>
         (await home.execOrThrow(["wg", "show", "higgsn0", "peers"])).split("\n").filter(Boolean);
       expect(await peers()).toHaveLength(1);
       const revokedMs = performance.now();
       await higgsOrThrow(vps, "server", "revoke", "laptop");
-      await until(async () => (await peers()).length === 0, { timeoutMs: 5_000, what: "a home PC without that peer" });
+      await until(async () => (await peers()).length === 0, { what: "a home PC without that peer" });
       console.log(`peer gone ${Math.round(performance.now() - revokedMs)} ms after the revocation`);
       expect((await laptop.exec(["ping", "-n", "-c", "1", "-W", "1", WEB4])).code).not.toBe(0);
       await higgsOrThrow(home, "node", "down");
@@ -188,7 +188,7 @@ test(
     const laptop = lab.host("laptop");
     await startNetwork(lab);
     await higgsOrThrow(laptop, "client", "up");
-    await untilPath(laptop, "udp-relay", 10_000);
+    await untilPath(laptop, "udp-relay", 30_000);
     // The whole of a burst was in vain.
     const tried = /203\.0\.113\.7:\d+ does not answer \(([7-9]|\d\d+) checks\)/;
     const why = await until(async () => {

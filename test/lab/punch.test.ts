@@ -2,11 +2,14 @@
 import { expect, test } from "bun:test";
 import { type Run, runs, type Scenario, SCENARIOS } from "./punch-runs.ts";
 
-const MINUTES = 120_000;
+const MINUTES = 180_000;
+/** What a busy machine slept through is tried again by the next search, which comes within 65 seconds. */
+const NEXT_SEARCH_MS = 80_000;
+const AT_ONCE_MS = 20_000;
 
-async function all(scenario: Scenario, count: number): Promise<readonly Run[]> {
+async function all(scenario: Scenario, count: number, triesMs = AT_ONCE_MS): Promise<readonly Run[]> {
   const done: Run[] = [];
-  for await (const run of runs(scenario, count)) {
+  for await (const run of runs(scenario, count, triesMs)) {
     console.log(
       `${run.path}, found ${run.found ?? "at once"}, ${run.probes} probes, ${(run.tookMs / 1000).toFixed(1)} s`,
     );
@@ -19,7 +22,9 @@ async function all(scenario: Scenario, count: number): Promise<readonly Run[]> {
 test(
   "routers that take early packets for their own are passed, by fresh ports where need be",
   async () => {
-    expect((await all(SCENARIOS.poisonedAndSkewed, 3)).map(({ path }) => path)).toEqual(["direct", "direct", "direct"]);
+    const done = await all(SCENARIOS.poisonedAndSkewed, 3, NEXT_SEARCH_MS);
+    expect(done.map(({ path }) => path)).toEqual(["direct", "direct", "direct"]);
+    expect(done.filter(({ tookMs }) => tookMs > AT_ONCE_MS).length).toBeLessThanOrEqual(1);
   },
   MINUTES,
 );
@@ -58,7 +63,7 @@ test(
 test(
   "--no-port-guessing leaves the relay, and no port is guessed",
   async () => {
-    const [run] = await all(SCENARIOS.notGuessed, 1);
+    const [run] = await all(SCENARIOS.notGuessed, 1, 10_000);
     expect(run).toMatchObject({ path: "udp-relay", found: null });
     expect(run?.probes).toBeLessThan(20);
   },

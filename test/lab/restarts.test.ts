@@ -33,7 +33,7 @@ for (const { kind, nat } of KINDS) {
       laptop = lab.host("laptop");
       await startNetwork(lab);
       await startClient(laptop);
-      await untilPath(laptop, kind, 15_000);
+      await untilPath(laptop, kind, 30_000);
     }, MINUTE);
     afterAll(async () => {
       await lab?.[Symbol.asyncDispose]();
@@ -60,7 +60,7 @@ for (const { kind, nat } of KINDS) {
           await startNode(lab);
         });
         expect(lost).toBe(0);
-        await untilPath(laptop, kind, 15_000);
+        await untilPath(laptop, kind, 30_000);
       },
       MINUTE,
     );
@@ -74,7 +74,7 @@ for (const { kind, nat } of KINDS) {
           await startClient(laptop);
         });
         expect(lost).toBe(0);
-        await untilPath(laptop, kind, 15_000);
+        await untilPath(laptop, kind, 30_000);
       },
       MINUTE,
     );
@@ -92,7 +92,7 @@ for (const { kind, nat } of KINDS) {
           });
         });
         expect(lost).toBe(0);
-        await untilPath(laptop, kind, 15_000);
+        await untilPath(laptop, kind, 30_000);
       },
       MINUTE,
     );

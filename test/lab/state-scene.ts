@@ -18,7 +18,7 @@ const ANOTHER_USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-grou
 const HIGGS_USER = ["setpriv", "--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--clear-groups"] as const;
 export const CONTAINER = ["ip", "netns", "exec", "box"] as const;
 /** Long enough for an answer from the internet through the tunnel, on a busy machine too. */
-const WAIT_MS = 1000;
+const WAIT_MS = 2000;
 
 export async function startStateLab(): Promise<Lab> {
   const dir = mkdtempSync(join(tmpdir(), "higgs-state-probe-"));

@@ -35,7 +35,7 @@ export interface SystemdOptions {
 /** On the host's own disk, so that it outlives a power cut as one. */
 const DISK_DIR = "/var/lib/systemd-machine";
 const WORK_DIR = "/run/systemd-machine";
-const BOOT_MS = 30_000;
+const BOOT_MS = 60_000;
 
 /** Cgroups of version 2 without any limits where the machine gives its controllers to version 1; systemd only needs the tree. */
 const FIRST = `set -eu
@@ -90,7 +90,7 @@ let booted = 0;
 /** Resolves when systemd says that it is up. The host's programs are at /usr/local/bin. */
 export async function bootSystemd(host: LabHost, options: SystemdOptions = {}): Promise<SystemdMachine> {
   const rootDirs = [...(options.layers ?? []), await debianRoot(options.debian)].join(":");
-  const cgroup = `higgs-lab-${process.pid}-${++booted}`;
+  const cgroup = `higgs-lab-${process.pid}-${++booted}-${crypto.randomUUID().slice(0, 8)}`; // pids are a namespace's own
   await prepareDisk(host, options);
   let first: LabProcess | null = null;
   let init = "";

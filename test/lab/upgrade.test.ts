@@ -55,7 +55,7 @@ describe("an upgrade under a session", () => {
       expect(gapS).toBeLessThan(MOST_GAP_S);
       expect(await versionOf(host(name))).toBe(version);
     }
-    await untilPath(running.laptop, "direct", 20_000);
+    await untilPath(running.laptop, "direct", 30_000);
     const told = async (): Promise<readonly string[]> => {
       const { machines } = JSON.parse(await higgsOrThrow(host("vps"), "server", "machines", "--json")) as {
         machines: { version: string; online: boolean }[];

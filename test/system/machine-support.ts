@@ -228,7 +228,7 @@ export async function talk(client: RunningClient, node: RunningNode, text: strin
 
 /** Datagrams are repeated, as whoever uses them repeats them. */
 async function repeatUntil(act: () => void, seen: () => boolean, what: string): Promise<void> {
-  const end = performance.now() + 20_000;
+  const end = performance.now() + 40_000;
   while (!seen()) {
     if (performance.now() > end) throw new Error(`waited in vain for ${what}`);
     act();

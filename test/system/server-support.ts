@@ -294,7 +294,7 @@ export async function codeOf(task: Promise<unknown>): Promise<string> {
 export async function until<T>(
   look: () => T | undefined | null | false,
   what = "the condition",
-  timeoutMs = 10_000,
+  timeoutMs = 30_000,
 ): Promise<T> {
   const end = performance.now() + timeoutMs;
   for (;;) {
