@@ -51,6 +51,8 @@ const RANDOM_SPREAD_MS = 5_000;
 const SETTLE_MS = 100;
 /** However often paths are lost. */
 const AGAIN_MS = 5_000;
+/** After nobody answered, and twice as long each time. */
+const UNANSWERED_MS = 2_000;
 
 export class Gatherer implements AsyncDisposable {
   readonly stunClient: StunClient;
@@ -67,10 +69,16 @@ export class Gatherer implements AsyncDisposable {
   #mapping: NatMapping | null = null;
   #round = 0;
   #gatheredAt = Number.NEGATIVE_INFINITY;
+  #patienceMs = UNANSWERED_MS;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+
+  readonly #failed = (thrown: unknown): void => {
+    if (!this.#signal.aborted) this.#deps.log.warn({ reason: errorText(thrown) }, "candidates not gathered");
+  };
 
   /** Goes on until the signal aborts. */
   constructor(deps: GathererDeps, options: GathererOptions, signal: AbortSignal) {
-    const { discovery, log } = deps;
+    const { discovery } = deps;
     this.#deps = deps;
     this.#options = options;
     this.#signal = signal;
@@ -85,9 +93,7 @@ export class Gatherer implements AsyncDisposable {
         options.onRouterPort();
       },
     });
-    const failed = (thrown: unknown): void => {
-      if (!signal.aborted) log.warn({ reason: errorText(thrown) }, "candidates not gathered");
-    };
+    const failed = this.#failed;
     this.#soon = new Debounce(() => void this.#gather().catch(failed), SETTLE_MS);
     if (deps.stun() !== null) this.#soon.poke(); // the welcome came before
     const again = { everyMs: SEARCH_MS, jitterMs: RANDOM_SPREAD_MS, signal, onError: failed };
@@ -150,7 +156,7 @@ export class Gatherer implements AsyncDisposable {
     this.#routerPort.follow(now);
   }
 
-  async #gather(): Promise<void> {
+  async #gather(isRetry = false): Promise<void> {
     const { discovery, readLinks } = this.#deps;
     if (discovery === null) return;
     this.#gatheredAt = performance.now();
@@ -159,7 +165,18 @@ export class Gatherer implements AsyncDisposable {
     this.#routerPort.follow(now);
     await Promise.all([this.#askStun(discovery), this.#manual.refresh(this.#signal)]);
     this.#routerPort.follow(now); // a mapping of another address is judged by what STUN saw
-    this.#tell();
+    const isUnanswered = this.#answers.length > 0 && !natView(this.#answers).udp;
+    if (isUnanswered) this.#retryLater();
+    else this.#patienceMs = UNANSWERED_MS;
+    if (!isUnanswered || !isRetry) this.#tell();
+  }
+
+  /** What UDP loses for a second, as while a network comes up, must not cost the minute until the next search. */
+  #retryLater(): void {
+    clearTimeout(this.#retry);
+    if (this.#signal.aborted || this.#patienceMs >= SEARCH_MS) return;
+    this.#retry = setTimeout(() => void this.#gather(true).catch(this.#failed), this.#patienceMs);
+    this.#patienceMs *= 2;
   }
 
   /** True when they are others than before, whoever read them. */
@@ -169,6 +186,7 @@ export class Gatherer implements AsyncDisposable {
     const change = before === null ? null : linksChange(before, now);
     if (change === null) return false;
     this.#mapping = null;
+    this.#patienceMs = UNANSWERED_MS;
     this.#routerPort.refresh();
     this.#options.onLinksChanged(change);
     return true;
@@ -204,6 +222,7 @@ export class Gatherer implements AsyncDisposable {
   /** After its signal was aborted. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#soon.cancel();
+    clearTimeout(this.#retry);
     await Promise.all([...this.#loops, this.#routerPort[Symbol.asyncDispose]()]);
   }
 }

@@ -1,7 +1,7 @@
 // Paths under bad conditions: routers that want both ends in step, loss at the start, recorded messages, a server that is gone.
 import { describe, expect, test } from "bun:test";
 import type { Datagram } from "./fake-internet.ts";
-import { advance, SERVER, until } from "./fake-internet.ts";
+import { advance, SERVER, STUN_PORTS, until } from "./fake-internet.ts";
 import type { FakeMachine } from "./fake-machine.ts";
 import { checksSince, ip, kinds, scene, settled, useLittleInternet } from "./path-scene.ts";
 
@@ -41,6 +41,31 @@ describe("openPaths() starts in step", () => {
       await made.b.stop();
     }
     expect(direct).toBeGreaterThanOrEqual(99);
+  });
+});
+
+describe("openPaths() while a network comes up", () => {
+  for (const lostMs of [1_000, 4_000, 8_000]) {
+    test(`bug: UDP that was lost for the first ${lostMs / 1000} s cost a minute without a direct path`, async () => {
+      const made = await scene("port-r", "port-r", {
+        before({ net }) {
+          const start = performance.now();
+          net.delayMs = () => (performance.now() - start < lostMs ? null : 10);
+        },
+      });
+      expect(await until(() => kinds(made) === "direct direct", lostMs + 10_000, 10)).not.toBeNull();
+    });
+  }
+
+  test("where UDP never gets out, the questions become rare", async () => {
+    const made = await scene("port-r", "port-r", { before: ({ net }) => (net.delayMs = () => null) });
+    await advance(300_000, 50);
+    const asked = made.net.sent.filter(({ datagram }) => STUN_PORTS.includes(datagram.to.port));
+    const since = (ms: number): number => asked.filter(({ at }) => performance.now() - at < ms).length;
+    expect(kinds(made)).toBe("wss wss");
+    // In the last two minutes each end has searched twice, as ever: two ports, five times each.
+    expect(since(120_000)).toBeLessThanOrEqual(2 * 2 * 10 + 20);
+    expect(asked.length).toBeGreaterThan(since(120_000));
   });
 });
 
