@@ -16,16 +16,23 @@ export interface Logger {
 /** The last lines of a process, bounded; followers are told of each new one. */
 export class LogRing {
   readonly #limit: number;
+  readonly #characterLimit: number;
   readonly #lines: string[] = [];
+  #characters = 0;
   readonly #followers = new Set<(line: string) => void>();
 
-  constructor(limit = 2000) {
+  /** The newest line is kept however long it is. */
+  constructor(limit = 2000, characterLimit = 500_000) {
     this.#limit = limit;
+    this.#characterLimit = characterLimit;
   }
 
   push(line: string): void {
     this.#lines.push(line);
-    if (this.#lines.length > this.#limit) this.#lines.splice(0, this.#lines.length - this.#limit);
+    this.#characters += line.length;
+    while (this.#lines.length > this.#limit || (this.#characters > this.#characterLimit && this.#lines.length > 1)) {
+      this.#characters -= this.#lines.shift()?.length ?? 0;
+    }
     for (const follower of this.#followers) follower(line);
   }
 

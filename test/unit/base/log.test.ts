@@ -180,6 +180,16 @@ describe("LogRing", () => {
     expect(ring.lines().map((line) => record(line)["count"])).toEqual([7, 8, 9]);
   });
 
+  test("LogRing keeps no more characters than it may, and at least the newest line", () => {
+    const ring = new LogRing(100, 10);
+    for (const line of ["aaaa", "bbbb", "cccc"]) ring.push(line);
+    expect(ring.lines()).toEqual(["bbbb", "cccc"]);
+    ring.push("d".repeat(50));
+    expect(ring.lines()).toEqual(["d".repeat(50)]);
+    ring.push("e");
+    expect(ring.lines()).toEqual(["e"]);
+  });
+
   test("LogRing.follow() tells of each new line until it is ended", () => {
     const ring = new LogRing();
     const seen: string[] = [];
