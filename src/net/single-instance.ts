@@ -2,7 +2,8 @@
 //
 // There is no flock here. The lock is a name that link(2) makes, which one process alone succeeds at:
 //
-//   lock                        the owner, as JSON {"pid","startTime","bootId","role","token"}; the token makes each one's text its own
+//   lock                        the owner, as JSON {"pid","startTime","bootId","role","token"}; the token makes each one's text its own,
+//                               and "brief":true says that it is a command, for which others wait
 //   lock.after-<pid>-<start>    who succeeds that dead owner: the right to replace "lock"
 //
 // A successor may die too, before it has replaced the lock; it is then succeeded in the same way. So the chain "lock",
@@ -34,19 +35,32 @@ export interface LockOptions {
   readonly runDir: string;
   /** Each has a run folder of its own, so that all three may share a machine. */
   readonly role: "server" | "node" | "client";
+  /** True for a command that is over in moments. */
+  readonly brief?: boolean;
+}
+
+interface Owner extends ProcessIdentity {
+  readonly isBrief: boolean;
 }
 
 interface Link {
   readonly name: string;
   readonly text: string;
-  readonly owner: ProcessIdentity | null;
+  readonly owner: Owner | null;
 }
 
-/** Throws AlreadyRunning (`already-running`, naming the pid). Makes the folder where there is none, see makeRunDir. */
+/** A command that takes everything away asks some dozens of tools; one that takes longer than this hangs. */
+const BRIEF_MS = 10_000;
+const BRIEF_POLL_MS = 20;
+
+/**
+ * Waits for a command that holds the lock for moments. Throws AlreadyRunning (`already-running`, naming the pid). Makes the folder where
+ * there is none, see makeRunDir.
+ */
 export async function acquireInstanceLock(options: LockOptions): Promise<InstanceLock> {
-  const { runDir, role } = options;
+  const { runDir, role, brief = false } = options;
   const token = crypto.randomUUID();
-  const mine = JSON.stringify({ ...thisProcess(), role, token });
+  const mine = JSON.stringify({ ...thisProcess(), role, token, ...(brief ? { brief } : {}) });
   const ownPath = join(runDir, `${LOCK}.new-${token}`);
   try {
     await makeRunDir(runDir);
@@ -60,8 +74,12 @@ export async function acquireInstanceLock(options: LockOptions): Promise<Instanc
     });
   }
   try {
-    for (let attempt = 0; attempt < TRIES; attempt++) {
-      if (await succeed(runDir, { ownPath, role })) return lockOf(join(runDir, LOCK), mine);
+    const until = performance.now() + BRIEF_MS;
+    for (let attempt = 0; attempt < TRIES; ) {
+      const outcome = await succeed(runDir, { ownPath, role, waits: performance.now() < until });
+      if (outcome === "won") return lockOf(join(runDir, LOCK), mine);
+      if (outcome === "lost") attempt++;
+      else await Bun.sleep(BRIEF_POLL_MS);
     }
   } finally {
     await unlinkQuietly(ownPath);
@@ -78,35 +96,37 @@ export async function lockOwner(runDir: string): Promise<ProcessIdentity | null>
   return text === null ? null : parseOwner(text);
 }
 
-/** One try: true when the lock is ours, false when another process was faster. */
+/** One try: "lost" when another process was faster, and "held" by a command while the caller waits for such. */
 async function succeed(
   runDir: string,
-  own: { readonly ownPath: string; readonly role: LockOptions["role"] },
-): Promise<boolean> {
+  own: { readonly ownPath: string; readonly role: LockOptions["role"]; readonly waits: boolean },
+): Promise<"won" | "lost" | "held"> {
   const chain = await readChain(runDir);
   const last = chain.at(-1);
   if (last?.owner !== undefined && last.owner !== null && isAlive(last.owner)) {
+    const { pid, isBrief } = last.owner;
+    if (isBrief && own.waits) return "held";
     throw new AlreadyRunning(
-      `Cannot start the ${own.role}: one is already running here, with the pid ${last.owner.pid}.`,
+      `Cannot start the ${own.role}: ${isBrief ? "a command is at work" : "one is already running"} here, with the pid ${pid}.`,
       {
         code: "already-running",
         remedy: `higgs ${own.role} status --run ${runDir}`,
-        detail: { pid: last.owner.pid, runDir },
+        detail: { pid, runDir },
       },
     );
   }
   const name = last === undefined ? LOCK : successorOf(last);
-  if (!(await linkIfFree(own.ownPath, join(runDir, name)))) return false;
-  if (last === undefined) return true;
+  if (!(await linkIfFree(own.ownPath, join(runDir, name)))) return "lost";
+  if (last === undefined) return "won";
   const again = await readChain(runDir, chain.length);
   if (JSON.stringify(again) !== JSON.stringify(chain)) {
     await unlinkQuietly(join(runDir, name));
-    return false;
+    return "lost";
   }
   // A hard link of its own, because rename does nothing when both names are one file already.
   await rename(own.ownPath, join(runDir, LOCK));
   await sweep(runDir, await readSmall(join(runDir, LOCK)));
-  return true;
+  return "won";
 }
 
 /** Under our lock no other name means anything; those of the living are theirs to remove. */
@@ -140,7 +160,7 @@ async function readChain(runDir: string, limit = Number.POSITIVE_INFINITY): Prom
 }
 
 /** Null for what is no owner: as good as dead. */
-function parseOwner(text: string): ProcessIdentity | null {
+function parseOwner(text: string): Owner | null {
   try {
     const value: unknown = JSON.parse(text);
     if (typeof value !== "object" || value === null) return null;
@@ -148,7 +168,7 @@ function parseOwner(text: string): ProcessIdentity | null {
     const { pid, startTime, bootId } = value;
     if (typeof pid !== "number" || !Number.isSafeInteger(pid) || pid < 1) return null;
     if (typeof startTime !== "string" || !/^\d{1,20}$/.test(startTime) || typeof bootId !== "string") return null;
-    return { pid, startTime, bootId };
+    return { pid, startTime, bootId, isBrief: "brief" in value && value.brief === true };
   } catch {
     return null; // garbage, as after a power cut
   }

@@ -155,7 +155,7 @@ export async function changeStopped(
 ): Promise<{ readonly lockdown: Lockdown; readonly undone: readonly string[] }> {
   if (change.lockdown === true) requireAskedFor(platformOf(), dirs.untestedPlatform, "close this machine");
   requireNetAdmin(await readPrivileges(), "higgs client lockdown …");
-  await using _lock = await acquireInstanceLock({ runDir: dirs.run, role: "client" });
+  await using _lock = await acquireInstanceLock({ runDir: dirs.run, role: "client", brief: true });
   const before = await readLockdown(dirs.state);
   const after = merged(before, change);
   const systems = await systemsHere();

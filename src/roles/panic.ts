@@ -103,7 +103,7 @@ async function switchOff(stateDir: string, says: PanicSays): Promise<void> {
 /** Of whoever was killed. */
 async function removeLock(runDir: string, role: AnyRole): Promise<void> {
   if ((await lockOwner(runDir)) === null) return;
-  await using _lock = await acquireInstanceLock({ runDir, role });
+  await using _lock = await acquireInstanceLock({ runDir, role, brief: true });
 }
 
 async function undo(

@@ -20,7 +20,7 @@ export async function cleanState(
   role: Role | "server",
   dirs: { readonly stateDir: string; readonly runDir: string },
 ): Promise<readonly string[]> {
-  await using _lock = await acquireInstanceLock({ runDir: dirs.runDir, role });
+  await using _lock = await acquireInstanceLock({ runDir: dirs.runDir, role, brief: true });
   const { signal } = new AbortController();
   const said =
     role === "server"
@@ -52,7 +52,7 @@ export async function listState(
   dirs: { readonly stateDir: string; readonly runDir: string },
 ): Promise<readonly Change[]> {
   // The journal is the running process's own.
-  await using _lock = await acquireInstanceLock({ runDir: dirs.runDir, role });
+  await using _lock = await acquireInstanceLock({ runDir: dirs.runDir, role, brief: true });
   const { signal } = new AbortController();
   if (role === "server") {
     const { stateDir } = dirs;

@@ -51,6 +51,15 @@ function leaveDeadOwner(name = "lock", startTime = "1"): void {
 }
 
 describe("acquireInstanceLock()", () => {
+  test("bug: a command that held the lock for moments was taken for a role that runs", async () => {
+    const command = await acquireInstanceLock({ runDir, role: "node", brief: true });
+    const waiting = acquire();
+    await Bun.sleep(50); // long enough to be refused
+    await command[Symbol.asyncDispose]();
+    await using _ = await waiting;
+    expect(owner()).not.toHaveProperty("brief");
+  });
+
   test("refuses a second holder and names the first one's pid", async () => {
     await using _ = await acquire();
     const thrown = await acquire().catch((caught: unknown) => caught);
