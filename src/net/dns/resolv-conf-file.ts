@@ -23,6 +23,20 @@ export function temporaryPathFor(path: string): string {
 
 /** Throws for a directory or a device of that name. */
 export async function readState(path: string): Promise<FileState> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await readStateOnce(path);
+    } catch (thrown) {
+      if (!["ENOENT", "ELOOP", "EINVAL"].includes(codeOf(thrown)) || tries === MOST_TRIES) throw thrown;
+    }
+  }
+}
+
+/** A file that is replaced again and again is so between two looks of ours some time. */
+const MOST_TRIES = 10;
+
+/** What is taken away, or replaced by a link or a file, between the two looks at it throws ENOENT, ELOOP or EINVAL. */
+async function readStateOnce(path: string): Promise<FileState> {
   const facts = await unless("ENOENT", lstat(path));
   if (facts === null) return { kind: "absent" };
   if (facts.isSymbolicLink()) return { kind: "symlink", target: await readlink(path) };

@@ -1,5 +1,5 @@
 // Sets the machine's DNS servers in /etc/resolv.conf, and puts the file back byte for byte.
-import { SerialQueue } from "../../base/async.ts";
+import { SerialQueue, sleep } from "../../base/async.ts";
 import { equalBytes, utf8 } from "../../base/bytes.ts";
 import { errorText } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
@@ -7,6 +7,7 @@ import type { Journal, ResolvConfOriginal, UndoEntry } from "../journal.ts";
 import { DnsRefused } from "./errors.ts";
 import { readBackup, removeBackup, writeBackup } from "./resolv-conf-backup.ts";
 import {
+  codeOf,
   type FileState,
   isReplaceable,
   putState,
@@ -94,9 +95,7 @@ export async function restoreResolvConf(deps: ResolvConfDeps, signal: AbortSigna
       await put(path, { kind: "file", bytes: utf8(EMPTY_TEXT), mode: 0o644, uid: 0, gid: 0 });
       await deps.makeRead(signal);
     }
-    // That took as long as the resolver did: a file that somebody else wrote meanwhile is theirs.
-    mustReturn = await isOursToPutBack(path, backup);
-    if (mustReturn) await put(path, backup);
+    mustReturn = await putBack(path, backup, signal);
   }
   if (!mustReturn && backup !== null) log.info({ path }, "leaving resolv.conf as somebody else wrote it");
   await forget(journal);
@@ -113,6 +112,27 @@ async function isOursToPutBack(path: string, backup: FileState | null): Promise<
   if (now !== null) return isOurs(now.bytes) || (backup?.kind === "file" && isPaddedCopy(now.bytes, backup.bytes));
   return backup !== null && backup.kind !== "absent" && (await readState(path)).kind === "absent";
 }
+
+/**
+ * False where there is nothing of ours any more: the resolver took its time, and somebody else wrote a file meanwhile, which is theirs,
+ * or put this one back, as `higgs panic` beside `higgs state clean` does. Two at once take each other's half-written file away.
+ */
+async function putBack(path: string, backup: FileState, signal: AbortSignal): Promise<boolean> {
+  for (let tries = 1; await isOursToPutBack(path, backup); tries++) {
+    try {
+      await put(path, backup);
+      return true;
+    } catch (thrown) {
+      const code = thrown instanceof DnsRefused ? codeOf(thrown.cause) : "";
+      if (!["ENOENT", "EEXIST"].includes(code) || tries === MOST_TRIES) throw thrown;
+      await sleep(Math.random() * MOST_APART_MS, signal); // not in step with the other
+    }
+  }
+  return false;
+}
+
+const MOST_TRIES = 10;
+const MOST_APART_MS = 20;
 
 /** Ours as any other, should we be killed before the next step. */
 const EMPTY_TEXT = resolvConfText({ interface: "", servers: [] });

@@ -202,6 +202,18 @@ describe("resolvConfDns()", () => {
     expect(readFileSync(at.path, "utf8")).toBe("nameserver 192.0.2.9\n");
   });
 
+  test("bug: two that put the file back at once took each other's half-written file away, and failed", async () => {
+    for (let round = 0; round < 50; round++) {
+      const at = place();
+      writeFileSync(at.path, "nameserver 192.0.2.1\n");
+      const before = printed(at);
+      await resolvConfDns(at).apply(POLICY, signal);
+      const other = { ...at, journal: memoryJournal(at.journal.entries()) };
+      await Promise.all([restoreResolvConf(at, signal), restoreResolvConf(other, signal)]);
+      expect(printed(at)).toBe(before);
+    }
+  });
+
   test("bug: a systemd-resolved that does not answer kept a file without servers in place of its link", async () => {
     const at = place();
     symlinkSync("../run/systemd/resolve/stub-resolv.conf", at.path);
