@@ -225,9 +225,12 @@ export async function openTunnel(
     peers: () => [...live.values()].map((entry) => entry.peer),
     async [Symbol.asyncDispose]() {
       await queue.idle();
-      await paths?.[Symbol.asyncDispose]();
-      for (const { bridge } of live.values()) await bridge[Symbol.asyncDispose]();
-      live.clear();
+      try {
+        await paths?.[Symbol.asyncDispose]();
+      } finally {
+        for (const { bridge } of live.values()) await bridge[Symbol.asyncDispose]();
+        live.clear();
+      }
     },
   };
 }

@@ -76,6 +76,29 @@ class FakeDevice {
   }
 }
 
+function fakePaths(other: Partial<Paths>): Paths {
+  return {
+    discoveryPort: 1,
+    nat: null,
+    mapping: null,
+    routerPort: { state: "off" },
+    keepaliveS: 25,
+    mappingLifeMs: null,
+    told: () => [],
+    canAdopt: true,
+    mechanism: "nft",
+    sync: () => undefined,
+    take: () => undefined,
+    welcomed: () => undefined,
+    relayed: () => undefined,
+    networkChanged: () => undefined,
+    mend: () => Promise.resolve([]),
+    view: () => null,
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+    ...other,
+  };
+}
+
 async function opened(device: FakeDevice): Promise<Tunnel> {
   const tunnel = await openTunnel(
     { device: device.as(), relay: RELAY, log: silentLogger },
@@ -155,25 +178,7 @@ test("a device that was taken over keeps the endpoints of living peers, and no e
     },
   };
   const seen: (Endpoint | null)[] = [];
-  const paths: Paths = {
-    discoveryPort: 1,
-    nat: null,
-    mapping: null,
-    routerPort: { state: "off" },
-    keepaliveS: 25,
-    mappingLifeMs: null,
-    told: () => [],
-    canAdopt: true,
-    mechanism: "nft",
-    sync: (sessions) => void seen.push(...sessions.map((one) => one.living)),
-    take: () => undefined,
-    welcomed: () => undefined,
-    relayed: () => undefined,
-    networkChanged: () => undefined,
-    mend: () => Promise.resolve([]),
-    view: () => null,
-    [Symbol.asyncDispose]: () => Promise.resolve(),
-  };
+  const paths = fakePaths({ sync: (sessions) => void seen.push(...sessions.map((one) => one.living)) });
   const tunnel = await openTunnel(
     { device, relay: RELAY, openPaths: () => Promise.resolve(paths), log: silentLogger },
     { privateKey: newWireGuardSecret(), listenPort: 9, addresses: [] },
@@ -203,4 +208,23 @@ test("mend() puts the device and its peers back that somebody else changed, and 
   device.peers.clear();
   expect(await tunnel.mend("all", signal)).toHaveLength(3);
   expect([device.isGone, device.peers.size]).toEqual([false, 2]);
+});
+
+test("bug: rules of the paths that could not be taken away left the bridges open", async () => {
+  const detached: unknown[] = [];
+  const refused = new Error("nft is busy");
+  const tunnel = await openTunnel(
+    {
+      device: new FakeDevice().as(),
+      relay: { ...RELAY, detach: (session) => void detached.push(session) },
+      openPaths: () => Promise.resolve(fakePaths({ [Symbol.asyncDispose]: () => Promise.reject(refused) })),
+      log: silentLogger,
+    },
+    { privateKey: newWireGuardSecret(), listenPort: 9, addresses: [] },
+    signal,
+  );
+  const session = { id: "s1", initiator: true } as unknown as NonNullable<TunnelPeer["session"]>;
+  await tunnel.sync([{ ...peer("one", 2), session }], signal);
+  expect(await failureOf(Promise.resolve(tunnel[Symbol.asyncDispose]()))).toBe(refused);
+  expect(detached).toEqual(["s1"]);
 });
