@@ -26,17 +26,22 @@ export async function removeListed(
   }
 }
 
-/** Each is tried, whatever becomes of the others; then the first failure is thrown. True when any was. */
-export async function removeEach<T>(all: readonly T[], remove: (one: T) => Promise<boolean>): Promise<boolean> {
-  let wasAny = false;
+/** One after the other, each whatever becomes of those before it; then the first failure is thrown. */
+export async function tryEach<T, R>(all: readonly T[], work: (one: T) => Promise<R>): Promise<readonly R[]> {
+  const done: R[] = [];
   const failures: unknown[] = [];
   for (const one of all) {
     try {
-      wasAny = (await remove(one)) || wasAny;
+      done.push(await work(one));
     } catch (thrown) {
       failures.push(thrown);
     }
   }
   if (failures.length > 0) throw failures[0];
-  return wasAny;
+  return done;
+}
+
+/** As tryEach; true when any was there. */
+export async function removeEach<T>(all: readonly T[], remove: (one: T) => Promise<boolean>): Promise<boolean> {
+  return (await tryEach(all, remove)).includes(true);
 }

@@ -15,6 +15,7 @@ import type { Journal, LinuxUndoEntry } from "./journal.ts";
 import { readLocalNetworks } from "./local-networks.ts";
 import { loadBlocked } from "./lock.ts";
 import { type Lockdown, OPEN, readLockdown } from "./lockdown-file.ts";
+import { tryEach } from "./remove-listed.ts";
 import { removeRulesAndRoutes } from "./routes/linux.ts";
 import { linuxSysctl } from "./sysctl.ts";
 import type { WireGuardHost } from "./wg/host.ts";
@@ -112,15 +113,18 @@ function stepsOf(role: Role, deps: UndoDeps): Readonly<Record<LinuxKind, Step>> 
     if (role === "node" && !isJournaled) return [];
     const makeRead = (): Promise<void> => makeResolvedRead(exec, signal);
     if (needsHelper()) return (await askHelper({ reset: true }, signal)) ? [`Put ${path} back.`] : [];
-    const nothing: Restored = { file: false, record: false };
     const isOnlyOne = role === "client" && path === RESOLV_CONF; // what bears our fixed names belongs to this machine's file
-    const helpers = isOnlyOne ? await restoreForHelper({ exec, log, makeRead }, signal) : nothing;
     const own = isOnlyOne || journal.entries().some(({ kind }) => kind === "resolvconf-record");
     const at = { exec, stateDir, journal, log, path, makeRead, identifiers };
-    const ours = own ? await restoreNames(at, signal) : { file: await restoreResolvConf(at, signal), record: false };
+    const helpers = (): Promise<Restored> => restoreForHelper({ exec, log, makeRead }, signal);
+    const ours = async (): Promise<Restored> =>
+      own ? await restoreNames(at, signal) : { file: await restoreResolvConf(at, signal), record: false };
+    const restored = await tryEach(isOnlyOne ? [helpers, ours] : [ours], (restore) => restore());
     return [
-      ...(helpers.file || ours.file ? [`Put ${path} back.`] : []),
-      ...(helpers.record || ours.record ? [`Took the DNS servers of ${identifiers.interface} out of resolvconf.`] : []),
+      ...(restored.some(({ file }) => file) ? [`Put ${path} back.`] : []),
+      ...(restored.some(({ record }) => record)
+        ? [`Took the DNS servers of ${identifiers.interface} out of resolvconf.`]
+        : []),
     ];
   };
   const table =

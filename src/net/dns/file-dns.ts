@@ -1,6 +1,7 @@
 // The machine's DNS servers by the file that programs read, told to whoever keeps it: resolvconf, or nobody but us.
 import { SerialQueue } from "../../base/async.ts";
 import { equalBytes } from "../../base/bytes.ts";
+import { tryEach } from "../remove-listed.ts";
 import { dhcpLeases } from "./dhcp-leases.ts";
 import { readBackup } from "./resolv-conf-backup.ts";
 import { type FileState, readIfAllowed, readState, readThrough } from "./resolv-conf-file.ts";
@@ -47,8 +48,8 @@ export interface Restored {
 
 /** The file first: openresolv would keep a copy of ours beside it. With or without the journal's memory. */
 export async function restoreNames(deps: FileDnsDeps, signal: AbortSignal): Promise<Restored> {
-  const file = await restoreResolvConf(deps, signal);
-  return { file, record: await removeRecord(deps, signal) };
+  const [file = false, record = false] = await tryEach([restoreResolvConf, removeRecord], (undo) => undo(deps, signal));
+  return { file, record };
 }
 
 export const RESOLV_CONF = "/etc/resolv.conf";

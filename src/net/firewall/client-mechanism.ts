@@ -1,5 +1,6 @@
 // The client's firewall by whatever mechanism works on this machine, and what another mechanism holds from before.
 import type { Family } from "../../base/ip.ts";
+import { tryEach } from "../remove-listed.ts";
 import type { ClientFirewall } from "./client.ts";
 import { iptablesClientFirewall } from "./iptables-client.ts";
 import { clientTrial } from "./iptables-client-chains.ts";
@@ -36,7 +37,7 @@ export function clientFirewallBy(mechanism: FirewallMechanism, deps: ClientFirew
 function alone(firewall: ClientFirewall, all: readonly Others[]): ClientFirewall {
   let isAlone = false;
   const removeOthers = async (signal: AbortSignal): Promise<void> => {
-    for (const others of all) await others.remove(signal);
+    await tryEach(all, (others) => others.remove(signal));
     isAlone = true;
   };
   const list = async (signal: AbortSignal): Promise<readonly string[]> =>
@@ -49,8 +50,7 @@ function alone(firewall: ClientFirewall, all: readonly Others[]): ClientFirewall
     closes: async (signal) => (await firewall.closes(signal)) || (await list(signal)).length > 0,
     verify: async (signal) => [...(await firewall.verify(signal)), ...(await list(signal))],
     async reset(signal) {
-      await firewall.reset(signal);
-      await removeOthers(signal);
+      await tryEach([() => firewall.reset(signal), () => removeOthers(signal)], (remove) => remove());
     },
   };
 }

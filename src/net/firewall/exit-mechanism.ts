@@ -1,4 +1,5 @@
 // The exit's firewall by whatever mechanism works on this machine, and what another mechanism holds from before.
+import { tryEach } from "../remove-listed.ts";
 import type { Sysctl } from "../sysctl.ts";
 import type { ExitFirewall } from "./exit.ts";
 import { foreignDrops } from "./foreign.ts";
@@ -44,7 +45,7 @@ export function exitBy(mechanism: FirewallMechanism, deps: ExitFirewallDeps): Ex
 function alone(firewall: ExitFirewall, all: readonly Others[]): ExitFirewall {
   let isAlone = false;
   const removeOthers = async (signal: AbortSignal): Promise<void> => {
-    for (const others of all) await others.remove(signal);
+    await tryEach(all, (others) => others.remove(signal));
     isAlone = true;
   };
   return {
@@ -58,8 +59,7 @@ function alone(firewall: ExitFirewall, all: readonly Others[]): ExitFirewall {
     loaded: (signal) => firewall.loaded(signal),
     verify: (signal) => firewall.verify(signal),
     async reset(signal) {
-      await firewall.reset(signal);
-      await removeOthers(signal);
+      await tryEach([() => firewall.reset(signal), () => removeOthers(signal)], (remove) => remove());
     },
   };
 }

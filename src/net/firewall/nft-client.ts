@@ -4,6 +4,7 @@ import type { Logger } from "../../base/log.ts";
 import type { Exec } from "../exec.ts";
 import type { Identifiers } from "../identifiers.ts";
 import type { Journal } from "../journal.ts";
+import { tryEach } from "../remove-listed.ts";
 import type { ClientFirewall, ClientFirewallPolicy } from "./client.ts";
 import { clientSentence } from "./client-sentence.ts";
 import { rulesetFor } from "./client-table.ts";
@@ -87,8 +88,7 @@ export function nftClientFirewall(deps: NftClientDeps): ClientFirewall {
     reset: (signal) =>
       queue.run(async () => {
         wanted = null;
-        await removeEgress(signal);
-        await removeInet(signal);
+        await tryEach([removeEgress, removeInet], (remove) => remove(signal));
       }),
   };
 }

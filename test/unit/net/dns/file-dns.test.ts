@@ -13,12 +13,14 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "../../../../src/base/log.ts";
-import { asksOnly, fileDns, type FileDnsDeps } from "../../../../src/net/dns/file-dns.ts";
+import { asksOnly, fileDns, type FileDnsDeps, restoreNames } from "../../../../src/net/dns/file-dns.ts";
 import { resolvConfText } from "../../../../src/net/dns/resolv-conf-text.ts";
 import type { DnsPolicy } from "../../../../src/net/dns/system-dns.ts";
+import { type Exec, toolMissing } from "../../../../src/net/exec.ts";
 import { IDENTIFIERS } from "../../../../src/net/identifiers.ts";
 import { ip } from "../firewall/exit-policy.ts";
 import { memoryJournal } from "../memory-journal.ts";
+import { failureOf } from "../../support/failure.ts";
 import { FakeResolvectl } from "./fake-resolvectl.ts";
 
 const { signal } = new AbortController();
@@ -101,6 +103,18 @@ describe("fileDns()", () => {
     expect(read()).toBe(OURS);
     await dns.reset(signal);
     expect(readlinkSync(path)).toBe("/run/NetworkManager/resolv.conf");
+  });
+
+  test("bug: a file that could not be put back kept resolvconf's record of ours", async () => {
+    const { deps, journal } = place();
+    await fileDns(deps).apply(POLICY, signal);
+    await journal.add({ kind: "resolvconf-record" });
+    unlinkSync(join(deps.stateDir, "resolv.conf.before"));
+    const exec: Exec = { run: ([tool]) => Promise.reject(toolMissing(tool)) };
+    expect(await failureOf(restoreNames({ ...deps, exec }, signal))).toMatchObject({
+      code: "resolv-conf-copy-missing",
+    });
+    expect(journal.printed()).toBe("resolv-conf");
   });
 
   test("sets a file that somebody took away, and puts back what was there", async () => {
