@@ -23,6 +23,8 @@ export interface WireGuardHost {
   askSocket(interfaceName: string): Promise<string>;
   /** The wireguard-go that serves this interface here; null when none is seen. */
   processOf(interfaceName: string): WireGuardProcess | null;
+  /** Without any grace, and in vain for one that is over or another user's. */
+  killProcess(one: WireGuardProcess): void;
   /** True when nobody has the UDP port, in either family. */
   isPortFree(port: number): Promise<boolean>;
   /** True when some socket of this network has the UDP port, the kernel's own included. */
@@ -47,6 +49,7 @@ export function linuxWireGuardHost(): WireGuardHost {
     removeSocket: (interfaceName) => unlink(socketPath(interfaceName)).catch(() => undefined), // gone already
     askSocket: (interfaceName) => askUapi(socketPath(interfaceName), SOCKET_TIMEOUT_MS),
     processOf,
+    killProcess,
     isPortFree,
     isPortBound: (port) => ["udp", "udp6"].some((table) => hasLocalPort(readOrEmpty(`/proc/self/net/${table}`), port)),
     hasIpv6: (interfaceName) => readOrEmpty(`/proc/sys/net/ipv6/conf/${interfaceName}/disable_ipv6`).trim() === "0",
@@ -110,6 +113,14 @@ function processOf(interfaceName: string): WireGuardProcess | null {
     return { pid: Number(entry), path: readlinkOrNull(`/proc/${entry}/exe`) ?? argv[0] ?? "" };
   }
   return null;
+}
+
+function killProcess({ pid }: WireGuardProcess): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // over since it was seen, or root's
+  }
 }
 
 function isOursOrRoots(processDir: string): boolean {

@@ -222,13 +222,24 @@ async function removeDevice(at: DeviceAt, signal: AbortSignal): Promise<boolean>
     await applyLines(exec, [`link del dev ${name}`], signal).catch(async (thrown: unknown) => {
       if (!(await isGone())) throw thrown; // it went by itself meanwhile
     });
-    const hasEnded = (): Promise<boolean> => Promise.resolve(host.processOf(name) === null);
-    await waitFor(hasEnded, { timeoutMs: END_DEADLINE_MS, signal });
   }
+  const wasServed = isOurs || (link === null && host.processOf(name) !== null);
+  if (wasServed) await endServing(at, signal);
   const isSilent = async (): Promise<boolean> => (await host.socketState(name)) !== "answers";
   await waitFor(isSilent, { timeoutMs: DYING_MS, signal });
   if ((await host.socketState(name)) === "stale") await host.removeSocket(name);
-  return link !== null;
+  return link !== null || wasServed;
+}
+
+/** Whoever serves an interface that is gone ends by itself; one that hangs would keep the name from the next. */
+async function endServing({ exec, host, log, name }: DeviceAt, signal: AbortSignal): Promise<void> {
+  const hasEnded = (): Promise<boolean> => Promise.resolve(host.processOf(name) === null);
+  if (await waitFor(hasEnded, { timeoutMs: END_DEADLINE_MS, signal })) return;
+  const hanging = host.processOf(name);
+  if (hanging === null || (await readLink(exec, name, signal)) !== null) return;
+  log.warn({ interface: name, pid: hanging.pid }, "killing a wireguard-go that hangs");
+  host.killProcess(hanging);
+  await waitFor(hasEnded, { timeoutMs: DYING_MS, signal });
 }
 
 /** What was made is taken away also when the caller's signal is what ended the making. False when something may be left. */

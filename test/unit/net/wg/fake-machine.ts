@@ -39,6 +39,8 @@ export class FakeMachine implements Exec {
   readonly links = new Map<string, Link>();
   readonly sockets = new Map<string, "stale" | "answers">();
   readonly processes = new Map<string, string>();
+  /** True: a wireguard-go does not notice that its interface goes. */
+  hangs = false;
   /** What was asked for, reading and writing; standard input is not in it. */
   readonly commands: string[] = [];
   readonly host: WireGuardHost;
@@ -54,6 +56,9 @@ export class FakeMachine implements Exec {
       processOf: (name) => {
         const path = this.processes.get(name);
         return path === undefined ? null : { pid: 4711, path };
+      },
+      killProcess: () => {
+        for (const name of this.processes.keys()) this.killServer(name);
       },
       isPortFree: async (port) => options.busyPorts?.includes(port) !== true,
       isPortBound: (port) => [...this.links.values()].some((link) => link.isUp && link.listenPort === port),
@@ -179,6 +184,7 @@ export class FakeMachine implements Exec {
     else if (/^link set dev \S+ up$/.test(line)) link.isUp = true;
     else if (/^link del dev \S+$/.test(line)) {
       this.links.delete(name);
+      if (this.hangs) return;
       this.processes.delete(name);
       this.sockets.delete(name);
     } else throw new Error(`the fake machine does not know the line: ${line}`);

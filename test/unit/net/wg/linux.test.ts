@@ -311,6 +311,18 @@ describe("linuxWireGuard() reset", () => {
     expect(machine.links.has("higgs0")).toBeTrue();
   });
 
+  for (const state of ["with", "without"] as const) {
+    test(`bug: a wireguard-go that hangs kept its name, ${state} its interface, and no next one came up`, async () => {
+      const { machine, wireGuard } = device({ wireguardGoOnPath: GO });
+      await wireGuard.apply(config(), signal);
+      machine.hangs = true;
+      if (state === "without") machine.links.delete("higgs0");
+      const at = { exec: machine, host: machine.host, identifiers: { interface: "higgs0" }, log: silentLogger };
+      expect(await removeWireGuardDevice(at, signal)).toBeTrue();
+      expect(machine.printed()).toBe("\n");
+    }, 10_000);
+  }
+
   test("removes a device whose wireguard-go hangs, by its process", async () => {
     const { machine, wireGuard } = device({ wireguardGoOnPath: GO });
     await wireGuard.apply(config(), signal);
