@@ -51,19 +51,19 @@ for (const [name, families, endpoint] of [
       const host = lab.host(name);
       await higgsOrThrow(host, "client", "up", "--join", await invite(lab, "client"));
       await higgsOrThrow(host, "client", "wait", "--for", "direct");
-      // The first that answers carries packets until there is a better one.
+      // The first that answers carries packets until there is a better one; one that a busy machine measured badly is measured again later.
       const status = await until(
         async () => {
           const seen = JSON.parse((await higgs(host, "client", "status", "--json")).stdout) as { path: Path };
           return seen.path.kind === "direct" && endpoint.test(seen.path.endpoint) ? seen : null;
         },
-        { what: `a direct path by ${endpoint.source}` },
+        { timeoutMs: 100_000, what: `a direct path by ${endpoint.source}` },
       );
       expect(Date.parse(status.path.since)).toBeGreaterThan(0);
       expect(status.path.rttMs).toBeGreaterThan(0);
       expect(await page(host, PAGE4)).toBe("203.0.113.7");
       await higgsOrThrow(host, "client", "down");
     },
-    MINUTE,
+    3 * MINUTE,
   );
 }
