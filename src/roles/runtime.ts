@@ -76,8 +76,9 @@ export async function startRuntime(options: RuntimeOptions): Promise<Runtime> {
       };
       const { runDir } = options;
       const groupId = higgsGroupId();
-      stack.use(await serveLocal(everyday, { path: join(runDir, SOCKET.everyday), mode: 0o660, groupId }));
+      // Whoever is answered at the everyday one takes the role for running, and may ask the other one right away.
       stack.use(await serveLocal(verbs.admin, { path: join(runDir, SOCKET.admin), mode: 0o600, groupId: null }));
+      stack.use(await serveLocal(everyday, { path: join(runDir, SOCKET.everyday), mode: 0o660, groupId }));
       const settling = settle(controller.signal);
       stack.defer(() => settling);
     },
