@@ -85,6 +85,7 @@ inside() {
   mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
   ln -s pts/ptmx "$root/dev/ptmx"
   ln -s /proc/self/fd "$root/dev/fd"
+  for number in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${number%:*}" "$root/dev/${number#*:}"; done
   mount -t tmpfs tmpfs "$root/dev/shm"
   if [ -c /dev/net/tun ]; then
     : >"$root/dev/net/tun"

@@ -8,6 +8,7 @@ import { decodeStun } from "../../src/proto/stun.ts";
 import { looksLikeWireGuard } from "../../src/proto/wireguard-packet.ts";
 import { untilSettled } from "./cables.ts";
 import { higgsOrThrow, leaksOf, pidOf, startNetwork, untilBrowses, wireGuardPort } from "./client-lab.ts";
+import { debianRoot, NETWORK_SETUP } from "./debian-root.ts";
 import { inDebian, installDebian } from "./dhcp-scene.ts";
 import { until } from "./harness.ts";
 import { type Probe, probesTo } from "./state-probes.ts";
@@ -75,7 +76,7 @@ let sniffer: Sniffer;
 let wanted: string;
 
 beforeAll(async () => {
-  lab = await startStateLab();
+  lab = await startStateLab({ visible: [await debianRoot(NETWORK_SETUP)] });
   laptop = lab.host("laptop");
   await Promise.all([startNetwork(lab), installDebian(laptop)]);
   await higgsOrThrow(laptop, "client", "up");

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LabHost } from "../../src/lab/host.ts";
-import type { Lab } from "../../src/lab/lab.ts";
+import type { Lab, LabOptions } from "../../src/lab/lab.ts";
 import type { LabProcess } from "../../src/lab/process.ts";
 import { LAB_CA_PATH } from "../../src/lab/service.ts";
 import { DNS_NAME, smallInternet, WEB_NAME } from "../../src/lab/small-internet.ts";
@@ -28,13 +28,16 @@ export const DNS_FLAGS: readonly string[] = ["--dns", `https://${DNS_NAME}/dns-q
 const PROGRAM = ["/usr/local/bin/bun", "/usr/local/bin/client-probe.js"] as const;
 
 /** A lab whose hosts have the real binary and the tests' own program, see `client-probe.program.ts`. */
-export async function startClientLab(topology: Topology = smallInternet()): Promise<Lab> {
+export async function startClientLab(
+  topology: Topology = smallInternet(),
+  options: Pick<LabOptions, "visible"> = {},
+): Promise<Lab> {
   const dir = mkdtempSync(join(tmpdir(), "higgs-client-probe-"));
   try {
     const path = join(dir, "client-probe.js");
     const program = JSON.stringify(join(import.meta.dir, "client-probe.program.ts"));
     await Bun.write(path, await bundleForHosts("client-probe-entry.ts", `await import(${program});\n`));
-    return await startHiggsLab(topology, { programs: { bun: process.execPath, "client-probe.js": path } });
+    return await startHiggsLab(topology, { ...options, programs: { bun: process.execPath, "client-probe.js": path } });
   } finally {
     rmSync(dir, { recursive: true }); // the hosts have it on their disks
   }

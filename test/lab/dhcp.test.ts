@@ -23,6 +23,7 @@ import {
   wireGuardPids,
   wireGuardPort,
 } from "./client-lab.ts";
+import { debianRoot, NETWORK_SETUP } from "./debian-root.ts";
 import {
   advertise,
   believeAdvertisements,
@@ -68,7 +69,8 @@ let probing: Probing;
 beforeAll(async () => {
   const poisoned = [{ name: WEB_NAME, type: "A", data: ROGUE4 }] as const;
   const services = [{ kind: "dns", zone: poisoned }] as const;
-  lab = await startClientLab(smallInternet({ extraHosts: [{ ...cafeHost("rogue", 66), services }] }));
+  const topology = smallInternet({ extraHosts: [{ ...cafeHost("rogue", 66), services }] });
+  lab = await startClientLab(topology, { visible: [await debianRoot(NETWORK_SETUP)] });
   [laptop, router, rogue] = [lab.host("laptop"), lab.host("cafe-router"), lab.host("rogue")];
   await Promise.all([startNetwork(lab), ...[laptop, router, rogue].map(installDebian)]);
   await client("up");

@@ -165,7 +165,7 @@ export async function startDhcp(lab: Lab, server: string): Promise<AsyncDisposab
     `--dhcp-option=6,${server}`,
     "--dhcp-option=15,lan",
   ];
-  const script = 'mount --bind /dev "$0/dev"; exec chroot "$0" dnsmasq "$@"';
+  const script = 'mount --rbind /dev "$0/dev"; exec chroot "$0" dnsmasq "$@"';
   const argv = ["unshare", "--mount", "sh", "-c", script, await debianRoot(), ...options];
   const child = await lab.host("cafe-router").spawn(argv);
   await child.waitForLine(/DHCP, sockets bound|DHCP, IP range/);

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LabHost } from "../../src/lab/host.ts";
-import type { Lab } from "../../src/lab/lab.ts";
+import type { Lab, LabOptions } from "../../src/lab/lab.ts";
 import { smallInternet } from "../../src/lab/small-internet.ts";
 import type { Packet } from "../../src/lab/pcap.ts";
 import type { Sniffer } from "../../src/lab/sniffer.ts";
@@ -20,13 +20,16 @@ export const CONTAINER = ["ip", "netns", "exec", "box"] as const;
 /** Long enough for an answer from the internet through the tunnel, on a busy machine too. */
 const WAIT_MS = 2000;
 
-export async function startStateLab(): Promise<Lab> {
+export async function startStateLab(options: Pick<LabOptions, "visible"> = {}): Promise<Lab> {
   const dir = mkdtempSync(join(tmpdir(), "higgs-state-probe-"));
   try {
     const path = join(dir, "state-probe.js");
     const program = JSON.stringify(join(import.meta.dir, "state-probe.program.ts"));
     await Bun.write(path, await bundleForHosts("state-probe-entry.ts", `await import(${program});\n`));
-    return await startHiggsLab(smallInternet(), { programs: { bun: process.execPath, "state-probe.js": path } });
+    return await startHiggsLab(smallInternet(), {
+      ...options,
+      programs: { bun: process.execPath, "state-probe.js": path },
+    });
   } finally {
     rmSync(dir, { recursive: true }); // the hosts have it on their disks
   }
