@@ -141,9 +141,24 @@ describe.each([...exitMechanisms("nft", "iptables-legacy")])(
         .filter(([, answer]) => !answer.includes(":"))
         .map(([name]) => name);
     const all = (probes: Readonly<Record<string, Probe>>) => Object.keys(probes);
+    const macOf = async (name: string, device = "higgs0"): Promise<string> =>
+      (await host(name).readFile(`/sys/class/net/${device}/address`)).trim();
 
     beforeAll(async () => {
       lab = await startProbeLab(topology());
+      // A tunnel has no neighbours to ask for: the rules refuse their questions, and what the cable knows of them runs out in between.
+      const macs = await Promise.all([macOf("home-pc", identifiers.interface), macOf("client"), macOf("other")]);
+      const known = async (name: string, device: string, n: number): Promise<void> => {
+        const entry = ["ip", "-6", "neigh", "replace", `fd83:1:2::${n}`, "lladdr", macs[n - 1] ?? "", "dev", device];
+        await host(name).execOrThrow([...entry, "nud", "permanent"]);
+      };
+      for (const [name, n] of [
+        ["client", 2],
+        ["other", 3],
+      ] as const) {
+        await known(name, "higgs0", 1);
+        await known("home-pc", identifiers.interface, n);
+      }
       await host("client").execOrThrow(["ip", "addr", "add", `${STRANGER4}/24`, "dev", "higgs0"]);
       await host("client").execOrThrow(["ip", "route", "add", "10.83.0.3/32", "via", "10.83.0.1"]);
       await host("home-nas").execOrThrow(["ip", "route", "add", "10.83.0.0/24", "via", "192.168.1.10"]);
