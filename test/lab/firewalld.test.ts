@@ -5,7 +5,7 @@ import { smallInternet } from "../../src/lab/small-internet.ts";
 import { higgs, higgsOrThrow, startNetwork, untilBrowses } from "./client-lab.ts";
 import { debianRoot, FIREWALLD } from "./debian-root.ts";
 import { until } from "./harness.ts";
-import { startNetworkLab } from "./network.ts";
+import { FLOOD, startFlood, startNetworkLab } from "./network.ts";
 import { bootSystemd, type SystemdMachine } from "./systemd-machine.ts";
 
 const MINUTE = 60_000;
@@ -67,12 +67,8 @@ describe("firewalld", () => {
     async () => {
       const laptop = lab.host("laptop");
       await untilBrowses(laptop);
-      await using sniffer = await lab
-        .host("cafe-router")
-        .sniff("lan", "udp and dst host 203.0.113.80 and dst port 9999");
-      const script = "echo flooding; while :; do echo leak > /dev/udp/203.0.113.80/9999; done 2>/dev/null";
-      await using flood = await laptop.spawn(["bash", "-c", script]);
-      await flood.waitForLine(/flooding/);
+      await using sniffer = await lab.host("cafe-router").sniff("lan", FLOOD);
+      await using _flood = await startFlood(laptop);
       await using machine = await firewalld("laptop");
       await untilBrowses(laptop);
       const rules = await rulesOf("laptop");

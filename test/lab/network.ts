@@ -37,6 +37,17 @@ export async function startNetworkLab(
   }
 }
 
+/** What `startFlood` sends, in tcpdump's language. */
+export const FLOOD = "udp and dst host 203.0.113.80 and dst port 9999";
+
+/** Datagrams to the internet, one after the other without a pause, from now on. */
+export async function startFlood(host: Pick<LabHost, "spawn">): Promise<LabProcess> {
+  const script = "echo flooding; while :; do echo leak > /dev/udp/203.0.113.80/9999; done 2>/dev/null";
+  const flood = await host.spawn(["bash", "-c", script]);
+  await flood.waitForLine(/flooding/);
+  return flood;
+}
+
 /** Resolves when the server answers on its control socket. */
 export async function startServer(lab: Lab): Promise<LabProcess> {
   const server = await lab.host("vps").spawn([HIGGS, "server"]);

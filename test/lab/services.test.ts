@@ -5,7 +5,7 @@ import { cafeHost, smallInternet, WEB_NAME } from "../../src/lab/small-internet.
 import type { Lab } from "../../src/lab/lab.ts";
 import { debianRoot } from "./debian-root.ts";
 import { snapshot, until } from "./harness.ts";
-import { DNS_FLAGS, HIGGS, startNetworkLab } from "./network.ts";
+import { DNS_FLAGS, FLOOD, HIGGS, startFlood, startNetworkLab } from "./network.ts";
 import { bootSystemd, type SystemdMachine } from "./systemd-machine.ts";
 
 const MINUTE = 60_000;
@@ -291,12 +291,8 @@ describe("the roles as services", () => {
     async () => {
       await higgs(laptop, "client", "lockdown", "on");
       await browses(laptop);
-      await using sniffer = await lab
-        .host("cafe-router")
-        .sniff("lan", "udp and dst host 203.0.113.80 and dst port 9999");
-      const script = "echo flooding; while :; do echo leak > /dev/udp/203.0.113.80/9999; done 2>/dev/null";
-      await using flood = await laptop.spawn(["bash", "-c", script]);
-      await flood.waitForLine(/flooding/);
+      await using sniffer = await lab.host("cafe-router").sniff("lan", FLOOD);
+      await using _flood = await startFlood(laptop);
       for (const step of [
         ["systemctl", "restart", "higgs-client"],
         [HIGGS, "client", "install"],
